@@ -1,0 +1,1 @@
+"""Long-lived Ray actors around an engine, and the plain data they exchange."""

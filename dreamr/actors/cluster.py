@@ -1,0 +1,86 @@
+"""The Ray cluster under the actors: a running one, or a small one of our own that lives as long as this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from dreamr.config import ClusterSettings
+
+CONNECT_DEADLINE_S = 5.0
+
+# Only a cluster of our own can be told to be quick about deaths; elsewhere the same things take 2 to 6 seconds.
+_FAST_FAILURES = {
+    "timeout_ms_task_wait_for_death_info": 0,  # fail the calls of a dead actor at once instead of after 1-2 s
+    "core_worker_internal_heartbeat_ms": 100,
+    "kill_worker_timeout_milliseconds": 200,  # SIGKILL for a process that does not obey, instead of after 5 s
+}
+
+
+def connect(settings: ClusterSettings | None = None) -> None:
+    """Connect to `settings.address`, else RAY_ADDRESS, else start a local cluster; nothing when already connected.
+
+    Raises:
+        ConnectionError: no cluster answers at that address.
+    """
+    settings = settings or ClusterSettings()
+    if ray.is_initialized():
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _join(address)
+    else:
+        _start_local(settings)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one of our own ends with it."""
+    ray.shutdown()
+
+
+@contextmanager
+def connected(settings: ClusterSettings | None = None) -> Iterator[None]:
+    """Connect for the duration of a block; a connection that was there before stays."""
+    was_connected = ray.is_initialized()
+    connect(settings)
+    try:
+        yield
+    finally:
+        if not was_connected:
+            disconnect()
+
+
+def _join(address: str) -> None:
+    try:
+        _check_that_somebody_listens(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at '{address}' ({str(error).rstrip('.')}): correct cluster.address or "
+            "RAY_ADDRESS, or leave both out to start a local one."
+        ) from error
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    # Ray itself tries for minutes; `auto`, `local` and `ray://` addresses are its own business.
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in address:
+        socket.create_connection((host, int(port)), timeout=CONNECT_DEADLINE_S).close()
+
+
+def _start_local(settings: ClusterSettings) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local",
+        num_cpus=settings.num_cpus or os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=settings.object_store_mb * 2**20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config=_FAST_FAILURES,
+    )

@@ -1,0 +1,112 @@
+"""`ActorGroup`: the actors of one pair of models, from placement to shutdown.
+
+start:  reserve ──▶ create + load, all at once ──▶ ready          stop:  supervisors cancelled and awaited
+          │                    │                                           │
+          ▼                    ▼ first failure                             ▼
+   NotEnoughResources     stop, then raise                         processes killed, awaited ──▶ room given back
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from dreamr.actors.base import EngineActor
+from dreamr.actors.draft import DraftActor
+from dreamr.actors.handles import RayJudge, RayWriter
+from dreamr.actors.member import Member
+from dreamr.actors.prompt_store import PromptStore
+from dreamr.actors.resources import reserve
+from dreamr.actors.target import TargetActor
+from dreamr.actors.types import EngineInfo, Role
+from dreamr.actors.verifier import VerifierActor
+from dreamr.config import GroupConfig
+
+_CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": TargetActor, "verifier": VerifierActor}
+
+
+class ActorGroup:
+    """Draft, target and verifier. `async with ActorGroup(config) as group:` starts and stops it."""
+
+    def __init__(self, config: GroupConfig) -> None:
+        self._config = config
+        self._members: dict[Role, Member] = {}
+        self._placement: PlacementGroup | None = None
+        self._prompts = PromptStore()
+
+    async def start(self) -> None:
+        """Return when every actor has loaded its model.
+
+        Raises:
+            NotEnoughResources: the cluster cannot hold the actors; none was created.
+            ValueError: a model cannot be loaded.
+            ActorLost: an actor died or was not ready within `ready_deadline_s`.
+            RuntimeError: no Ray, or the group has been started before.
+        """
+        if not ray.is_initialized():
+            raise RuntimeError("Ray is not running: call dreamr.actors.cluster.connect() first.")
+        if self._members:
+            raise RuntimeError("this ActorGroup has been started already; make a new one.")
+        try:
+            self._placement = await reserve(self._config)
+            actors = self._config.actors()
+            self._members = {role: Member(_CLASSES[role], config, self._config) for role, config in actors.items()}
+            await self._start_members(self._placement)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Kill the actors and give their room back; returns when both are done. May be called again."""
+        await asyncio.gather(*(member.stop() for member in self._members.values()))
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    async def check(self) -> dict[Role, bool]:
+        """Whether each actor is up and answers. One that hangs is killed and restarted."""
+        answers = await asyncio.gather(*(member.check() for member in self._members.values()))
+        return dict(zip(self._members, answers, strict=True))
+
+    @property
+    def infos(self) -> dict[Role, EngineInfo]:
+        """What each actor said about itself when it last became ready."""
+        return {role: member.info for role, member in self._members.items() if member.info is not None}
+
+    @property
+    def draft(self) -> RayWriter:
+        return RayWriter(self._members["draft"], self._prompts)
+
+    @property
+    def target(self) -> RayWriter:
+        return RayWriter(self._members["target"], self._prompts)
+
+    @property
+    def judge(self) -> RayJudge:
+        """The verifier's actor, or the target's where the configuration says `shared`."""
+        return RayJudge(self._members.get("verifier", self._members["target"]), self._prompts)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start_members(self, placement: PlacementGroup) -> None:
+        starts = [
+            asyncio.create_task(member.start(placement, bundle), name=f"start {member.role}")
+            for bundle, member in enumerate(self._members.values())
+        ]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)

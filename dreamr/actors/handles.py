@@ -1,0 +1,57 @@
+"""Writer and judge over Ray: what a schedule calls, without knowing of actors.
+
+pipeline ── next_step ──▶ RayWriter ── remote call, references as they are ──▶ actor
+   ▲                          │
+   └──────── RayRef ◀─────────┘   returns at once; only awaiting a RayRef waits
+"""
+
+from __future__ import annotations
+
+from dreamr.actors.member import Member
+from dreamr.actors.prompt_store import PromptStore
+from dreamr.actors.refs import RayRef, resolve
+from dreamr.actors.types import Prompt, Sampling, Step, Verdict
+from dreamr.pipelines.handles import Ref
+
+
+class RayHandle:
+    """Liveness and the calls that all actors have."""
+
+    def __init__(self, member: Member, prompts: PromptStore) -> None:
+        self._member = member
+        self._prompts = prompts
+
+    @property
+    def up(self) -> bool:
+        return self._member.up
+
+    def report_lost(self) -> None:
+        self._member.report_lost()
+
+    async def recovered(self) -> None:
+        await self._member.recovered()
+
+    async def prefill(self, prompt: Prompt) -> None:
+        await RayRef[None](self._member.actor.prefill.remote(self._prompts.argument(prompt)), self._member, None)
+
+    def stop(self, call_id: str) -> None:
+        # No result to wait for: the stopped call's own reference tells how it ended.
+        self._member.actor.stop.remote(call_id)
+
+
+class RayWriter(RayHandle):
+    """Draft or target."""
+
+    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> RayRef[Step]:
+        step, argument = resolve(after)
+        remote = self._member.actor.next_step.remote
+        return RayRef(remote(call_id, self._prompts.argument(prompt), step, sampling), self._member, argument)
+
+
+class RayJudge(RayHandle):
+    """The verifier's actor, or the target's where they share one."""
+
+    def score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> RayRef[Verdict]:
+        drafted, argument = resolve(step)
+        remote = self._member.actor.score.remote
+        return RayRef(remote(call_id, self._prompts.argument(prompt), drafted), self._member, argument)

@@ -1,0 +1,75 @@
+"""Room for a group in the cluster: what it needs, what there is, and the placement group that reserves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from dreamr.config import GroupConfig
+
+RELEASE_GRACE_S = 2.0
+"""Ray counts the resources of actors that have just ended as taken for a moment longer."""
+
+EMPTY_BUNDLE = {"CPU": 0.001}
+"""For an actor that asks for nothing: Ray refuses a bundle without resources."""
+
+
+class NotEnoughResources(RuntimeError):
+    """The cluster cannot hold the group; the sentence says what is needed and what there is."""
+
+
+async def reserve(config: GroupConfig) -> PlacementGroup:
+    """Reserve one bundle per actor, in the order of `config.actors()`; nothing else is started before that.
+
+    Raises:
+        NotEnoughResources: the group does not fit, now or within `wait_for_resources_s`.
+    """
+    bundles = [actor.resources() or EMPTY_BUNDLE for actor in config.actors().values()]
+    needed = total(bundles)
+    everything: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if config.wait_for_resources_s == 0 and (short := missing(needed, everything)):
+        raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
+    placement: PlacementGroup = placement_group(bundles, strategy=config.placement)
+    try:
+        patience = max(config.wait_for_resources_s, RELEASE_GRACE_S)
+        placed = await asyncio.to_thread(placement.wait, patience)
+        if not placed:
+            available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+            short = missing(needed, available)
+            raise NotEnoughResources(refusal(short, needed, available, "free now"))
+    except BaseException:
+        remove_placement_group(placement)
+        raise
+    return placement
+
+
+def total(bundles: list[dict[str, float]]) -> dict[str, float]:
+    """Sum over the bundles, by resource name."""
+    needed: Counter[str] = Counter()
+    for bundle in bundles:
+        needed.update(bundle)
+    return dict(needed)
+
+
+def missing(needed: dict[str, float], offered: dict[str, float]) -> list[str]:
+    """Names of the resources of which there is too little."""
+    return [name for name, amount in needed.items() if offered.get(name, 0.0) < amount - 1e-9]
+
+
+def refusal(short: list[str], needed: dict[str, float], offered: dict[str, float], where: str) -> str:
+    """One sentence. Without a shortage in total, the amounts do not fit together on the nodes."""
+    names = short or sorted(needed)
+    wants = ", ".join(f"{_amount(name, needed[name])} {name}" for name in names)
+    has = ", ".join(f"{_amount(name, offered.get(name, 0.0))} {name}" for name in names)
+    reason = "" if short else " in total, but not where group.placement wants them"
+    return (
+        f"not enough resources for the actors: needed {wants}; {where}: {has}{reason}. "
+        "Ask for less (num_cpus, num_gpus, memory_mb, accelerator_type), free some, or set group.wait_for_resources_s."
+    )
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / 2**20:.0f} MiB of" if name == "memory" else f"{amount:g}"

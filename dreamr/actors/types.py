@@ -1,0 +1,105 @@
+"""Plain data that travels between driver, actors and engines. Standard library only.
+
+A `Step` names the exact prefix it was written from, so a reference to a drafted step is all that the next
+draft call and the verifier need: nobody waits to pass tokens on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Tokens = tuple[int, ...]
+"""Token ids of the target's tokenizer, without the prompt."""
+
+Role = Literal["draft", "target", "verifier"]
+
+Finish = Literal["delimiter", "eos", "length", "stopped"]
+"""Why a step ended: its delimiter, the end of the answer, `max_tokens`, or somebody called `stop`."""
+
+
+class ActorLost(Exception):
+    """The actor behind a handle died, restarts, or missed its deadline; its unfinished work is gone."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question as the user gave it; each engine applies its own chat template and image processor."""
+
+    question: str
+    images: tuple[bytes, ...] = ()
+    """Encoded image files (PNG, JPEG, ...), in the order in which they precede the question."""
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest: engines share cached prefixes between calls with the same key."""
+        digest = hashlib.sha256(self.question.encode())
+        for image in self.images:
+            digest.update(len(image).to_bytes(8, "big") + image)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of one step are chosen. `temperature == 0` is greedy and ignores the other fields but `max_tokens`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    """Most tokens in one step, delimiter included."""
+    seed: int = 0
+    """Seed of this step alone; pipelines make it from the request's seed, the step's number and the role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens up to and with the delimiter, and the prefix they were written from."""
+
+    prefix: Tokens = ()
+    tokens: Tokens = ()
+    text: str = ""
+    finish: Finish = "delimiter"
+    started: float = 0.0
+    ended: float = 0.0
+    """Seconds on the engine's clock (`time.time` for real engines, so that lanes of several actors line up)."""
+
+    @property
+    def end(self) -> Tokens:
+        """The prefix of whatever follows this step."""
+        return self.prefix + self.tokens
+
+    @property
+    def closed(self) -> bool:
+        """True when nothing can follow: the model ended its answer."""
+        return self.finish == "eos"
+
+
+ROOT = Step()
+"""The empty step before the first: `ROOT.end` is the empty prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The target's judgment of one drafted step on its own prefix.
+
+    `rho = p(positive) / (p(positive) + p(negative))` from float32 logits (CPN, paper section on TBVM).
+    """
+
+    rho: float
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an actor tells about itself when it is ready."""
+
+    role: Role
+    model: str
+    device: str
+    num_parameters: int
+    pid: int = 0
+    node: str = ""
+    extra: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,238 @@
+"""The typed configuration: one class per component, read from YAML, unknown keys refused.
+
+Imports neither torch nor ray nor transformers: reading a configuration is instant and works without them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+EMBEDDED_PREFIX = "embedded:"
+_EMBEDDED_NAMES = ("target", "draft")
+_UNION_TAGS = frozenset({"hf", "import", "own", "shared"})
+
+
+class ConfigError(ValueError):
+    """One sentence: which file, which key, which value, and the way out."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: object) -> object:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(_unknown_key(str(key), list(cls.model_fields)))
+        return values
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    way_out = f"did you mean '{close[0]}'?" if close else f"the keys are: {', '.join(known)}."
+    return f"unknown key '{key}': {way_out}"
+
+
+class HFEngineConfig(_Strict):
+    """A Qwen3-VL checkpoint run by transformers."""
+
+    kind: Literal["hf"] = "hf"
+    model: str
+    """Checkpoint folder, hub id, or `embedded:target` / `embedded:draft` for the built-in pair."""
+    device: str = "cpu"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
+    max_cached_tokens: PositiveInt = 65_536
+    """Bound of the prefix KV cache, over all sequences together."""
+
+    @field_validator("model")
+    @classmethod
+    def _embedded_name_exists(cls, model: str) -> str:
+        if model.startswith(EMBEDDED_PREFIX) and model.removeprefix(EMBEDDED_PREFIX) not in _EMBEDDED_NAMES:
+            known = " and ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
+            raise ValueError(f"the built-in models are {known}, not '{model}'.")
+        if not model.strip():
+            raise ValueError("name a checkpoint folder, a hub id or a built-in model.")
+        return model
+
+
+class ImportedEngineConfig(_Strict):
+    """Any class or function that returns an `Engine`, by import path."""
+
+    kind: Literal["import"]
+    factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    """`package.module:name`, called with `settings` as keyword arguments."""
+    settings: dict[str, Any] = {}
+
+
+EngineConfig = Annotated[HFEngineConfig | ImportedEngineConfig, Field(discriminator="kind")]
+
+
+class ActorConfig(_Strict):
+    """One actor: its engine and what it needs from the cluster."""
+
+    engine: EngineConfig
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    accelerator_type: str | None = None
+    """Ray's name of an accelerator, such as `L40S` or `H100`; None takes any."""
+    memory_mb: float = Field(default=0.0, ge=0)
+    """Memory that the scheduler sets aside, MiB; 0 sets none aside."""
+    num_threads: PositiveInt = 1
+    """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
+    max_restarts: int = Field(default=-1, ge=-1)
+    """How often Ray restarts the actor when its process dies; -1 is without end."""
+    env: dict[str, str] = {}
+    """Environment variables of the actor's process."""
+
+    def resources(self) -> dict[str, float]:
+        """What the actor takes, in Ray's resource names; memory in bytes."""
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20}
+        if self.accelerator_type:
+            # Ray offers 1.0 of this marker per node of that type: a sliver pins the node without using it up.
+            asked[f"accelerator_type:{self.accelerator_type}"] = 0.001
+        return {name: amount for name, amount in asked.items() if amount > 0}
+
+
+def _verifier_tag(value: object) -> str:
+    return "shared" if isinstance(value, str) else "own"
+
+
+Verifier = Annotated[
+    Annotated[Literal["shared"], Tag("shared")] | Annotated[ActorConfig, Tag("own")], Discriminator(_verifier_tag)
+]
+
+
+class GroupConfig(_Strict):
+    """The actors that serve one pair of models."""
+
+    draft: ActorConfig
+    target: ActorConfig
+    verifier: Verifier = "shared"
+    """An actor of its own, or `shared`: the target's actor gives the verdicts as well."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Ray's placement group strategy."""
+    name: str | None = None
+    """Names the Ray actors `<name>-draft`, ...; None leaves them without a name."""
+    namespace: str | None = None
+    wait_for_resources_s: float = Field(default=0.0, ge=0)
+    """How long to wait for a busy or growing cluster; 0 refuses at once what does not fit now."""
+    ready_deadline_s: PositiveFloat = 300.0
+    """Longest start or restart of one actor, model loading included."""
+    health_deadline_s: PositiveFloat = 10.0
+    """An actor that does not answer a health call for so long hangs."""
+
+    def actors(self) -> dict[Literal["draft", "target", "verifier"], ActorConfig]:
+        """The actors to create, by role."""
+        roles: dict[Literal["draft", "target", "verifier"], ActorConfig] = {"draft": self.draft, "target": self.target}
+        if not isinstance(self.verifier, str):
+            roles["verifier"] = self.verifier
+        return roles
+
+
+class PipelineSettings(_Strict):
+    """Defaults of one request; the command line may change each of them."""
+
+    method: str = "fpsr"
+    alpha: float = Field(default=0.7, ge=0, lt=1)
+    """A drafted step is accepted when rho > alpha."""
+    window: PositiveInt = 4
+    """How many steps the draft may be ahead of the frontier."""
+    max_tokens: PositiveInt = 8192
+    """Budget of one request."""
+    max_step_tokens: PositiveInt = 512
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+    draft_deadline_s: PositiveFloat = 60.0
+    """A drafted step that takes longer counts as lost."""
+    verifier_deadline_s: PositiveFloat = 60.0
+    target_deadline_s: PositiveFloat = 600.0
+
+
+class ClusterSettings(_Strict):
+    """Which Ray to use."""
+
+    address: str | None = None
+    """Address of a running cluster; None takes RAY_ADDRESS, else starts a local one."""
+    num_cpus: PositiveInt | None = None
+    """Cores that a local cluster offers; None offers all of the machine."""
+    object_store_mb: int = Field(default=128, ge=80)
+    """Object store of a local cluster, MiB."""
+
+
+class Config(_Strict):
+    """Everything that a run needs."""
+
+    group: GroupConfig
+    pipeline: PipelineSettings = PipelineSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Self:
+        """Read YAML text; `source` names it in errors. Raises ConfigError."""
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: expected keys such as 'group' and 'pipeline', found {values!r}.")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_first_problem(error)}") from error
+
+
+def load_config(path: str | Path | None = None) -> Config:
+    """Read a configuration file; without a path, the built-in pair on this machine's CPU.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a value or key that does not fit, in one sentence.
+    """
+    if path is None:
+        text = resources.files("dreamr").joinpath("configs", "embedded.yaml").read_text(encoding="utf-8")
+        return Config.parse(text, "embedded.yaml")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; leave it out to use the built-in models.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration file: {error}") from error
+    return Config.parse(text, str(path))
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"] if part not in _UNION_TAGS)
+    match problem["type"]:
+        case "missing":
+            return f"{where}: this key is missing."
+        case "union_tag_not_found":
+            return f"{where}: the key 'kind' is missing; it says which engine it is."
+        case "union_tag_invalid":
+            context = problem["ctx"]
+            return f"{where}.kind = '{context['tag']}': choose one of {context['expected_tags']}."
+        case "value_error":
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+        case _:
+            return f"{where} = {problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}."

@@ -1,0 +1,1 @@
+"""How one loaded model runs: the `Engine` protocol and its implementations."""

@@ -1,0 +1,86 @@
+"""Calls: blocking work in threads, which can be stopped by id and never outlives the task that awaits it.
+
+    event loop                                   thread pool
+    run(id, work) ── submit ──────────────────▶  work(stop)  ── checks `stop` between tokens
+      awaits the thread  ◀── result ───────────      ▲
+    stop(id) ── sets that call's event ──────────────┘
+    task cancelled ── sets the event, awaits the thread, then raises CancelledError
+
+A stop may overtake its call (the call waits for its arguments elsewhere), so the newest ids are remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_MAX_REMEMBERED = 1024
+
+
+class Calls:
+    """Runs calls in at most `max_calls` threads; more calls wait for a thread. All methods belong to the event loop."""
+
+    def __init__(self, max_calls: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(max_calls, thread_name_prefix=name)
+        self._running: dict[threading.Event, str] = {}
+        self._remembered: OrderedDict[str, bool] = OrderedDict()
+        """Call id -> whether it was stopped before it began; False means that it has ended."""
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    async def run(self, call_id: str, work: Callable[[threading.Event], T]) -> T:
+        """The result of `work(stop)`, which has to return soon after `stop` is set.
+
+        When this coroutine is cancelled, `stop` is set and the thread is awaited before CancelledError goes on.
+        """
+        stop = threading.Event()
+        if self._remembered.pop(call_id, False):
+            stop.set()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, stop)
+        self._running[stop] = call_id
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError as cancelled:
+            stop.set()
+            await _finished(future)
+            raise cancelled from future.exception()
+        finally:
+            del self._running[stop]
+            self._remember(call_id, stopped=False)
+
+    def stop(self, call_id: str) -> None:
+        """Stop every running call with this id, or the next one when none has run yet."""
+        running = [stop for stop, running_id in self._running.items() if running_id == call_id]
+        for stop in running:
+            stop.set()
+        if not running and call_id not in self._remembered:
+            self._remember(call_id, stopped=True)
+
+    async def close(self) -> None:
+        """Stop all calls and end the threads."""
+        for stop in self._running:
+            stop.set()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def _remember(self, call_id: str, *, stopped: bool) -> None:
+        self._remembered[call_id] = stopped
+        self._remembered.move_to_end(call_id)
+        if len(self._remembered) > _MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+
+async def _finished(future: asyncio.Future[T]) -> None:
+    """Wait for the thread however often the waiting task is cancelled: it ends within one token."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue

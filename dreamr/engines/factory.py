@@ -1,0 +1,64 @@
+"""Builds the engine that a configuration names; each kind is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamr.config import EMBEDDED_PREFIX, EngineConfig, HFEngineConfig, ImportedEngineConfig
+from dreamr.engines.base import Engine
+
+_MODELS = Path(__file__).parent.parent / "models" / "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine that is ready, and what it is."""
+
+    engine: Engine
+    model: str
+    device: str
+    num_parameters: int
+
+
+def build_engine(config: EngineConfig) -> LoadedEngine:
+    """Load the engine; blocks until its weights are in place.
+
+    Raises:
+        ValueError: the model or the factory cannot be loaded, in one sentence.
+    """
+    match config:
+        case HFEngineConfig():
+            return _build_hf(config)
+        case ImportedEngineConfig():
+            return _build_imported(config)
+
+
+def model_location(model: str) -> str:
+    """Folder of a built-in model, or the folder or hub id itself."""
+    if model.startswith(EMBEDDED_PREFIX):
+        return str(_MODELS / model.removeprefix(EMBEDDED_PREFIX))
+    return model
+
+
+def _build_hf(config: HFEngineConfig) -> LoadedEngine:
+    from dreamr.engines.hf import HFEngine
+
+    engine = HFEngine.load(
+        model_location(config.model),
+        device=config.device,
+        dtype=config.dtype,
+        max_cached_tokens=config.max_cached_tokens,
+    )
+    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters)
+
+
+def _build_imported(config: ImportedEngineConfig) -> LoadedEngine:
+    module_name, _, attribute = config.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"engine.factory '{config.factory}' cannot be imported: {error}.") from error
+    engine: Engine = factory(**config.settings)
+    return LoadedEngine(engine, model=config.factory, device="cpu", num_parameters=0)

@@ -1,0 +1,56 @@
+"""Choosing the next token from float32 logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dreamr.actors.types import Sampling
+
+
+class NumericalError(RuntimeError):
+    """The model's logits are not numbers: broken weights, or an overflow in a narrow type."""
+
+
+class TokenChooser:
+    """Chooses the tokens of one step. Owns its random stream, so a step depends on its seed and its logits alone.
+
+    Raises ValueError that names the field for settings out of range.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        check_sampling(sampling)
+        self._sampling = sampling
+        # On the CPU whatever the model's device: the same seed gives the same stream everywhere.
+        self._generator = torch.Generator().manual_seed(sampling.seed % 2**64) if sampling.temperature > 0 else None
+
+    def choose(self, logits: Tensor) -> int:
+        """One token id from logits (v). Raises NumericalError when the largest is not finite."""
+        largest, index = logits.max(-1)
+        if not math.isfinite(value := float(largest)):
+            raise NumericalError(f"the largest of {len(logits)} logits is {value}: the weights or the dtype are broken")
+        if self._generator is None:
+            return int(index)
+        probabilities = torch.softmax(logits.cpu() / self._sampling.temperature, -1)
+        if self._sampling.top_p < 1:
+            probabilities = nucleus(probabilities, self._sampling.top_p)
+        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Zero all but the fewest most likely tokens whose probabilities (v) reach `top_p`; not normalised."""
+    ranked, order = probabilities.sort(descending=True, stable=True)
+    ranked[ranked.cumsum(-1) - ranked >= top_p] = 0
+    return torch.zeros_like(probabilities).scatter(-1, order, ranked)
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raises ValueError in one sentence for a field out of range."""
+    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
+        raise ValueError(f"temperature must be 0 (greedy) or more, not {sampling.temperature}")
+    if not 0 < sampling.top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, not {sampling.top_p}")
+    if sampling.max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")

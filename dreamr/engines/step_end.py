@@ -1,0 +1,41 @@
+"""Where a step ends: after the first token that completes the delimiter, at an eos token, or at its length bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dreamr.actors.types import Finish, Tokens
+from dreamr.engines.base import DELIMITER
+
+
+class StepEnd:
+    """Recognises the end of steps of one tokenizer.
+
+    Tokenizers merge the delimiter into tokens such as ".\\n\\n", or split it over two. Only a token with a line break
+    in it can complete the delimiter, so the text is decoded at those tokens alone.
+    """
+
+    def __init__(self, decode: Callable[[Tokens], str], eos_tokens: frozenset[int]) -> None:
+        self._decode = decode
+        self._eos_tokens = eos_tokens
+        self._breaks_line: dict[int, bool] = {}
+
+    def finish(self, tokens: list[int], max_tokens: int) -> Finish | None:
+        """Why a step with these `tokens` ends here; None when it goes on."""
+        last = tokens[-1]
+        if last in self._eos_tokens:
+            return "eos"
+        if self._has_line_break(last) and DELIMITER in self._decode(tuple(tokens)):
+            return "delimiter"
+        return "length" if len(tokens) >= max_tokens else None
+
+    def text(self, tokens: list[int]) -> str:
+        """Text of a step; its eos token has none."""
+        shown = tokens[:-1] if tokens and tokens[-1] in self._eos_tokens else tokens
+        return self._decode(tuple(shown))
+
+    def _has_line_break(self, token: int) -> bool:
+        known = self._breaks_line.get(token)
+        if known is None:
+            known = self._breaks_line[token] = "\n" in self._decode((token,))
+        return known

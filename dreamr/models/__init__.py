@@ -1,0 +1,1 @@
+"""The embedded checkpoints and the program that makes them."""

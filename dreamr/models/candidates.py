@@ -1,0 +1,89 @@
+"""Steps sampled from the trained draft behind right prefixes: the candidates that the target meets when deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dreamr.actors.types import Prompt, Sampling, Step
+from dreamr.engines.hf import HFEngine
+from dreamr.models.tokenizer import build_tokenizer
+from dreamr.tasks.ledger import Problem, Style, problem_on
+from dreamr.tasks.ledger_image import Cell
+
+NUM_PROBLEMS = 2_500
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedProblem:
+    """A problem of the image bank, with one drafted text per step."""
+
+    problem: Problem
+    image_row: int
+    texts: tuple[str, ...]
+
+
+class DraftSteps:
+    """Drafted problems, by their number of arithmetic steps."""
+
+    def __init__(self, drafted: list[DraftedProblem]) -> None:
+        self._by_steps: dict[int, list[DraftedProblem]] = defaultdict(list)
+        for one in drafted:
+            self._by_steps[len(one.problem.operations)].append(one)
+
+    def sample(
+        self, num_steps: int, size: int, rng: random.Random
+    ) -> tuple[list[Problem], list[int], list[tuple[str, ...]]]:
+        """Problems, their rows in the image bank, and the drafted texts of their steps."""
+        chosen = rng.choices(self._by_steps[num_steps], k=size)
+        return [one.problem for one in chosen], [one.image_row for one in chosen], [one.texts for one in chosen]
+
+
+def load_or_sample(draft: Path, layouts: tuple[tuple[Cell, ...], ...], work: Path) -> DraftSteps:
+    """Sample from the checkpoint folder `draft` on images of the bank, or load what was sampled before."""
+    saved = work / "draft-steps.pt"
+    if not saved.exists():
+        torch.save(asyncio.run(_sample(draft, layouts)), saved)
+    return DraftSteps(torch.load(saved, weights_only=False))  # our own file: it holds dataclasses
+
+
+async def _sample(draft: Path, layouts: tuple[tuple[Cell, ...], ...]) -> list[DraftedProblem]:
+    engine = HFEngine.load(str(draft))
+    drafted = []
+    for number in tqdm(range(NUM_PROBLEMS), desc="draft steps", mininterval=10):
+        rng = random.Random(f"candidates/{number}")
+        row = rng.randrange(len(layouts))
+        problem = problem_on(layouts[row], rng)
+        styles: list[Style] = [rng.choice(("verbose", "concise")) for _ in problem.operations]
+        texts = [
+            step.text for step in await draft_each_step(engine, problem, styles, Sampling(temperature=1.0, seed=number))
+        ]
+        drafted.append(DraftedProblem(problem, row, tuple(texts)))
+    await engine.close()
+    return drafted
+
+
+async def draft_each_step(engine: HFEngine, problem: Problem, styles: list[Style], sampling: Sampling) -> list[Step]:
+    """One drafted step behind every right prefix of the problem's solution."""
+    tokenizer = build_tokenizer()
+    prompt = prompt_of(problem)
+    prefix: tuple[int, ...] = ()
+    steps = []
+    for number, text in enumerate(problem.solution(styles)):
+        steps.append(await engine.next_step(f"{number}", prompt, Step(tokens=prefix), sampling))
+        prefix += tuple(tokenizer(text)["input_ids"])
+    return steps
+
+
+def prompt_of(problem: Problem) -> Prompt:
+    """The problem as a user would ask it: its question and a PNG file."""
+    file = io.BytesIO()
+    problem.image.save(file, format="PNG")
+    return Prompt(problem.question, (file.getvalue(),))

@@ -1,0 +1,31 @@
+"""Writes a trained model as a checkpoint folder that `from_pretrained` and the engine load: half precision on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+from dreamr.models.corpus import VERDICT_QUESTION
+from dreamr.models.images import image_processor
+from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
+
+PROMPTS = PromptConfig(instruction="", generation_suffix="<think>", verdict_question=VERDICT_QUESTION)
+
+
+def export(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save weights (float16 safetensors), tokenizer, image processor and prompt texts; `model` stays float32."""
+    half = type(model)(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half()
+    half.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    half.config.dtype = torch.float16
+    half.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    (folder / PROMPT_FILE).write_text(json.dumps(asdict(PROMPTS), indent=2) + "\n", encoding="utf-8")

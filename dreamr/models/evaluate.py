@@ -1,0 +1,195 @@
+"""Measures the embedded pair on held-out problems: `python -m dreamr.models.evaluate`.
+
+Answers, verdicts on steps sampled from the draft, styles and step times; all greedy unless said otherwise, one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+
+from dreamr.actors.types import ROOT, Sampling, Step
+from dreamr.engines.hf import HFEngine
+from dreamr.models.candidates import draft_each_step, prompt_of
+from dreamr.tasks.ledger import Problem, Style, extract_answer, make_problem
+
+ALPHA = 0.7
+_MAX_STEPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """One model that answers without the other."""
+
+    right: float
+    unparsed: float
+    valid_steps: float
+    """Share of its steps that are right behind its own prefix."""
+    concise_steps: float
+    tokens_per_step: float
+    step_ms: float
+    """Mean time of one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The target's verdicts on drafted steps behind right prefixes, accepted when rho > alpha."""
+
+    num_steps: int
+    valid: float
+    """Share of the steps that are right."""
+    accepted: float
+    right_accepted: float
+    wrong_rejected: float
+    balanced_accuracy: float
+    concise_right_accepted: float
+    own_accepted: float
+    """Share of right verbose steps, the target's own way to write, that it accepts."""
+    verdict_ms: float
+
+
+async def alone(engine: HFEngine, problems: list[Problem], name: str) -> Alone:
+    """Let one model answer every problem greedily."""
+    right = unparsed = valid = concise = num_tokens = 0
+    times: list[float] = []
+    for problem in tqdm(problems, desc=f"{name} alone", mininterval=10):
+        steps = await _answer(engine, problem)
+        answer = extract_answer("".join(step.text for step in steps))
+        right += answer == problem.answer
+        unparsed += answer is None
+        previous = ["", *(step.text for step in steps)]
+        valid += sum(problem.is_valid_step(i, previous[i], step.text) for i, step in enumerate(steps))
+        concise += sum(_is_concise(step.text) for step in steps)
+        num_tokens += sum(len(step.tokens) for step in steps)
+        times += [step.ended - step.started for step in steps]
+    n, num_steps = len(problems), len(times)
+    return Alone(
+        right=right / n,
+        unparsed=unparsed / n,
+        valid_steps=valid / num_steps,
+        concise_steps=concise / (num_steps - n),  # the answer line has no style
+        tokens_per_step=num_tokens / num_steps,
+        step_ms=1000 * statistics.mean(times),
+    )
+
+
+async def _answer(engine: HFEngine, problem: Problem) -> list[Step]:
+    prompt = prompt_of(problem)
+    await engine.prefill(prompt)
+    steps: list[Step] = []
+    while len(steps) < _MAX_STEPS and not (steps and steps[-1].closed):
+        steps.append(await engine.next_step("alone", prompt, steps[-1] if steps else ROOT, Sampling(max_tokens=64)))
+    return steps
+
+
+def _is_concise(text: str) -> bool:
+    return not text.startswith(("First", "Next", "</think>"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    rho: float
+    valid: bool
+    concise: bool
+    ms: float
+
+
+async def judge(
+    target: HFEngine, draft: HFEngine, problems: list[Problem], sampling: Callable[[int], Sampling], name: str
+) -> Verdicts:
+    """Verdicts on one drafted step behind every right prefix, where verbose and concise steps mix."""
+    drafted: list[_Judged] = []
+    own: list[_Judged] = []
+    for number, problem in enumerate(tqdm(problems, desc=f"verdicts, {name}", mininterval=10)):
+        rng = random.Random(number)
+        styles: list[Style] = [rng.choice(("verbose", "concise")) for _ in problem.operations]
+        solution = problem.solution(styles)
+        for index, step in enumerate(await draft_each_step(draft, problem, styles, sampling(number))):
+            drafted.append(await _verdict(target, problem, index, solution[index - 1] if index else "", step))
+        chain = await draft_each_step(target, problem, styles, Sampling(max_tokens=64))
+        for index, step in enumerate(chain):
+            judged = await _verdict(target, problem, index, solution[index - 1] if index else "", step)
+            own += [judged] if judged.valid else []
+    right = [one for one in drafted if one.valid]
+    wrong = [one for one in drafted if not one.valid]
+    right_accepted, wrong_rejected = _accepted(right), 1 - _accepted(wrong)
+    return Verdicts(
+        num_steps=len(drafted),
+        valid=len(right) / len(drafted),
+        accepted=_accepted(drafted),
+        right_accepted=right_accepted,
+        wrong_rejected=wrong_rejected,
+        balanced_accuracy=(right_accepted + wrong_rejected) / 2,
+        concise_right_accepted=_accepted([one for one in right if one.concise]),
+        own_accepted=_accepted(own),
+        verdict_ms=statistics.mean(one.ms for one in drafted),
+    )
+
+
+async def _verdict(target: HFEngine, problem: Problem, index: int, previous: str, step: Step) -> _Judged:
+    (verdict,) = await target.score("judge", prompt_of(problem), [step])
+    valid = problem.is_valid_step(index, previous, step.text)
+    return _Judged(verdict.rho, valid, _is_concise(step.text), 1000 * (verdict.ended - verdict.started))
+
+
+def _accepted(steps: list[_Judged]) -> float:
+    return sum(one.rho > ALPHA for one in steps) / len(steps)
+
+
+async def evaluate(target: HFEngine, draft: HFEngine, problems: list[Problem]) -> dict[str, object]:
+    """All measures of one pair."""
+    by_itself = {"target": await alone(target, problems, "target"), "draft": await alone(draft, problems, "draft")}
+    greedy = await judge(target, draft, problems, lambda _: Sampling(max_tokens=64), "greedy drafts")
+    sampled = await judge(
+        target, draft, problems, lambda n: Sampling(temperature=1.0, max_tokens=64, seed=n), "drafts at temperature 1"
+    )
+    return {
+        "num_problems": len(problems),
+        "alpha": ALPHA,
+        "machine": f"{platform.machine()}, one torch thread, torch {torch.__version__.split('+')[0]}",
+        "num_parameters": {"target": target.num_parameters, "draft": draft.num_parameters},
+        "alone": {role: asdict(result) for role, result in by_itself.items()},
+        "verdicts_greedy": asdict(greedy),
+        "verdicts_temperature_1": asdict(sampled),
+        "step_time_ratio": by_itself["target"].step_ms / by_itself["draft"].step_ms,
+    }
+
+
+def main(
+    models: Annotated[Path, typer.Option(help="Folder with the checkpoint folders 'target' and 'draft'.")] = (
+        Path(__file__).parent / "embedded"
+    ),
+    problems: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Evaluate the embedded pair on problems whose images no training image equals."""
+    torch.set_num_threads(1)
+    held_out = [make_problem("test", seed, index) for index in range(problems)]
+    target, draft = HFEngine.load(str(models / "target")), HFEngine.load(str(models / "draft"))
+    report = asyncio.run(evaluate(target, draft, held_out))
+    text = json.dumps(_rounded(report), indent=2)
+    typer.echo(text)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    typer.run(main)

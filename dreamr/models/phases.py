@@ -1,0 +1,48 @@
+"""The recipe of the embedded pair: what each phase of the language part's training starts from, sees and lasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamr.models.architecture import Size
+from dreamr.models.corpus import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One difficulty of the curriculum."""
+
+    steps: tuple[int, int]
+    """Fewest and most arithmetic steps of a problem."""
+    until: float
+    """Running digit accuracy that ends the stage; the last one's ends the phase. Above 1: never."""
+
+
+FULL = (Stage((3, 6), 2.0),)
+LOOK_UPS_FIRST = (Stage((1, 1), 0.9), Stage((2, 4), 0.93), *FULL)
+UNTIL_FAIR = (Stage((1, 1), 0.9), Stage((2, 4), 0.9), Stage((3, 6), 0.93))
+"""Ends early on purpose: a draft that is clearly weaker than the target leaves something to be learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One training run; it starts from the model that the phase before it has left, grown to this size."""
+
+    name: str
+    size: Size
+    recipe: Recipe
+    num_batches: int
+    batch_size: int
+    lr: float
+    stages: tuple[Stage, ...] = FULL
+    grow_on_top: bool = False
+    from_draft: float = 0.0
+    """Share of problems whose judged candidates are steps sampled from the trained draft."""
+
+
+DRAFT_PHASES = (Phase("draft-chains", Size(96, 2), Recipe(0.5, 1.0, verdicts=False), 1000, 64, 3e-3, UNTIL_FAIR),)
+TARGET_PHASES = (
+    Phase("target-chains", Size(192, 4), Recipe(0.3, 0.1, verdicts=False), 900, 64, 3e-3, LOOK_UPS_FIRST),
+    Phase("target-verdicts", Size(192, 8), Recipe(0.3, 0.1, verdicts=True), 700, 32, 2e-3, grow_on_top=True),
+    Phase("target-deep", Size(192, 16), Recipe(0.3, 0.1, verdicts=True), 300, 32, 1e-3, from_draft=0.5),
+)

@@ -1,0 +1,122 @@
+"""One phase of training: resumable, with progress. The n-th batch depends on the phase and n alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+from dreamr.models.candidates import DraftSteps
+from dreamr.models.corpus import Corpus
+from dreamr.models.language import Images, Loss, Losses, Optimizers
+from dreamr.models.packing import Batch
+from dreamr.models.phases import Phase
+from dreamr.tasks.ledger import problem_on
+
+SAVE_EVERY = 100
+_SMOOTHING = 0.95
+
+
+@dataclass(slots=True)
+class Progress:
+    """What changes during a phase, besides weights and optimizer states."""
+
+    batch: int = 0
+    stage: int = 0
+    digits: float = 0.0
+    verdicts: float = 0.0
+
+    def update(self, losses: Losses, phase: Phase) -> None:
+        self.batch += 1
+        self.digits = _SMOOTHING * self.digits + (1 - _SMOOTHING) * losses.digits
+        if losses.verdicts == losses.verdicts:
+            self.verdicts = _SMOOTHING * self.verdicts + (1 - _SMOOTHING) * losses.verdicts
+        if self.digits > phase.stages[self.stage].until:
+            self.stage, self.digits = self.stage + 1, 0.0
+
+    def finished(self, phase: Phase) -> bool:
+        return self.batch >= phase.num_batches or self.stage >= len(phase.stages)
+
+
+class Run:
+    """Trains `model` through one phase, keeping its state in `folder`."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        model: Qwen3VLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        images: Images,
+        drafts: DraftSteps | None,
+        folder: Path,
+    ) -> None:
+        self._phase, self._model, self._images, self._drafts = phase, model, images, drafts
+        self._corpus = Corpus(tokenizer, phase.recipe)
+        digits = [tokenizer.convert_tokens_to_ids(space + digit) for digit in "0123456789" for space in ("", " ")]
+        self._loss = Loss(model, digits)
+        self._optimizers = Optimizers(model, self._loss, phase.lr)
+        self._progress = Progress()
+        self._state = folder / f"{phase.name}.state.pt"
+        if self._state.exists():
+            self._load()
+
+    def train(self) -> Progress:
+        phase, progress = self._phase, self._progress
+        bar = tqdm(total=phase.num_batches, initial=progress.batch, desc=phase.name, mininterval=10)
+        while not progress.finished(phase):
+            losses = self._loss(self._model, self._batch(), self._images)
+            losses.total.backward()
+            self._optimizers.step(self._lr_factor())
+            progress.update(losses, phase)
+            bar.update()
+            bar.set_postfix(
+                stage=progress.stage,
+                loss=f"{losses.total.item():.3f}",
+                digits=f"{progress.digits:.4f}",
+                verdicts=f"{progress.verdicts:.3f}",
+            )
+            if progress.batch % SAVE_EVERY == 0:
+                self._save()
+        bar.close()
+        self._save()
+        return progress
+
+    def _batch(self) -> Batch:
+        phase = self._phase
+        rng = random.Random(f"{phase.name}/{self._progress.batch}")
+        num_steps = rng.randint(*phase.stages[self._progress.stage].steps)
+        if rng.random() < phase.from_draft:
+            if self._drafts is None:
+                raise ValueError(f"{phase.name} needs steps sampled from the draft, and there are none")
+            return self._corpus.batch(*self._drafts.sample(num_steps, phase.batch_size, rng), rng)
+        rows = [rng.randrange(len(self._images.cells)) for _ in range(phase.batch_size)]
+        problems = [problem_on(self._images.cells[row], rng, num_steps) for row in rows]
+        return self._corpus.batch(problems, rows, None, rng)
+
+    def _lr_factor(self) -> float:
+        """Short warm-up, constant, then linear to 5 % over the last 40 %."""
+        done, total = self._progress.batch, self._phase.num_batches
+        return min(1.0, (done + 1) / 50, max(0.05, (total - done) / (0.4 * total)))
+
+    def _save(self) -> None:
+        state = {
+            "model": self._model.state_dict(),
+            "loss": self._loss.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers.all],
+            "progress": self._progress,
+        }
+        part = self._state.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self._state)
+
+    def _load(self) -> None:
+        state = torch.load(self._state, weights_only=False)  # our own file: it holds a Progress
+        self._model.load_state_dict(state["model"])
+        self._loss.load_state_dict(state["loss"])
+        for optimizer, saved in zip(self._optimizers.all, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._progress = state["progress"]

@@ -1,0 +1,89 @@
+"""Makes the embedded pair from nothing: `python -m dreamr.models.train`.
+
+    vision tower ─▶ draft ─▶ steps sampled from the draft ─┐
+              └──▶ target's chains of thought ─────────────┴─▶ target's verdicts ─▶ deeper target
+
+Every part keeps its state in the work folder; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+from dreamr.models.architecture import build_model
+from dreamr.models.candidates import DraftSteps, load_or_sample
+from dreamr.models.checkpoint import export
+from dreamr.models.grow import grow
+from dreamr.models.language import Images
+from dreamr.models.phases import DRAFT_PHASES, TARGET_PHASES, Phase
+from dreamr.models.run import Run
+from dreamr.models.tokenizer import build_tokenizer
+from dreamr.models.vision import ImageBank, features, load_tower, render_bank, train_vision
+
+NUM_IMAGES = 12_000
+VISION_BATCHES = 1_500
+SEED = 0
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder for unfinished state; give it again to resume.")] = Path(
+        ".work/models"
+    ),
+    out: Annotated[Path, typer.Option(help="Where the checkpoint folders 'target' and 'draft' go.")] = Path(
+        ".work/models/out"
+    ),
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+) -> None:
+    """Train the embedded target and draft; about two hours on two cores."""
+    work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    tokenizer = build_tokenizer()
+    bank = render_bank("train", SEED, NUM_IMAGES)
+    models = {
+        role: build_model(phases[0].size, tokenizer)
+        for role, phases in (("target", TARGET_PHASES), ("draft", DRAFT_PHASES))
+    }
+    _read_shapes(models, bank, work)
+    _train(DRAFT_PHASES, models["draft"], tokenizer, bank, None, work, out / "draft")
+    drafts = load_or_sample(out / "draft", bank.cells, work)
+    _train(TARGET_PHASES, models["target"], tokenizer, bank, drafts, work, out / "target")
+
+
+def _read_shapes(models: dict[str, Qwen3VLForConditionalGeneration], bank: ImageBank, work: Path) -> None:
+    saved = work / "vision.pt"
+    if not saved.exists():
+        held_out = render_bank("validation", SEED, 300)
+        accuracy = train_vision(list(models.values()), bank, held_out, VISION_BATCHES, SEED)
+        typer.echo(f"vision: {accuracy:.2%} of held-out shapes read rightly")
+        torch.save({role: model.model.visual.state_dict() for role, model in models.items()}, saved)
+    for role, tower in torch.load(saved).items():
+        load_tower(models[role], tower)
+
+
+def _train(
+    phases: tuple[Phase, ...],
+    model: Qwen3VLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    bank: ImageBank,
+    drafts: DraftSteps | None,
+    work: Path,
+    out: Path,
+) -> None:
+    with torch.no_grad():
+        images = Images(bank.cells, torch.cat([features(model, part) for part in bank.patches.split(500)]))
+    for phase in phases:
+        if phase.size.layers > model.config.text_config.num_hidden_layers:
+            model = grow(model, phase.size.layers, phase.grow_on_top, tokenizer)
+        progress = Run(phase, model, tokenizer, images, drafts, work).train()
+        typer.echo(f"{phase.name}: digits {progress.digits:.4f}, verdicts {progress.verdicts:.3f}")
+        export(model, tokenizer, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

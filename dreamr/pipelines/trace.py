@@ -1,0 +1,85 @@
+"""What one request did: committed steps, counts and the timeline. Made by pipelines, read by everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dreamr.actors.types import Role, Tokens
+
+Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict"]
+"""What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
+early; it was finished but not needed (behind a rejection or the end); its actor was lost; it was a verdict."""
+
+End = Literal["answered", "budget", "loop"]
+"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedStep:
+    """One step of the answer, and who wrote it."""
+
+    index: int
+    source: Literal["draft", "target"]
+    tokens: Tokens
+    text: str
+    rho: float | None
+    """Verdict of the drafted step at this position, whether accepted or rejected; None when there was none."""
+    at: float
+    """Seconds since the request began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One piece of an actor's work on the request's clock (seconds since the request began)."""
+
+    lane: Role
+    start: float
+    end: float
+    outcome: Outcome
+    step: int
+    """Index of the step that the work was for."""
+    num_tokens: int
+    rho: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One finished request."""
+
+    request_id: str
+    method: str
+    steps: tuple[CommittedStep, ...]
+    end: End
+    wall_s: float
+    orchestration_s: float
+    """Part of `wall_s` in which the pipeline waited although no model it waited for was running."""
+    spans: tuple[Span, ...]
+    num_drafted: int
+    """Drafted steps, whether judged or not."""
+    num_judged: int
+    """Drafted steps that got a verdict which decided something: those at the frontier."""
+    num_accepted: int
+    drafted_tokens: int
+    wasted_draft_tokens: int
+    wasted_target_tokens: int
+    num_losses: int = 0
+    """How often an actor was lost during the request."""
+
+    @property
+    def text(self) -> str:
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def tokens(self) -> Tokens:
+        return tuple(token for step in self.steps for token in step.tokens)
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted drafted steps / drafted steps that got a verdict; None when nothing was judged."""
+        return self.num_accepted / self.num_judged if self.num_judged else None
+
+    @property
+    def coverage(self) -> float:
+        """Committed steps that came from the draft / all committed steps."""
+        return sum(step.source == "draft" for step in self.steps) / len(self.steps) if self.steps else 0.0

@@ -1,0 +1,1 @@
+"""Prompts, step splitting, answers and data sets."""

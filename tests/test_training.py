@@ -1,0 +1,144 @@
+"""The training program of the embedded pair: packing, growing, resuming."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+from dreamr.models import run as run_module
+from dreamr.models.architecture import Size, build_model
+from dreamr.models.corpus import Corpus, Recipe
+from dreamr.models.grow import grow
+from dreamr.models.language import Images, hidden_states
+from dreamr.models.packing import positions_of
+from dreamr.models.phases import Phase, Stage
+from dreamr.models.run import Run
+from dreamr.models.tokenizer import build_tokenizer
+from dreamr.models.vision import features, render_bank
+from dreamr.tasks.ledger import make_problem
+
+SMALL = Size(64, 2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+    torch.manual_seed(0)
+    model = build_model(SMALL, tokenizer)
+    model.model.visual.requires_grad_(False)
+    return model
+
+
+def bank_images(model: Qwen3VLForConditionalGeneration) -> Images:
+    bank = render_bank("train", 0, 8)
+    with torch.no_grad():
+        return Images(bank.cells, features(model, bank.patches))
+
+
+@pytest.mark.parametrize("text", ["Start with the red circle.", "10 + 5 = 15.\n\n", "Hello, Wörld?", "a\n\n\nb  c 7"])
+def test_tokenizer_is_lossless_on_ascii(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    decoded = tokenizer.decode(tokenizer(text)["input_ids"])
+    assert decoded == text.replace("ö", "<unk>")
+
+
+def test_the_delimiter_and_each_digit_are_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.convert_ids_to_tokens(tokenizer(" 42.\n\n")["input_ids"]) == [" 4", "2", ".", "\n\n"]
+
+
+def test_a_packed_chain_has_the_hidden_states_of_a_plain_forward(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    images = bank_images(model)
+    problems = [make_problem("train", 0, index, num_steps=3) for index in range(2)]
+    packed = Corpus(tokenizer, Recipe(0.0, 1.0, verdicts=True)).batch(problems, [0, 1], None, random.Random(0))
+    plain = Corpus(tokenizer, Recipe(0.0, 1.0, verdicts=False)).batch(problems, [0, 1], None, random.Random(0))
+    with torch.no_grad():
+        of_packed, of_plain = hidden_states(model, packed, images), hidden_states(model, plain, images)
+    for row in range(2):
+        length = int((plain.tokens[row] != 0).sum())
+        # The packed chain's tokens stand between its branches: found again by what they are and where they look.
+        final = packed.mask[row, 0, _chain_end(packed, plain, row)].nonzero()[:, 0]
+        assert packed.tokens[row, final].tolist() == plain.tokens[row, :length].tolist()
+        torch.testing.assert_close(of_packed[row, final], of_plain[row, :length], atol=0.05, rtol=0.05)
+
+
+def _chain_end(packed: object, plain: object, row: int) -> int:
+    """Index of the packed token whose visible tokens spell the plain chain."""
+    wanted = plain.tokens[row][plain.tokens[row] != 0].tolist()  # type: ignore[attr-defined]
+    for index in range(packed.tokens.shape[1] - 1, 0, -1):  # type: ignore[attr-defined]
+        seen = packed.mask[row, 0, index]  # type: ignore[attr-defined]
+        if packed.tokens[row][seen].tolist() == wanted:  # type: ignore[attr-defined]
+            return index
+    raise AssertionError("the packed sequence does not hold the chain")
+
+
+def test_positions_are_those_of_the_architecture(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    problem = make_problem("train", 0, 0)
+    batch = Corpus(tokenizer, Recipe(0.0, 1.0, verdicts=False)).batch([problem], [0], None, random.Random(0))
+    types = (batch.tokens == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long()
+    expected, _ = model.model.get_rope_index(
+        batch.tokens, mm_token_type_ids=types, image_grid_thw=torch.tensor([[1, 4, 6]])
+    )
+    assert torch.equal(batch.positions, expected)
+    assert torch.equal(positions_of(torch.arange(batch.tokens.shape[1])), expected[:, 0])
+
+
+@pytest.mark.parametrize("on_top", [True, False])
+def test_a_grown_model_computes_the_same(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, on_top: bool
+) -> None:
+    images = bank_images(model)
+    batch = Corpus(tokenizer, Recipe(0.5, 1.0, verdicts=False)).batch(
+        [make_problem("train", 0, 0)], [0], None, random.Random(0)
+    )
+    deeper = grow(model, 5, on_top, tokenizer)
+    with torch.no_grad():
+        torch.testing.assert_close(hidden_states(deeper, batch, images), hidden_states(model, batch, images))
+
+
+def test_a_resumed_phase_ends_with_the_same_weights(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 2)
+    phase = Phase("tiny", SMALL, Recipe(0.5, 1.0, verdicts=True), 4, 2, 1e-3, (Stage((3, 3), 2.0),))
+
+    def trained(folder: Path, stop_at: int | None) -> Qwen3VLForConditionalGeneration:
+        torch.manual_seed(0)
+        model = build_model(SMALL, tokenizer)
+        model.model.visual.requires_grad_(False)
+        folder.mkdir(exist_ok=True)
+        run = Run(phase, model, tokenizer, bank_images(model), None, folder)
+        if stop_at is not None:
+            monkeypatch.setattr(run, "_lr_factor", _interrupt_at(run, stop_at))
+            with pytest.raises(KeyboardInterrupt):
+                run.train()
+            return model
+        run.train()
+        return model
+
+    straight = trained(tmp_path / "straight", None)
+    trained(tmp_path / "resumed", stop_at=3)
+    resumed = trained(tmp_path / "resumed", None)
+    for (name, one), two in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def _interrupt_at(run: Run, batch: int):  # type: ignore[no-untyped-def]
+    original = run._lr_factor
+
+    def factor() -> float:
+        if run._progress.batch == batch:
+            raise KeyboardInterrupt
+        return original()
+
+    return factor

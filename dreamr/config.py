@@ -26,7 +26,7 @@ from pydantic import (
 
 EMBEDDED_PREFIX = "embedded:"
 _EMBEDDED_NAMES = ("target", "draft")
-_UNION_TAGS = frozenset({"hf", "import", "own", "shared"})
+_UNION_TAGS = frozenset({"hf", "import", "scripted", "own", "shared"})
 
 
 class ConfigError(ValueError):
@@ -84,7 +84,27 @@ class ImportedEngineConfig(_Strict):
     settings: dict[str, Any] = {}
 
 
-EngineConfig = Annotated[HFEngineConfig | ImportedEngineConfig, Field(discriminator="kind")]
+class ScriptedEngineConfig(_Strict):
+    """An engine without a model: made-up steps that depend on their whole prefix, and latencies as given."""
+
+    kind: Literal["scripted"]
+    seed: int = 0
+    num_steps: tuple[PositiveInt, PositiveInt] = (3, 7)
+    """Fewest and most steps of an answer."""
+    step_tokens: tuple[PositiveInt, PositiveInt] = (8, 24)
+    """Fewest and most tokens of a step."""
+    acceptance: float = Field(default=0.7, ge=0, le=1)
+    """Share of steps that get a rho of 0.95; the others get 0.05."""
+    first_token_s: float = Field(default=0.0, ge=0)
+    """Time to read the prefix before the first token of a step."""
+    token_s: float = Field(default=0.0, ge=0)
+    verdict_s: float = Field(default=0.0, ge=0)
+    """Time of one verdict forward, whatever the number of steps in it."""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Every latency is multiplied by a random factor within 1 - jitter .. 1 + jitter."""
+
+
+EngineConfig = Annotated[HFEngineConfig | ImportedEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")]
 
 
 class ActorConfig(_Strict):
@@ -149,16 +169,20 @@ class GroupConfig(_Strict):
         return roles
 
 
-class PipelineSettings(_Strict):
-    """Defaults of one request; the command line may change each of them."""
+Method = Literal["autoregressive", "sequential", "fpsr"]
+"""The schedules, by name."""
 
-    method: str = "fpsr"
+
+class PipelineSettings(_Strict):
+    """How one request is answered; the command line may change each of them."""
+
+    method: Method = "fpsr"
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is accepted when rho > alpha."""
     window: PositiveInt = 4
     """How many steps the draft may be ahead of the frontier."""
     max_tokens: PositiveInt = 8192
-    """Budget of one request."""
+    """Budget of one request: the step that reaches it is the last one, and is kept whole."""
     max_step_tokens: PositiveInt = 512
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -167,6 +191,8 @@ class PipelineSettings(_Strict):
     """A drafted step that takes longer counts as lost."""
     verifier_deadline_s: PositiveFloat = 60.0
     target_deadline_s: PositiveFloat = 600.0
+    stop_deadline_s: PositiveFloat = 30.0
+    """A stopped call that takes longer to end counts as lost."""
 
 
 class ClusterSettings(_Strict):

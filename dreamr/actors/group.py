@@ -25,6 +25,7 @@ from dreamr.actors.target import TargetActor
 from dreamr.actors.types import EngineInfo, Role
 from dreamr.actors.verifier import VerifierActor
 from dreamr.config import GroupConfig
+from dreamr.pipelines.handles import Actors
 
 _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": TargetActor, "verifier": VerifierActor}
 
@@ -89,6 +90,11 @@ class ActorGroup:
     def judge(self) -> RayJudge:
         """The verifier's actor, or the target's where the configuration says `shared`."""
         return RayJudge(self._members.get("verifier", self._members["target"]), self._prompts)
+
+    @property
+    def actors(self) -> Actors:
+        """All three, as schedules take them."""
+        return Actors(self.draft, self.target, self.judge)
 
     async def __aenter__(self) -> Self:
         await self.start()

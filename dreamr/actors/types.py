@@ -90,6 +90,11 @@ class Verdict:
     rho: float
     started: float = 0.0
     ended: float = 0.0
+    judged: bool = True
+    """False when nothing was computed: the call was stopped first, or the step says nothing; rho is 0 then."""
+
+
+NO_VERDICT = Verdict(rho=0.0, judged=False)
 
 
 @dataclass(frozen=True, slots=True)

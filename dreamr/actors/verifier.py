@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import ray
+
 from dreamr.actors.base import EngineActor
+from dreamr.actors.batching import VerdictBatcher
 from dreamr.actors.types import Prompt, Role, Step, Verdict
+from dreamr.config import ActorConfig
 
 
 class VerifierActor(EngineActor):
-    """Judges drafted steps."""
+    """Judges drafted steps; those that wait together are judged together."""
 
     role: ClassVar[Role] = "verifier"
 
-    async def score(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
-        """Judge one step on its own prefix.
+    def __init__(self, config: ActorConfig) -> None:
+        super().__init__(config)
+        self._batcher: VerdictBatcher | None = None
 
-        The empty step that follows a closed one says nothing that could be judged: its rho is 0, so that a chain
-        drafted past the end of an answer does not fail.
-        """
-        if not step.tokens:
-            return Verdict(rho=0.0)
-        (verdict,) = await self._engine.score(call_id, prompt, [step])
-        return verdict
+    async def score(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
+        """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
+        engine = self._engine  # raises NotLoaded
+        if self._batcher is None:
+            self._batcher = VerdictBatcher(engine)
+        return await self._batcher.score(call_id, prompt, step)
+
+    @ray.method(num_returns=0)
+    async def stop(self, call_id: str) -> None:
+        await super().stop(call_id)
+        if self._batcher is not None:
+            self._batcher.stop(call_id)

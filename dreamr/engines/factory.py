@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamr.config import EMBEDDED_PREFIX, EngineConfig, HFEngineConfig, ImportedEngineConfig
+from dreamr.config import EMBEDDED_PREFIX, EngineConfig, HFEngineConfig, ImportedEngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 
 _MODELS = Path(__file__).parent.parent / "models" / "embedded"
@@ -33,6 +33,10 @@ def build_engine(config: EngineConfig) -> LoadedEngine:
             return _build_hf(config)
         case ImportedEngineConfig():
             return _build_imported(config)
+        case ScriptedEngineConfig():
+            from dreamr.engines.scripted import ScriptedEngine
+
+            return LoadedEngine(ScriptedEngine(config), model="scripted", device="none", num_parameters=0)
 
 
 def model_location(model: str) -> str:

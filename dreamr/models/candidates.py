@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
 
 from dreamr.actors.types import Prompt, Sampling, Step
 from dreamr.engines.hf import HFEngine
@@ -55,24 +56,28 @@ def load_or_sample(draft: Path, layouts: tuple[tuple[Cell, ...], ...], work: Pat
 
 
 async def _sample(draft: Path, layouts: tuple[tuple[Cell, ...], ...]) -> list[DraftedProblem]:
-    engine = HFEngine.load(str(draft))
+    engine, tokenizer = HFEngine.load(str(draft)), build_tokenizer()
     drafted = []
     for number in tqdm(range(NUM_PROBLEMS), desc="draft steps", mininterval=10):
         rng = random.Random(f"candidates/{number}")
         row = rng.randrange(len(layouts))
         problem = problem_on(layouts[row], rng)
         styles: list[Style] = [rng.choice(("verbose", "concise")) for _ in problem.operations]
-        texts = [
-            step.text for step in await draft_each_step(engine, problem, styles, Sampling(temperature=1.0, seed=number))
-        ]
-        drafted.append(DraftedProblem(problem, row, tuple(texts)))
+        sampling = Sampling(temperature=1.0, seed=number)
+        steps = await draft_each_step(engine, tokenizer, problem, styles, sampling)
+        drafted.append(DraftedProblem(problem, row, tuple(step.text for step in steps)))
     await engine.close()
     return drafted
 
 
-async def draft_each_step(engine: HFEngine, problem: Problem, styles: list[Style], sampling: Sampling) -> list[Step]:
+async def draft_each_step(
+    engine: HFEngine,
+    tokenizer: PreTrainedTokenizerFast,
+    problem: Problem,
+    styles: list[Style],
+    sampling: Sampling,
+) -> list[Step]:
     """One drafted step behind every right prefix of the problem's solution."""
-    tokenizer = build_tokenizer()
     prompt = prompt_of(problem)
     prefix: tuple[int, ...] = ()
     steps = []

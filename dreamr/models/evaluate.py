@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dreamr.actors.types import ROOT, Sampling, Step
 from dreamr.engines.hf import HFEngine
 from dreamr.models.candidates import draft_each_step, prompt_of
+from dreamr.models.tokenizer import build_tokenizer
 from dreamr.tasks.ledger import Problem, Style, extract_answer, make_problem
 
 ALPHA = 0.7
@@ -109,15 +110,16 @@ async def judge(
     target: HFEngine, draft: HFEngine, problems: list[Problem], sampling: Callable[[int], Sampling], name: str
 ) -> Verdicts:
     """Verdicts on one drafted step behind every right prefix, where verbose and concise steps mix."""
+    tokenizer = build_tokenizer()
     drafted: list[_Judged] = []
     own: list[_Judged] = []
     for number, problem in enumerate(tqdm(problems, desc=f"verdicts, {name}", mininterval=10)):
         rng = random.Random(number)
         styles: list[Style] = [rng.choice(("verbose", "concise")) for _ in problem.operations]
         solution = problem.solution(styles)
-        for index, step in enumerate(await draft_each_step(draft, problem, styles, sampling(number))):
+        for index, step in enumerate(await draft_each_step(draft, tokenizer, problem, styles, sampling(number))):
             drafted.append(await _verdict(target, problem, index, solution[index - 1] if index else "", step))
-        chain = await draft_each_step(target, problem, styles, Sampling(max_tokens=64))
+        chain = await draft_each_step(target, tokenizer, problem, styles, Sampling(max_tokens=64))
         for index, step in enumerate(chain):
             judged = await _verdict(target, problem, index, solution[index - 1] if index else "", step)
             own += [judged] if judged.valid else []

@@ -42,7 +42,16 @@ class Phase:
 
 DRAFT_PHASES = (Phase("draft-chains", Size(96, 2), Recipe(0.5, 1.0, verdicts=False), 1000, 64, 3e-3, UNTIL_FAIR),)
 TARGET_PHASES = (
-    Phase("target-chains", Size(192, 4), Recipe(0.3, 0.1, verdicts=False), 900, 64, 3e-3, LOOK_UPS_FIRST),
-    Phase("target-verdicts", Size(192, 8), Recipe(0.3, 0.1, verdicts=True), 700, 32, 2e-3, grow_on_top=True),
-    Phase("target-deep", Size(192, 16), Recipe(0.3, 0.1, verdicts=True), 300, 32, 1e-3, from_draft=0.5),
+    Phase("target-chains", Size(192, 4), Recipe(0.3, 0.1, verdicts=False), 700, 64, 3e-3, LOOK_UPS_FIRST),
+    Phase(
+        "target-verdicts",
+        Size(192, 8),
+        Recipe(0.3, 0.1, verdicts=True),
+        700,
+        32,
+        2e-3,
+        grow_on_top=True,
+        from_draft=0.5,
+    ),
+    Phase("target-deep", Size(192, 16), Recipe(0.3, 0.1, verdicts=True), 250, 32, 1e-3, from_draft=0.5),
 )

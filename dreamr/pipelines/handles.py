@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from dreamr.actors.types import Prompt, Sampling, Step, Verdict
@@ -55,3 +56,12 @@ class Judge(Handle, Protocol):
     def score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> Ref[Verdict]: ...
 
     def stop(self, call_id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """The three parts that a schedule drives. `judge` may be the target's own actor."""
+
+    draft: Writer
+    target: Writer
+    judge: Judge

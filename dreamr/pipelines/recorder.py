@@ -1,0 +1,122 @@
+"""`Recorder`: what a request did, as it happens; makes its `Trace` in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from dreamr.actors.types import ROOT, Role, Step, Verdict
+from dreamr.pipelines.base import OnCommit
+from dreamr.pipelines.call import Call
+from dreamr.pipelines.request import Request
+from dreamr.pipelines.trace import CommittedStep, End, Outcome, Span, Trace
+
+Interval = tuple[float, float]
+
+
+class Recorder:
+    """Committed steps, the end they lead to, and counts; times are seconds since it was made."""
+
+    def __init__(self, request: Request, clock: Callable[[], float], on_commit: OnCommit | None) -> None:
+        self._request, self._clock, self._on_commit = request, clock, on_commit
+        self._began = clock()
+        self._steps: list[CommittedStep] = []
+        self._waits: list[list[Call[Any]]] = []
+        """For each committed step, the calls that its commit had to wait for."""
+        self.frontier: Step = ROOT
+        """The last committed step: what follows is written from `frontier.end`."""
+        self.end: End | None = None
+        self.num_losses = 0
+
+    @property
+    def num_committed(self) -> int:
+        return len(self._steps)
+
+    def now(self) -> float:
+        return self._clock() - self._began
+
+    def commit(
+        self, step: Step, source: Literal["draft", "target"], rho: float | None, waited_for: list[Call[Any]]
+    ) -> None:
+        """Append a step to the answer."""
+        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, rho, self.now())
+        self._steps.append(committed)
+        self._waits.append(waited_for)
+        self.end = self._end_after(step)
+        self.frontier = step
+        if self._on_commit:
+            self._on_commit(committed)
+
+    def _end_after(self, step: Step) -> End | None:
+        """The stop rules, the same for every schedule: they look at nothing but what is committed."""
+        if step.closed:
+            return "answered"
+        if len(step.end) >= self._request.settings.max_tokens:
+            return "budget"
+        if not step.tokens or step.tokens == self.frontier.tokens:
+            return "loop"
+        return None
+
+    def trace(self, calls: Sequence[Call[Any]]) -> Trace:
+        """The finished request; `calls` are all that it made, every one of them ended."""
+        assert self.end is not None, "a trace is made of a request that has ended"
+        steps = [call for call in calls if isinstance(call.value, Step)]
+        drafted = [call for call in steps if call.role == "draft" and call.value.tokens]
+        decided = [step for step in self._steps if step.rho is not None]
+        wall = self._steps[-1].at
+        return Trace(
+            request_id=self._request.id,
+            method=self._request.settings.method,
+            steps=tuple(self._steps),
+            end=self.end,
+            wall_s=wall,
+            orchestration_s=self._orchestration_s(),
+            spans=tuple(sorted((span for call in calls if (span := self._span(call))), key=lambda span: span.start)),
+            num_drafted=len(drafted),
+            num_judged=len(decided),
+            num_accepted=sum(step.source == "draft" for step in decided),
+            drafted_tokens=sum(len(call.value.tokens) for call in drafted),
+            wasted_draft_tokens=_wasted(steps, "draft"),
+            wasted_target_tokens=_wasted(steps, "target"),
+            num_losses=self.num_losses,
+        )
+
+    def _span(self, call: Call[Any]) -> Span | None:
+        """None for a call that never reached a model."""
+        value = call.value
+        if value is None:
+            return Span(call.role, call.submitted, self.now(), "lost", call.step, 0)
+        if isinstance(value, Verdict):
+            return self._placed(call, "verdict", 0, value.rho) if value.judged else None
+        outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
+        return self._placed(call, outcome, len(value.tokens), None) if value.tokens else None
+
+    def _placed(self, call: Call[Any], outcome: Outcome, num_tokens: int, rho: float | None) -> Span:
+        start, end = self._interval(call)
+        return Span(call.role, start, end, outcome, call.step, num_tokens, rho)
+
+    def _interval(self, call: Call[Any]) -> Interval:
+        return call.value.started - self._began, call.value.ended - self._began
+
+    def _orchestration_s(self) -> float:
+        """Between two commits, the time in which none of the calls that the second one waited for was computing."""
+        previous, idle = 0.0, 0.0
+        for step, waits in zip(self._steps, self._waits, strict=True):
+            busy = [self._interval(call) for call in waits if call.value is not None]
+            idle += (step.at - previous) - _covered(busy, previous, step.at)
+            previous = step.at
+        return idle
+
+
+def _wasted(steps: Iterable[Call[Any]], role: Role) -> int:
+    return sum(len(call.value.tokens) for call in steps if call.role == role and call.outcome != "committed")
+
+
+def _covered(intervals: list[Interval], low: float, high: float) -> float:
+    """Length of the part of low..high that the intervals cover together."""
+    covered, reached = 0.0, low
+    for start, end in sorted(intervals):
+        start, end = max(start, reached), min(end, high)
+        if end > start:
+            covered, reached = covered + end - start, end
+    return covered

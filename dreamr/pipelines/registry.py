@@ -1,0 +1,27 @@
+"""The schedules by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import get_args
+
+from dreamr.config import Method
+from dreamr.pipelines.autoregressive import Autoregressive
+from dreamr.pipelines.base import Pipeline
+from dreamr.pipelines.fpsr import FPSR
+from dreamr.pipelines.handles import Actors
+from dreamr.pipelines.sequential import Sequential
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_CLASSES: dict[Method, Callable[[Actors, Callable[[], float]], Pipeline]] = {
+    "autoregressive": Autoregressive,
+    "sequential": Sequential,
+    "fpsr": FPSR,
+}
+
+
+def build_pipeline(method: Method, actors: Actors, clock: Callable[[], float] = time.time) -> Pipeline:
+    """The schedule `method` over `actors`; `clock` is the one that their engines use."""
+    return _CLASSES[method](actors, clock)

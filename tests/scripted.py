@@ -109,8 +109,6 @@ class World:
         return await build_pipeline(method, self.actors, loop.time).run(request)
 
 
-
-
 def check_steps(world: World, trace: Trace, **settings: Any) -> None:
     """Ask the models again: each committed step is what its writer writes behind exactly the committed prefix, a
     drafted one has rho > alpha there, and one of the target's was rejected there or had no verdict."""

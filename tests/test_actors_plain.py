@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+
 import pytest
 from toy_group import QUESTION, THREE, toy_actor
 

@@ -136,8 +136,8 @@ async def test_an_engine_factory_that_fails_says_why(factory: str, said: str) ->
 @pytest.mark.usefixtures("ray_cluster")
 async def test_an_actor_that_is_not_ready_in_time_is_killed_and_named() -> None:
     before = actors_alive(), reserved()
-    with pytest.raises(ActorLost, match=r"the verifier actor was not ready within 3 s; raise group\.ready_deadline_s"):
-        await ActorGroup(toy_group(verifier=toy_actor("never"), ready_deadline_s=3)).start()
+    with pytest.raises(ActorLost, match=r"the verifier actor was not ready within 10 s; raise group\.ready_deadline_s"):
+        await ActorGroup(toy_group(verifier=toy_actor("never"), ready_deadline_s=10)).start()
     assert (actors_alive(), reserved()) == before
 
 

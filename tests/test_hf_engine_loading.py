@@ -35,7 +35,7 @@ def edit(path: Path, **values: object) -> None:
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="model folder .*nowhere' does not exist"):
+    with pytest.raises(ValueError, match=r"model folder .*nowhere' does not exist"):
         HFEngine.load(str(tmp_path / "nowhere"))
 
 
@@ -56,13 +56,13 @@ def test_missing_weights_are_refused_and_not_drawn_at_random(folder: Path) -> No
     weights = load_file(folder / "model.safetensors")
     del weights["model.language_model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="lacks 1 weights, among them model.language_model.layers.1.mlp.up_proj"):
+    with pytest.raises(ValueError, match=r"lacks 1 weights, among them model.language_model.layers.1.mlp.up_proj"):
         HFEngine.load(str(folder))
 
 
 def test_a_folder_without_weights_is_one_sentence(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="weights of .* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"weights of .* cannot be loaded"):
         HFEngine.load(str(folder))
 
 
@@ -92,7 +92,7 @@ async def test_a_folder_laid_out_like_the_released_models_loads(folder: Path) ->
 
 def test_a_verdict_word_of_several_tokens_is_refused(folder: Path) -> None:
     edit(folder / PROMPT_FILE, positive="positively wonderful")
-    with pytest.raises(ValueError, match="the positive verdict word 'positively wonderful' is .* tokens"):
+    with pytest.raises(ValueError, match=r"the positive verdict word 'positively wonderful' is .* tokens"):
         HFEngine.load(str(folder))
 
 

@@ -117,7 +117,7 @@ def test_a_sequence_in_use_is_never_evicted() -> None:
 def test_a_caller_that_fails_loses_its_sequence() -> None:
     cache = make_cache()
     use(cache, "a", [1, 2])
-    with pytest.raises(RuntimeError, match="half a forward"), cache.lease("a", [1, 2, 3]) as sequence:
+    with pytest.raises(RuntimeError, match="half a forward"), cache.lease("a", [1, 2, 3]) as sequence:  # noqa: PT012
         sequence.kv.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0)
         raise RuntimeError("half a forward")
     assert (cache.num_sequences, cache.num_tokens) == (0, 0)

@@ -82,6 +82,9 @@ class EngineActor:
 
     @ray.method(num_returns=0)
     async def stop(self, call_id: str) -> None:
+        self._stop(call_id)
+
+    def _stop(self, call_id: str) -> None:
         if self._loaded is not None:  # before that there is no call to stop
             self._loaded.engine.stop(call_id)
 

@@ -29,7 +29,7 @@ async def reserve(config: GroupConfig) -> PlacementGroup:
     """
     bundles = [actor.resources() or EMPTY_BUNDLE for actor in config.actors().values()]
     needed = total(bundles)
-    everything: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    everything: dict[str, float] = ray.cluster_resources()
     if config.wait_for_resources_s == 0 and (short := missing(needed, everything)):
         raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
     placement: PlacementGroup = placement_group(bundles, strategy=config.placement)
@@ -37,7 +37,7 @@ async def reserve(config: GroupConfig) -> PlacementGroup:
         patience = max(config.wait_for_resources_s, RELEASE_GRACE_S)
         placed = await asyncio.to_thread(placement.wait, patience)
         if not placed:
-            available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+            available: dict[str, float] = ray.available_resources()
             short = missing(needed, available)
             raise NotEnoughResources(refusal(short, needed, available, "free now"))
     except BaseException:

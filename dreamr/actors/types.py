@@ -43,7 +43,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the tokens of one step are chosen. `temperature == 0` is greedy and ignores the other fields but `max_tokens`."""
+    """How the tokens of one step are chosen. `temperature == 0` is greedy: only `max_tokens` matters besides."""
 
     temperature: float = 0.0
     top_p: float = 1.0

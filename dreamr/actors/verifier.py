@@ -30,6 +30,6 @@ class VerifierActor(EngineActor):
 
     @ray.method(num_returns=0)
     async def stop(self, call_id: str) -> None:
-        await super().stop(call_id)
+        self._stop(call_id)
         if self._batcher is not None:
             self._batcher.stop(call_id)

@@ -78,6 +78,6 @@ def check_chain(chain: Sequence[Step]) -> None:
             raise ValueError(f"step {index} of the chain is empty (finish {step.finish!r}): there is nothing to judge")
         if index and step.prefix != chain[index - 1].end:
             raise ValueError(
-                f"step {index} of the chain does not follow step {index - 1}: its prefix has {len(step.prefix)} tokens, "
-                f"but must be the {len(chain[index - 1].end)} tokens that end the step before"
+                f"step {index} of the chain does not follow step {index - 1}: its prefix has {len(step.prefix)} "
+                f"tokens, but must be the {len(chain[index - 1].end)} tokens that end the step before"
             )

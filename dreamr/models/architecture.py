@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from dreamr.models.tokenizer import token_id
+
 VISION_HIDDEN = 64
 
 
@@ -22,7 +24,6 @@ class Size:
 
 
 def build_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    token = tokenizer.convert_tokens_to_ids
     return Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -40,9 +41,9 @@ def build_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfi
                 "mrope_interleaved": True,
             },
             "tie_word_embeddings": True,
-            "bos_token_id": token("<|im_start|>"),
-            "eos_token_id": token("<|im_end|>"),
-            "pad_token_id": token("<|endoftext|>"),
+            "bos_token_id": token_id(tokenizer, "<|im_start|>"),
+            "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+            "pad_token_id": token_id(tokenizer, "<|endoftext|>"),
         },
         vision_config={
             "depth": 2,
@@ -56,10 +57,10 @@ def build_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfi
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [],
         },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         tie_word_embeddings=True,
     )
 

@@ -48,9 +48,11 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Batch, images: 
 class Loss(nn.Module):
     """Next-token, verdict and (for training only) per-token mistake loss."""
 
+    digit_ids: Tensor
+
     def __init__(self, model: Qwen3VLForConditionalGeneration, digit_ids: list[int]) -> None:
         super().__init__()
-        self.mistake_head = nn.Linear(model.config.text_config.hidden_size, 1)
+        self.mistake_head = nn.Linear(model.config.get_text_config().hidden_size, 1)
         self.register_buffer("digit_ids", torch.tensor(digit_ids))
 
     def forward(self, model: Qwen3VLForConditionalGeneration, batch: Batch, images: Images) -> Losses:

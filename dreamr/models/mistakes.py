@@ -78,6 +78,6 @@ def _wrong_ending(problem: Problem, style: Style, rng: random.Random) -> str | N
     extra = Operation(rng.choice(("add", "subtract")), rng.choice(problem.cells))
     if rng.random() < 0.5:
         extra = problem.operations[-1]
-    if not 0 <= extra.apply(problem.answer):
+    if not extra.apply(problem.answer) >= 0:
         return None
     return replace(problem, operations=(*problem.operations, extra)).step(last, style)

@@ -50,7 +50,7 @@ class Tree:
     def add(self, parent: int | None, ids: list[int], labelled: bool, mistake_from: int | None = None) -> int:
         """Append a branch behind `parent`; returns its number.
 
-        `labelled` tokens predict the next one of their branch; `mistake_from` is the first wrong token of a judged step.
+        `labelled` tokens predict the next one of their branch; `mistake_from` is a judged step's first wrong token.
         """
         branch = len(self.ancestors)
         start = self.ends[parent] if parent is not None else 0

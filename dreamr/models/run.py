@@ -15,6 +15,7 @@ from dreamr.models.corpus import Corpus
 from dreamr.models.language import Images, Loss, Losses, Optimizers
 from dreamr.models.packing import Batch
 from dreamr.models.phases import Phase
+from dreamr.models.tokenizer import token_id
 from dreamr.tasks.ledger import problem_on
 
 SAVE_EVERY = 100
@@ -56,7 +57,7 @@ class Run:
     ) -> None:
         self._phase, self._model, self._images, self._drafts = phase, model, images, drafts
         self._corpus = Corpus(tokenizer, phase.recipe)
-        digits = [tokenizer.convert_tokens_to_ids(space + digit) for digit in "0123456789" for space in ("", " ")]
+        digits = [token_id(tokenizer, space + digit) for digit in "0123456789" for space in ("", " ")]
         self._loss = Loss(model, digits)
         self._optimizers = Optimizers(model, self._loss, phase.lr)
         self._progress = Progress()

@@ -23,9 +23,9 @@ SPECIAL = (
 _WORDS = (
     *COLORS,
     *SHAPES,
-    *"Start with the Add Subtract Double Triple it What is result".split(),
-    *"First shows Then Next we add subtract double triple value that have which So new Answer".split(),
-    *"user assistant system Right positive negative".split(),
+    *("Start", "with", "the", "Add", "Subtract", "Double", "Triple", "it", "What", "is", "result"),
+    *("First", "shows", "Then", "Next", "we", "add", "subtract", "double", "triple", "value", "that", "have"),
+    *("which", "So", "new", "Answer", "user", "assistant", "system", "Right", "positive", "negative"),
 )
 _CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -62,3 +62,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token of the vocabulary."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found

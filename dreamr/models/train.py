@@ -78,7 +78,7 @@ def _train(
     with torch.no_grad():
         images = Images(bank.cells, torch.cat([features(model, part) for part in bank.patches.split(500)]))
     for phase in phases:
-        if phase.size.layers > model.config.text_config.num_hidden_layers:
+        if phase.size.layers > model.config.get_text_config().num_hidden_layers:
             model = grow(model, phase.size.layers, phase.grow_on_top, tokenizer)
         progress = Run(phase, model, tokenizer, images, drafts, work).train()
         typer.echo(f"{phase.name}: digits {progress.digits:.4f}, verdicts {progress.verdicts:.3f}")

@@ -1,4 +1,4 @@
-"""Trains the vision tower alone to read the shapes, then freezes it: the language part starts from readable image tokens.
+"""Trains the vision tower alone to read the shapes, then freezes it: the language part starts from readable images.
 
 One tower serves both models; each has its own merger, as wide as its language model.
 """
@@ -85,7 +85,7 @@ def train_vision(
     first = models[0].model.visual
     for other in models[1:]:
         _share_tower(first, other.model.visual)
-    readers = [Readers(model.config.text_config.hidden_size) for model in models]
+    readers = [Readers(model.config.get_text_config().hidden_size) for model in models]
     modules = nn.ModuleList([*(model.model.visual for model in models), *readers])
     optimizer = torch.optim.AdamW(modules.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps, pct_start=0.1)

@@ -1,8 +1,8 @@
 """`Call`: one piece of work that an actor does for a request, from its start to its end.
 
-    start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
-                 │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
-                 └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
+start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
+             │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
+             └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class Call(Generic[T]):
     """What became of it, as far as is known yet."""
     value: T | None = None
     is_stopped: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens written, as far as they are known."""
+        return len(self.value.tokens) if isinstance(self.value, Step) else 0
 
     async def result(self, deadline_s: float) -> T:
         """Wait for the value.

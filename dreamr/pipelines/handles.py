@@ -1,7 +1,7 @@
 """What a schedule needs from the actors it drives; the Ray and the in-process handles both satisfy it.
 
-    pipeline ── call ──▶ handle ──▶ actor          A call returns a `Ref` at once. A Ref can be awaited for its
-        ◀── Ref ───────────┘                       value, or passed on, unawaited, as the argument of another call.
+pipeline ── call ──▶ handle ──▶ actor          A call returns a `Ref` at once. A Ref can be awaited for its
+    ◀── Ref ───────────┘                       value, or passed on, unawaited, as the argument of another call.
 """
 
 from __future__ import annotations

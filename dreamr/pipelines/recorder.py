@@ -60,8 +60,7 @@ class Recorder:
     def trace(self, calls: Sequence[Call[Any]]) -> Trace:
         """The finished request; `calls` are all that it made, every one of them ended."""
         assert self.end is not None, "a trace is made of a request that has ended"
-        steps = [call for call in calls if isinstance(call.value, Step)]
-        drafted = [call for call in steps if call.role == "draft" and call.value.tokens]
+        drafted = [call for call in calls if call.role == "draft" and call.num_tokens]
         decided = [step for step in self._steps if step.rho is not None]
         wall = self._steps[-1].at
         return Trace(
@@ -75,9 +74,9 @@ class Recorder:
             num_drafted=len(drafted),
             num_judged=len(decided),
             num_accepted=sum(step.source == "draft" for step in decided),
-            drafted_tokens=sum(len(call.value.tokens) for call in drafted),
-            wasted_draft_tokens=_wasted(steps, "draft"),
-            wasted_target_tokens=_wasted(steps, "target"),
+            drafted_tokens=sum(call.num_tokens for call in drafted),
+            wasted_draft_tokens=_wasted(calls, "draft"),
+            wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
         )
 
@@ -86,37 +85,34 @@ class Recorder:
         value = call.value
         if value is None:
             return Span(call.role, call.submitted, self.now(), "lost", call.step, 0)
+        start, end = self._interval(value)
         if isinstance(value, Verdict):
-            return self._placed(call, "verdict", 0, value.rho) if value.judged else None
+            return Span(call.role, start, end, "verdict", call.step, 0, value.rho) if value.judged else None
         outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
-        return self._placed(call, outcome, len(value.tokens), None) if value.tokens else None
+        return Span(call.role, start, end, outcome, call.step, len(value.tokens)) if value.tokens else None
 
-    def _placed(self, call: Call[Any], outcome: Outcome, num_tokens: int, rho: float | None) -> Span:
-        start, end = self._interval(call)
-        return Span(call.role, start, end, outcome, call.step, num_tokens, rho)
-
-    def _interval(self, call: Call[Any]) -> Interval:
-        return call.value.started - self._began, call.value.ended - self._began
+    def _interval(self, value: Step | Verdict) -> Interval:
+        return value.started - self._began, value.ended - self._began
 
     def _orchestration_s(self) -> float:
         """Between two commits, the time in which none of the calls that the second one waited for was computing."""
         previous, idle = 0.0, 0.0
         for step, waits in zip(self._steps, self._waits, strict=True):
-            busy = [self._interval(call) for call in waits if call.value is not None]
+            busy = [self._interval(call.value) for call in waits if call.value is not None]
             idle += (step.at - previous) - _covered(busy, previous, step.at)
             previous = step.at
         return idle
 
 
-def _wasted(steps: Iterable[Call[Any]], role: Role) -> int:
-    return sum(len(call.value.tokens) for call in steps if call.role == role and call.outcome != "committed")
+def _wasted(calls: Iterable[Call[Any]], role: Role) -> int:
+    return sum(call.num_tokens for call in calls if call.role == role and call.outcome != "committed")
 
 
 def _covered(intervals: list[Interval], low: float, high: float) -> float:
     """Length of the part of low..high that the intervals cover together."""
     covered, reached = 0.0, low
     for start, end in sorted(intervals):
-        start, end = max(start, reached), min(end, high)
-        if end > start:
-            covered, reached = covered + end - start, end
+        new = min(end, high) - max(start, reached)
+        if new > 0:
+            covered, reached = covered + new, min(end, high)
     return covered

@@ -15,7 +15,7 @@ class Request:
     """A prompt, the settings of its pipeline, and an id that names its calls."""
 
     prompt: Prompt
-    settings: PipelineSettings = PipelineSettings()
+    settings: PipelineSettings = field(default_factory=PipelineSettings)
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def sampling(self, step: int, role: Role) -> Sampling:

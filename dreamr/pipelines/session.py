@@ -1,9 +1,9 @@
 """`Session`: one request in flight. Makes every call, commits steps, and lets go of nothing before it has ended.
 
-    async with Session(...) as session:         schedule: draft, judge, write, commit, discard
-        ...                                        │ each returns at once; only `verdict` and `written` wait
-                                                   ▼
-    on exit, however it comes: stop every open call ──▶ await them all
+async with Session(...) as session:         schedule: draft, judge, write, commit, discard
+    ...                                        │ each returns at once; only `verdict` and `written` wait
+                                               ▼
+on exit, however it comes: stop every open call ──▶ await them all
 """
 
 from __future__ import annotations
@@ -76,22 +76,22 @@ class Session:
 
     def draft(self, index: int, after: Step | Call[Step]) -> Drafted:
         """Begin to draft step `index` and, as soon as it is there, to judge it."""
-        request, id = self._request, self._next_id("draft")
+        request, call_id = self._request, self._next_id("draft")
         prefix = after.ref if isinstance(after, Call) else after
-        step = self._actors.draft.next_step(id, request.prompt, prefix, request.sampling(index, "draft"))
-        drafted = self._open(id, "draft", index, self._actors.draft, step)
-        id = self._next_id("verifier")
-        verdict = self._actors.judge.score(id, request.prompt, step)
-        return Drafted(drafted, self._open(id, "verifier", index, self._actors.judge, verdict))
+        step = self._actors.draft.next_step(call_id, request.prompt, prefix, request.sampling(index, "draft"))
+        drafted = self._open(call_id, "draft", index, self._actors.draft, step)
+        call_id = self._next_id("verifier")
+        verdict = self._actors.judge.score(call_id, request.prompt, step)
+        return Drafted(drafted, self._open(call_id, "verifier", index, self._actors.judge, verdict))
 
     def write(self) -> Call[Step]:
         """Begin the target's own step at the frontier."""
-        request, id, index = self._request, self._next_id("target"), self.next_index
-        step = self._actors.target.next_step(id, request.prompt, self.frontier, request.sampling(index, "target"))
-        return self._open(id, "target", index, self._actors.target, step)
+        request, call_id, index = self._request, self._next_id("target"), self.next_index
+        step = self._actors.target.next_step(call_id, request.prompt, self.frontier, request.sampling(index, "target"))
+        return self._open(call_id, "target", index, self._actors.target, step)
 
-    def _open(self, id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:
-        call: Call[Any] = Call(id, role, index, handle, ref, self._recorder.now())
+    def _open(self, call_id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:
+        call: Call[Any] = Call(call_id, role, index, handle, ref, self._recorder.now())
         self._calls.append(call)
         return call
 

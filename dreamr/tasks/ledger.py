@@ -113,7 +113,7 @@ class Problem:
         if index > len(self.operations):
             return False
         value = self.values[0] if index == 0 else stated_value(previous)
-        if value is None or (index < len(self.operations) and not 0 <= self.operations[index].apply(value)):
+        if value is None or (index < len(self.operations) and not self.operations[index].apply(value) >= 0):
             return False
         return text in (self.step(index, "verbose", value), self.step(index, "concise", value))
 

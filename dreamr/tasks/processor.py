@@ -22,7 +22,7 @@ class ImageTextProcessor(Qwen3VLProcessor):
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
         template = chat_template or tokenizer.chat_template
-        super().__init__(image_processor, tokenizer, None, chat_template=template)  # type: ignore[no-untyped-call]
+        super().__init__(image_processor, tokenizer, None, chat_template=template)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,37 @@
+# Each target makes the virtual environment it needs; nothing has to be installed first but Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format models clean
+
+demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
+	$(BIN)/dreamr demo --problems 5
+
+test: $(INSTALLED)-dev  ## all tests that this machine can run
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)-dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+models: $(INSTALLED)  ## train the built-in pair from nothing; stop and start it as you like
+	$(BIN)/python -m dreamr.models.train
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+$(INSTALLED): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	touch $@
+
+$(INSTALLED)-dev: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
+	touch $@

@@ -1,0 +1,88 @@
+"""The command `dreamr`: its options. What they do is imported when a command runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="dreamr",
+    help="Speculative reasoning over images: a small model drafts the steps, a large one checks them, both at once.",
+    epilog="DREAMR_DEBUG=1 shows the traceback of a failure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; without it, the built-in models.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask, in quotes.")],
+    images: Annotated[list[Path] | None, typer.Option("--image", help="Image file; may be given again.")] = None,
+    config: ConfigFile = None,
+    method: Annotated[str | None, typer.Option(help="autoregressive, sequential or fpsr.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="A drafted step is accepted when rho > alpha.")] = None,
+    window: Annotated[int | None, typer.Option(help="How many steps the draft may be ahead.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Budget of the whole answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling at temperatures above 0.")] = None,
+    compare: Annotated[bool, typer.Option(help="Answer again by the target alone, for the speedup.")] = True,
+    timeline: Annotated[Path | None, typer.Option(help="Picture of who did what when: .html or .png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about one or more images. Settings that are not given come from the configuration."""
+    from dreamr.cli import ask as command
+    from dreamr.cli.failures import reported
+
+    settings = {
+        "method": method,
+        "alpha": alpha,
+        "window": window,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    with reported():
+        command.ask(question, images or [], config, settings, compare=compare, timeline=timeline, as_json=as_json)
+
+
+@app.command()
+def demo(
+    problems: Annotated[int, typer.Option(help="How many problems.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
+    methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "autoregressive,fpsr",
+    config: ConfigFile = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the report, with a row per problem.")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Picture of the first problem: .html or .png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer problems that the models have never seen, by several methods, and compare them in one table."""
+    from dreamr.cli import demo as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.demo(problems, seed, methods, config, out=out, timeline=timeline, as_json=as_json)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"dreamr {version('dreamr')}")
+        except PackageNotFoundError:
+            typer.echo("dreamr, not installed as a package")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""

@@ -1,0 +1,51 @@
+"""Ray and the actors for the duration of a command, and how their start is shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+
+from dreamr.cli.failures import BadInput
+from dreamr.config import Config
+
+if TYPE_CHECKING:
+    from dreamr.actors.group import ActorGroup
+
+T = TypeVar("T")
+
+
+def run_with_actors(config: Config, notices: Console, work: Callable[[ActorGroup], Awaitable[T]]) -> T:
+    """Do `work` with a started group; the actors and a Ray of our own end with it, however it ends.
+
+    Raises:
+        BadInput: the machine cannot hold the actors.
+        ValueError, ActorLost, ConnectionError: see `ActorGroup.start` and `connect`.
+    """
+    with ExitStack() as stack:
+        # Outside of the event loop, where Ctrl-C interrupts at once; in it, Ray's start would have to end first.
+        with notices.status("Starting Ray ..."):
+            from dreamr.actors.cluster import connected
+
+            stack.enter_context(connected(config.cluster))
+        return asyncio.run(_work_with_group(config, notices, work))
+
+
+async def _work_with_group(config: Config, notices: Console, work: Callable[[ActorGroup], Awaitable[T]]) -> T:
+    from dreamr.actors.group import ActorGroup
+    from dreamr.actors.resources import NotEnoughResources
+
+    group = ActorGroup(config.group)
+    roles = list(config.group.actors())
+    with notices.status(f"Loading the models of {len(roles)} actors: {', '.join(roles)} ..."):
+        try:
+            await group.start()
+        except NotEnoughResources as error:
+            raise BadInput(str(error)) from error
+    try:
+        return await work(group)
+    finally:
+        await group.stop()

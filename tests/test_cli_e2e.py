@@ -1,0 +1,66 @@
+"""The command with the built-in models: right answers to real image questions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreamr.tasks.ledger import Problem, make_problem
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def dreamr(*arguments: str) -> str:
+    command = [sys.executable, "-m", "dreamr", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def ask(problem: Problem, folder: Path, *arguments: str) -> str:
+    problem.image.save(folder / "image.png")
+    return dreamr("ask", problem.question, "--image", str(folder / "image.png"), *arguments)
+
+
+def test_ask_answers_ledger_problems_rightly(tmp_path: Path) -> None:
+    problems = [make_problem("test", 11, index) for index in range(3)]
+    answers = [json.loads(ask(problem, tmp_path, "--json"))["answer"] for problem in problems]
+    right = sum(answer == str(problem.answer) for answer, problem in zip(answers, problems, strict=True))
+    assert right >= 2, f"{answers}, but {[problem.answer for problem in problems]} are right"
+
+
+def test_demo_reports_on_both_methods() -> None:
+    report = json.loads(dreamr("demo", "--problems", "2", "--json"))
+    plain, fast = report["methods"]
+    assert (plain["method"], fast["method"]) == ("autoregressive", "fpsr")
+    assert plain["right"] + fast["right"] >= 2
+    assert fast["acceptance_rate"] > 0
+    assert fast["speedup"]["low"] <= fast["speedup"]["mean"] <= fast["speedup"]["high"]
+    assert 0 <= fast["orchestration_share"] < 1
+    assert set(report["models"]) == {"draft", "target", "verifier"}
+
+
+def test_ctrl_c_ends_the_command_and_its_actors() -> None:
+    command = [sys.executable, "-m", "dreamr", "demo", "--problems", "10000", "--methods", "fpsr"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    assert any(line.startswith("fpsr: ") for line in process.stdout), "the first problem was never answered"
+    actors = actor_processes(process.pid)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the command and all that it started
+    assert process.wait(timeout=60) == 130
+    assert len(actors) == 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in actors)
+
+
+def actor_processes(root: int) -> list[int]:
+    """Ray's actor processes among the descendants of a process."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listing.splitlines()]
+    family = {root}
+    for _ in range(4):  # command, raylet, worker
+        family |= {int(pid) for pid, parent, *_ in rows if int(parent) in family}
+    return [int(row[0]) for row in rows if int(row[0]) in family and row[-1].startswith("ray::") and "Actor" in row[-1]]

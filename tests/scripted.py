@@ -85,7 +85,8 @@ class World:
 
         def engine(model: int) -> ScriptedEngine:
             settings = {"kind": "scripted", "seed": model, "acceptance": acceptance, "step_tokens": (2, 12)}
-            return ScriptedEngine(ScriptedEngineConfig.model_validate(settings | latencies(rng) | target))
+            config = ScriptedEngineConfig.model_validate(settings | latencies(rng) | target)
+            return ScriptedEngine(config, asyncio.get_running_loop().time)
 
         own = engine(2)
         judging = own if (rng.random() < 0.3 if shared is None else shared) else engine(2)

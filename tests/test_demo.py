@@ -17,7 +17,7 @@ from dreamr.cli.answer import final_answer
 from dreamr.cli.lines import printable
 from dreamr.config import Method, PipelineSettings, load_config
 from dreamr.demo.cold import cold_copy
-from dreamr.demo.duel import Duel, Run, prompt_of
+from dreamr.demo.duel import Duel, Run
 from dreamr.demo.machine import Machine
 from dreamr.demo.report import pictured
 from dreamr.demo.runner import Runner
@@ -193,7 +193,7 @@ def test_a_cold_copy_gives_the_same_tokens_from_an_empty_cache(name: str, tmp_pa
 
 def test_a_ledger_prompt_shows_the_problem() -> None:
     problem = make_problem("test", 0, 0)
-    prompt = prompt_of(problem)
+    prompt = problem.prompt
     assert prompt.question == problem.question
     assert open_image(prompt.images[0], 1).tobytes() == problem.image.tobytes()
 

@@ -13,7 +13,6 @@ import pytest_asyncio
 from dreamr.actors.group import ActorGroup
 from dreamr.actors.types import Role
 from dreamr.config import Method, load_config
-from dreamr.models.candidates import prompt_of
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import CommittedStep, Trace
@@ -45,7 +44,7 @@ async def answer(
 ) -> Trace:
     chosen = CONFIG.pipeline.model_copy(update={"method": method, **settings})
     pipeline = build_pipeline(method, group.actors)
-    return await pipeline.run(Request(prompt_of(problem), chosen), on_commit)
+    return await pipeline.run(Request(problem.prompt, chosen), on_commit)
 
 
 def problem_number(number: int) -> Problem:

@@ -53,7 +53,7 @@ def demo(
 
     async def measure(group: ActorGroup) -> Report:
         duel = Duel(Runner(group.actors, settled.pipeline), chosen, seed)
-        runs = await _measure(duel, problems, screen)
+        runs = await _runs(duel, problems, screen)
         return Report(_command(), seed, settled, machine, group.infos, tuple(runs))
 
     report = run_with_actors(settled, Console(stderr=True), measure)
@@ -77,7 +77,7 @@ def _methods(names: str) -> tuple[Method, ...]:
     return tuple(known[name] for name in dict.fromkeys(chosen))
 
 
-async def _measure(duel: Duel, num_problems: int, screen: Console) -> list[Run]:
+async def _runs(duel: Duel, num_problems: int, screen: Console) -> list[Run]:
     notices = Console(stderr=True)
     with notices.status("Warming up ..."):
         await duel.warm_up()

@@ -32,7 +32,7 @@ _ROWS: dict[str, Callable[[Summary], str]] = {
 def print_report(console: Console, report: Report) -> None:
     """One column per method."""
     summaries = report.summaries
-    table = Table(header_style="bold", row_styles=["", "on grey7"] if console.is_terminal else None)
+    table = Table(header_style="bold")
     table.add_column("")
     for summary in summaries:
         table.add_column(summary.method, justify="right")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dreamr.actors.types import Prompt
 from dreamr.config import Method
 from dreamr.demo.runner import Runner
 from dreamr.pipelines.base import OnCommit
@@ -44,7 +42,7 @@ class Duel:
 
     async def warm_up(self) -> None:
         """One problem per method that is never measured."""
-        prompt = prompt_of(make_problem("validation", self._seed, 0))
+        prompt = make_problem("validation", self._seed, 0).prompt
         for method in self._methods:
             await self._runner.warm_up(method, prompt)
 
@@ -55,13 +53,6 @@ class Duel:
         runs = []
         for method in methods:
             listener = on_commit(method) if on_commit else None
-            trace = await self._runner.run(method, prompt_of(problem), listener)
+            trace = await self._runner.run(method, problem.prompt, listener)
             runs.append(Run(index, method, problem.answer, trace))
         return runs
-
-
-def prompt_of(problem: Problem) -> Prompt:
-    """A problem as a user would send it."""
-    buffer = io.BytesIO()
-    problem.image.save(buffer, "PNG")
-    return Prompt(problem.question, (buffer.getvalue(),))

@@ -36,14 +36,16 @@ def table(report: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     machine = report["machine"]
     sizes = ", ".join(f"{role} {model['num_parameters'] / 1e6:.1f} M" for role, model in report["models"].items())
-    made = f"`{report['command']}` on {machine['cpu']}, {machine['cores']} cores, no GPU; batch size 1; parameters: {sizes}."
+    hardware = f"{machine['cpu']}, {machine['cores']} cores, no GPU"
+    made = f"`{report['command']}` on {hardware}; batch size 1; parameters: {sizes}."
     return "\n".join([*lines, "", made])
 
 
-def _speedup(speedup: dict[str, float] | None) -> str:
+def _speedup(speedup: dict[str, float | None] | None) -> str:
     if speedup is None:
         return "1"
-    return f"**{speedup['mean']:.2f}** ({speedup['low']:.2f} to {speedup['high']:.2f})"
+    interval = f" ({speedup['low']:.2f} to {speedup['high']:.2f})" if speedup["low"] is not None else ""
+    return f"**{speedup['mean']:.2f}**{interval}"
 
 
 def _percent(share: float | None) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from dreamr.actors.types import Finish, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.config import ScriptedEngineConfig
@@ -20,10 +21,13 @@ _WORDS = range(2, 1000)
 
 
 class ScriptedEngine:
-    """Draft, target or verifier: two engines with the same seed are the same model, whatever their latencies."""
+    """Draft, target or verifier: two engines with the same seed are the same model, whatever their latencies.
 
-    def __init__(self, config: ScriptedEngineConfig) -> None:
-        self._config = config
+    `clock` stamps steps and verdicts; under a virtual clock, give it the event loop's.
+    """
+
+    def __init__(self, config: ScriptedEngineConfig, clock: Callable[[], float] = time.time) -> None:
+        self._config, self._now = config, clock
         self._latency = random.Random(f"latency/{config.seed}")
         self._forward = asyncio.Lock()
         self._stopped: set[str] = set()
@@ -78,10 +82,6 @@ class ScriptedEngine:
     async def _pass(self, seconds: float) -> None:
         jitter = self._config.jitter
         await asyncio.sleep(seconds * self._latency.uniform(1 - jitter, 1 + jitter))
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _text(tokens: Sequence[int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from dreamr.actors.types import Prompt, Sampling, Step
+from dreamr.actors.types import Sampling, Step
 from dreamr.engines.hf import HFEngine
 from dreamr.models.tokenizer import build_tokenizer
 from dreamr.tasks.ledger import Problem, Style, problem_on
@@ -78,17 +77,10 @@ async def draft_each_step(
     sampling: Sampling,
 ) -> list[Step]:
     """One drafted step behind every right prefix of the problem's solution."""
-    prompt = prompt_of(problem)
+    prompt = problem.prompt
     prefix: tuple[int, ...] = ()
     steps = []
     for number, text in enumerate(problem.solution(styles)):
         steps.append(await engine.next_step(f"{number}", prompt, Step(tokens=prefix), sampling))
         prefix += tuple(tokenizer(text)["input_ids"])
     return steps
-
-
-def prompt_of(problem: Problem) -> Prompt:
-    """The problem as a user would ask it: its question and a PNG file."""
-    file = io.BytesIO()
-    problem.image.save(file, format="PNG")
-    return Prompt(problem.question, (file.getvalue(),))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dreamr.actors.types import ROOT, Sampling, Step
 from dreamr.engines.hf import HFEngine
-from dreamr.models.candidates import draft_each_step, prompt_of
+from dreamr.models.candidates import draft_each_step
 from dreamr.models.tokenizer import build_tokenizer
 from dreamr.tasks.ledger import Problem, Style, extract_answer, make_problem
 
@@ -86,7 +86,7 @@ async def alone(engine: HFEngine, problems: list[Problem], name: str) -> Alone:
 
 
 async def _answer(engine: HFEngine, problem: Problem) -> list[Step]:
-    prompt = prompt_of(problem)
+    prompt = problem.prompt
     await engine.prefill(prompt)
     steps: list[Step] = []
     while len(steps) < _MAX_STEPS and not (steps and steps[-1].closed):
@@ -140,7 +140,7 @@ async def judge(
 
 
 async def _verdict(target: HFEngine, problem: Problem, index: int, previous: str, step: Step) -> _Judged:
-    (verdict,) = await target.score("judge", prompt_of(problem), [step])
+    (verdict,) = await target.score("judge", problem.prompt, [step])
     valid = problem.is_valid_step(index, previous, step.text)
     return _Judged(verdict.rho, valid, _is_concise(step.text), 1000 * (verdict.ended - verdict.started))
 

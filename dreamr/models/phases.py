@@ -47,7 +47,7 @@ TARGET_PHASES = (
         "target-verdicts",
         Size(192, 8),
         Recipe(0.3, 0.1, verdicts=True),
-        700,
+        1100,
         32,
         2e-3,
         grow_on_top=True,

@@ -7,6 +7,7 @@ problem) of one split can occur in another, whatever the seeds.
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
+from dreamr.actors.types import Prompt
 from dreamr.engines.base import DELIMITER
 from dreamr.tasks.ledger_image import COLUMNS, ROWS, Cell, draw
 
@@ -64,6 +66,13 @@ class Problem:
     @property
     def image(self) -> Image.Image:
         return draw(self.cells, self.render_seed)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The problem as a user would ask it: its question and a PNG file."""
+        file = io.BytesIO()
+        self.image.save(file, format="PNG")
+        return Prompt(self.question, (file.getvalue(),))
 
     @property
     def question(self) -> str:

@@ -86,7 +86,7 @@ class World:
         def engine(model: int) -> ScriptedEngine:
             settings = {"kind": "scripted", "seed": model, "acceptance": acceptance, "step_tokens": (2, 12)}
             config = ScriptedEngineConfig.model_validate(settings | latencies(rng) | target)
-            return ScriptedEngine(config, asyncio.get_running_loop().time)
+            return ScriptedEngine(config, lambda: asyncio.get_running_loop().time())
 
         own = engine(2)
         judging = own if (rng.random() < 0.3 if shared is None else shared) else engine(2)

@@ -12,6 +12,8 @@ from transformers import Qwen3VLForConditionalGeneration
 from dreamr.models.packing import IGNORE, IMAGE_START, Batch
 from dreamr.tasks.ledger_image import COLUMNS, ROWS, Cell
 
+CHAIN_WEIGHT = 5.0
+"""The chain's loss falls far below the verdicts' long before every look-up is right, and would drown in it."""
 _IMAGE = slice(IMAGE_START, IMAGE_START + ROWS * COLUMNS)
 
 
@@ -61,7 +63,7 @@ class Loss(nn.Module):
         labels, weights, verdict = batch.labels[wanted], batch.weights[wanted], batch.is_verdict[wanted]
         logits = model.lm_head(hidden[wanted])
         losses = cross_entropy(logits, labels, reduction="none") * weights
-        total = losses[~verdict].mean()
+        total = CHAIN_WEIGHT * losses[~verdict].mean()
         right = logits.argmax(-1) == labels
         is_digit = torch.isin(labels, self.digit_ids) & ~verdict
         if not verdict.any():

@@ -38,20 +38,16 @@ class Phase:
     grow_on_top: bool = False
     from_draft: float = 0.0
     """Share of problems whose judged candidates are steps sampled from the trained draft."""
+    chains_only: float = 0.0
+    """Share of batches without verdicts: they are short, so they have twice as many problems."""
 
 
 DRAFT_PHASES = (Phase("draft-chains", Size(96, 2), Recipe(0.5, 1.0, verdicts=False), 1000, 64, 3e-3, UNTIL_FAIR),)
+_CHAINS = Recipe(0.3, 0.1, verdicts=False)
+_VERDICTS = Recipe(0.3, 0.1, verdicts=True)
 TARGET_PHASES = (
-    Phase("target-chains", Size(192, 4), Recipe(0.3, 0.1, verdicts=False), 700, 64, 3e-3, LOOK_UPS_FIRST),
-    Phase(
-        "target-verdicts",
-        Size(192, 8),
-        Recipe(0.3, 0.1, verdicts=True),
-        1100,
-        32,
-        2e-3,
-        grow_on_top=True,
-        from_draft=0.5,
-    ),
-    Phase("target-deep", Size(192, 16), Recipe(0.3, 0.1, verdicts=True), 250, 32, 1e-3, from_draft=0.5),
+    Phase("target-chains", Size(192, 4), _CHAINS, 700, 64, 3e-3, LOOK_UPS_FIRST),
+    Phase("target-verdicts", Size(192, 8), _VERDICTS, 1100, 32, 2e-3, grow_on_top=True, from_draft=0.5),
+    Phase("target-both", Size(192, 8), _VERDICTS, 550, 32, 1.5e-3, from_draft=0.5, chains_only=0.5),
+    Phase("target-deep", Size(192, 16), _VERDICTS, 150, 32, 8e-4, from_draft=0.5, chains_only=0.5),
 )

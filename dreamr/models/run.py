@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -57,6 +57,7 @@ class Run:
     ) -> None:
         self._phase, self._model, self._images, self._drafts = phase, model, images, drafts
         self._corpus = Corpus(tokenizer, phase.recipe)
+        self._chains = Corpus(tokenizer, replace(phase.recipe, verdicts=False))
         digits = [token_id(tokenizer, space + digit) for digit in "0123456789" for space in ("", " ")]
         self._loss = Loss(model, digits)
         self._optimizers = Optimizers(model, self._loss, phase.lr)
@@ -90,13 +91,19 @@ class Run:
         phase = self._phase
         rng = random.Random(f"{phase.name}/{self._progress.batch}")
         num_steps = rng.randint(*phase.stages[self._progress.stage].steps)
+        if rng.random() < phase.chains_only:
+            return self._fresh(self._chains, num_steps, 2 * phase.batch_size, rng)
         if rng.random() < phase.from_draft:
             if self._drafts is None:
                 raise ValueError(f"{phase.name} needs steps sampled from the draft, and there are none")
             return self._corpus.batch(*self._drafts.sample(num_steps, phase.batch_size, rng), rng)
-        rows = [rng.randrange(len(self._images.cells)) for _ in range(phase.batch_size)]
+        return self._fresh(self._corpus, num_steps, phase.batch_size, rng)
+
+    def _fresh(self, corpus: Corpus, num_steps: int, size: int, rng: random.Random) -> Batch:
+        """New questions about images of the bank."""
+        rows = [rng.randrange(len(self._images.cells)) for _ in range(size)]
         problems = [problem_on(self._images.cells[row], rng, num_steps) for row in rows]
-        return self._corpus.batch(problems, rows, None, rng)
+        return corpus.batch(problems, rows, None, rng)
 
     def _lr_factor(self) -> float:
         """Short warm-up, constant, then linear to 5 % over the last 40 %."""

@@ -25,7 +25,7 @@ from dreamr.models.run import Run
 from dreamr.models.tokenizer import build_tokenizer
 from dreamr.models.vision import ImageBank, features, load_tower, render_bank, train_vision
 
-NUM_IMAGES = 12_000
+NUM_IMAGES = 30_000
 VISION_BATCHES = 1_500
 SEED = 0
 

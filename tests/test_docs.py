@@ -1,0 +1,74 @@
+"""What the documents say is what there is: tables from reports, configurations that load, keys that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamr.config import (
+    ActorConfig,
+    ClusterSettings,
+    Config,
+    GroupConfig,
+    HFEngineConfig,
+    PipelineSettings,
+    ScriptedEngineConfig,
+    load_config,
+)
+from dreamr.demo import markdown as demo
+from dreamr.documents import shown
+from dreamr.models import markdown as pair
+
+ROOT = Path(__file__).parents[1]
+
+
+def result(name: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((ROOT / "docs/results" / name).read_text())
+    return report
+
+
+def test_documents_show_the_committed_reports() -> None:
+    assert shown(ROOT / "README.md", demo.NAME) == demo.table(result("demo.json"))
+    assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(result("embedded_pair.json"))
+
+
+def test_a_report_of_one_problem_has_no_interval() -> None:
+    report = result("demo.json")
+    report["methods"][1]["speedup"] = {"mean": 2.0, "low": None, "high": None}
+    assert "| **2.00** |" in demo.table(report)
+
+
+def test_a_document_without_a_place_for_the_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.md").write_text("nothing")
+    with pytest.raises(ValueError, match="has no place for the table"):
+        shown(tmp_path / "text.md", demo.NAME)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_ready_configurations_load(path: Path) -> None:
+    assert load_config(path).group.target.engine.kind == "hf"
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md"])
+def test_configurations_in_documents_load(document: str) -> None:
+    for text in re.findall(r"```yaml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
+        Config.parse(text, document)
+
+
+@pytest.mark.parametrize(
+    "part", [GroupConfig, ActorConfig, HFEngineConfig, ScriptedEngineConfig, PipelineSettings, ClusterSettings]
+)
+def test_every_key_is_documented(part: type[Config]) -> None:
+    documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))
+    assert set(part.model_fields) <= documented
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -119,6 +119,10 @@ class ActorConfig(_Strict):
     """Memory that the scheduler sets aside, MiB; 0 sets none aside."""
     num_threads: PositiveInt = 1
     """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
+    background: bool = False
+    """The process gets only the core time that others leave. For a target that shares its cores with draft and
+    verifier: its own step is only needed when the draft's is rejected, and then the others have nothing to do. Not for
+    cores that are shared with anything else."""
     max_restarts: int = Field(default=-1, ge=-1)
     """How often Ray restarts the actor when its process dies; -1 is without end."""
     env: dict[str, str] = {}

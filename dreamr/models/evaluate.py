@@ -27,6 +27,8 @@ from dreamr.tasks.ledger import Problem, Style, extract_answer, make_problem
 
 ALPHA = 0.7
 _MAX_STEPS = 16
+NUM_OWN = 100
+"""Problems on which the target judges its own steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,6 @@ class Verdicts:
     wrong_rejected: float
     balanced_accuracy: float
     concise_right_accepted: float
-    own_accepted: float
-    """Share of right verbose steps, the target's own way to write, that it accepts."""
     verdict_ms: float
 
 
@@ -112,17 +112,12 @@ async def judge(
     """Verdicts on one drafted step behind every right prefix, where verbose and concise steps mix."""
     tokenizer = build_tokenizer()
     drafted: list[_Judged] = []
-    own: list[_Judged] = []
     for number, problem in enumerate(tqdm(problems, desc=f"verdicts, {name}", mininterval=10)):
         rng = random.Random(number)
         styles: list[Style] = [rng.choice(("verbose", "concise")) for _ in problem.operations]
         solution = problem.solution(styles)
         for index, step in enumerate(await draft_each_step(draft, tokenizer, problem, styles, sampling(number))):
             drafted.append(await _verdict(target, problem, index, solution[index - 1] if index else "", step))
-        chain = await draft_each_step(target, tokenizer, problem, styles, Sampling(max_tokens=64))
-        for index, step in enumerate(chain):
-            judged = await _verdict(target, problem, index, solution[index - 1] if index else "", step)
-            own += [judged] if judged.valid else []
     right = [one for one in drafted if one.valid]
     wrong = [one for one in drafted if not one.valid]
     right_accepted, wrong_rejected = _accepted(right), 1 - _accepted(wrong)
@@ -134,9 +129,19 @@ async def judge(
         wrong_rejected=wrong_rejected,
         balanced_accuracy=(right_accepted + wrong_rejected) / 2,
         concise_right_accepted=_accepted([one for one in right if one.concise]),
-        own_accepted=_accepted(own),
         verdict_ms=statistics.mean(one.ms for one in drafted),
     )
+
+
+async def own_accepted(target: HFEngine, problems: list[Problem]) -> float:
+    """Share of the target's own right steps, behind its own prefixes, that it accepts."""
+    own: list[_Judged] = []
+    for problem in tqdm(problems, desc="verdicts, own steps", mininterval=10):
+        previous = ""
+        for index, step in enumerate(await _answer(target, problem)):
+            own.append(await _verdict(target, problem, index, previous, step))
+            previous = step.text
+    return _accepted([one for one in own if one.valid])
 
 
 async def _verdict(target: HFEngine, problem: Problem, index: int, previous: str, step: Step) -> _Judged:
@@ -164,6 +169,7 @@ async def evaluate(target: HFEngine, draft: HFEngine, problems: list[Problem]) -
         "alone": {role: asdict(result) for role, result in by_itself.items()},
         "verdicts_greedy": asdict(greedy),
         "verdicts_temperature_1": asdict(sampled),
+        "own_right_steps_accepted": await own_accepted(target, problems[:NUM_OWN]),
         "step_time_ratio": by_itself["target"].step_ms / by_itself["draft"].step_ms,
     }
 

@@ -33,7 +33,8 @@ def tables(report: dict[str, Any]) -> str:
     ]
     measured = f"{report['num_problems']} problems; {report['machine']}. "
     ratio = f"A step of the target takes {report['step_time_ratio']:.1f} times as long as one of the draft."
-    return f"{markdown_table(alone)}\n\n{markdown_table(verdicts)}\n\n{measured}{ratio}"
+    own = f" Of its own right steps, the target accepts {percent(report['own_right_steps_accepted'], 1)}."
+    return f"{markdown_table(alone)}\n\n{markdown_table(verdicts)}\n\n{measured}{ratio}{own}"
 
 
 _SHARES = {
@@ -49,7 +50,6 @@ _VERDICTS = {
     "wrong ones rejected": "wrong_rejected",
     "balanced accuracy": "balanced_accuracy",
     "right concise ones accepted": "concise_right_accepted",
-    "the target's own right steps accepted": "own_accepted",
 }
 
 

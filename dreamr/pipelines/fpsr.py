@@ -39,6 +39,8 @@ class FPSR:
 
 async def _speculate(session: Session, window: int) -> None:
     chain: deque[Drafted] = deque()
+    if session.can_speculate:
+        session.prepare_verifier()
     while not session.ended:
         _extend(session, chain, window)
         own = session.write()

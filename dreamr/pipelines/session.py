@@ -54,6 +54,7 @@ class Session:
         self._recorder = Recorder(request, clock, on_commit)
         self._calls: list[Call[Any]] = []
         self._numbers = itertools.count()
+        self._preparing: list[asyncio.Task[None]] = []
 
     @property
     def ended(self) -> bool:
@@ -83,6 +84,18 @@ class Session:
         call_id = self._next_id("verifier")
         verdict = self._actors.judge.score(call_id, request.prompt, step)
         return Drafted(drafted, self._open(call_id, "verifier", index, self._actors.judge, verdict))
+
+    def prepare_verifier(self) -> None:
+        """Have the verifier read the prompt while the draft writes its first step."""
+        self._preparing.append(asyncio.create_task(self._prefill_verifier(), name=f"prefill {self._request.id}"))
+
+    async def _prefill_verifier(self) -> None:
+        try:
+            async with asyncio.timeout(self._request.settings.verifier_deadline_s):
+                await self._actors.judge.prefill(self._request.prompt)
+        except Exception as error:
+            # The first verdict will meet the same difficulty, and deal with it.
+            log.debug("request %s: the verifier could not read the prompt: %s", self._request.id, error)
 
     def write(self) -> Call[Step]:
         """Begin the target's own step at the frontier."""
@@ -163,7 +176,7 @@ class Session:
         running = [call for call in self._calls if call.value is None and call.outcome != "lost"]
         for call in running:
             call.stop()
-        await asyncio.gather(*(self._drained(call) for call in running))
+        await asyncio.gather(*self._preparing, *(self._drained(call) for call in running))
 
     async def _drained(self, call: Call[Any]) -> None:
         try:

@@ -19,6 +19,8 @@ ROW_INCHES, GAP, BAR = 0.42, 0.55, 0.78
 """Height of a row; room between two lanes and height of a bar, in rows."""
 MIN_LABEL_INCHES = 0.2
 """Nearer than this, two numbers of commits would run into each other."""
+MAX_LEGEND_COLUMNS = 6
+"""More do not fit into the width of a small picture."""
 MARKERS = {"draft": "v", "target": "s"}
 
 
@@ -43,8 +45,9 @@ def draw_png(trace: Trace, path: Path) -> None:
     _draw_commits(axes, trace, height, MIN_LABEL_INCHES / inches_per_s)
     _dress(axes, trace, [lane.role for lane in drawn], centres)
     handles = _legend(trace)
+    columns = len(handles) if len(handles) <= MAX_LEGEND_COLUMNS else (len(handles) + 1) // 2
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5, labelcolor=TEXT
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=TEXT
     )
     figure.savefig(path, format="png")
 

@@ -33,6 +33,7 @@ def result(name: str) -> dict[str, Any]:
 
 def test_documents_show_the_committed_reports() -> None:
     assert shown(ROOT / "README.md", demo.NAME) == demo.table(result("demo.json"))
+    assert shown(ROOT / "docs/embedded-pair.md", "two threads") == demo.table(result("two_threads.json"))
     assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(result("embedded_pair.json"))
 
 

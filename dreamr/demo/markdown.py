@@ -45,9 +45,9 @@ def _speedup(speedup: dict[str, float | None] | None) -> str:
     return f"**{speedup['mean']:.2f}**{interval}"
 
 
-def main(report: Path, document: Path) -> None:
-    """Write the report's table into the document."""
-    fill(document, NAME, table(json.loads(report.read_text(encoding="utf-8"))))
+def main(report: Path, document: Path, name: str = NAME) -> None:
+    """Write the report's table into the document, between the marks of that name."""
+    fill(document, name, table(json.loads(report.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,28 +70,37 @@ class Run:
     def train(self) -> Progress:
         phase, progress = self._phase, self._progress
         bar = tqdm(total=phase.num_batches, initial=progress.batch, desc=phase.name, mininterval=10)
-        while not progress.finished(phase):
-            losses = self._loss(self._model, self._batch(), self._images)
-            losses.total.backward()
-            self._optimizers.step(self._lr_factor())
-            progress.update(losses, phase)
-            bar.update()
-            bar.set_postfix(
-                stage=progress.stage,
-                loss=f"{losses.total.item():.3f}",
-                digits=f"{progress.digits:.4f}",
-                verdicts=f"{progress.verdicts:.3f}",
-            )
-            if progress.batch % SAVE_EVERY == 0:
-                self._save()
+        with ThreadPoolExecutor(1, thread_name_prefix="packing") as packing:
+            following = packing.submit(self._batch, progress.batch)
+            while not progress.finished(phase):
+                # The next batch is packed while this one is learnt from.
+                batch, following = following.result(), packing.submit(self._batch, progress.batch + 1)
+                loss = self._learn(batch)
+                bar.update()
+                bar.set_postfix(
+                    stage=progress.stage,
+                    loss=f"{loss:.3f}",
+                    digits=f"{progress.digits:.4f}",
+                    verdicts=f"{progress.verdicts:.3f}",
+                )
+                if progress.batch % SAVE_EVERY == 0:
+                    self._save()
         bar.close()
         self._save()
         return progress
 
-    def _batch(self) -> Batch:
+    def _learn(self, batch: Batch) -> float:
+        losses = self._loss(self._model, batch, self._images)
+        losses.total.backward()
+        self._optimizers.step(self._lr_factor())
+        self._progress.update(losses, self._phase)
+        return losses.total.item()
+
+    def _batch(self, number: int) -> Batch:
         phase = self._phase
-        rng = random.Random(f"{phase.name}/{self._progress.batch}")
-        num_steps = rng.randint(*phase.stages[self._progress.stage].steps)
+        rng = random.Random(f"{phase.name}/{number}")
+        stage = phase.stages[min(self._progress.stage, len(phase.stages) - 1)]
+        num_steps = rng.randint(*stage.steps)
         if rng.random() < phase.chains_only:
             return self._fresh(self._chains, num_steps, 2 * phase.batch_size, rng)
         if rng.random() < phase.from_draft:

@@ -71,7 +71,7 @@ async def test_fpsr_commits_what_the_sequential_schedule_commits(group: ActorGro
         assert fast.tokens == slow.tokens, f"problem {number}"
         assert [step.source for step in fast.steps] == [step.source for step in slow.steps], f"problem {number}"
         num_right += extract_answer(fast.text) == problem.answer
-    assert num_right > 0.9 * NUM_PROBLEMS
+    assert num_right > 0.8 * NUM_PROBLEMS
 
 
 async def test_steps_of_both_models_lead_to_the_right_answer(group: ActorGroup) -> None:

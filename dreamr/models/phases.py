@@ -50,5 +50,5 @@ TARGET_PHASES = (
     Phase("target-verdicts", Size(192, 8), _VERDICTS, 1100, 32, 2e-3, grow_on_top=True, from_draft=0.5),
     Phase("target-both", Size(192, 8), _VERDICTS, 550, 32, 1.5e-3, from_draft=0.5, chains_only=0.5),
     Phase("target-look-ups", Size(192, 8), _VERDICTS, 600, 32, 2.5e-3, from_draft=0.5, chains_only=0.85),
-    Phase("target-deep", Size(192, 16), _VERDICTS, 100, 32, 6e-4, from_draft=0.5, chains_only=0.7),
+    Phase("target-deep", Size(192, 16), _VERDICTS, 100, 32, 8e-4, from_draft=0.5, chains_only=0.35),
 )

@@ -120,9 +120,9 @@ class ActorConfig(_Strict):
     num_threads: PositiveInt = 1
     """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
     background: bool = False
-    """The process gets only the core time that others leave. For a target that shares its cores with draft and
-    verifier: its own step is only needed when the draft's is rejected, and then the others have nothing to do. Not for
-    cores that are shared with anything else."""
+    """Steps that may not be needed get only the core time that others leave (Linux). For a target that shares its
+    cores with draft and verifier: its own step is only needed when the draft's is rejected, and then those two have
+    nothing to do. Not for cores that are busy with other things as well."""
     max_restarts: int = Field(default=-1, ge=-1)
     """How often Ray restarts the actor when its process dies; -1 is without end."""
     env: dict[str, str] = {}

@@ -46,7 +46,7 @@ class Watch:
 
     open: set[str] = field(default_factory=set)
     most: int = 0
-    asked: list[tuple[str, Step | None]] = field(default_factory=list)
+    in_background: list[bool] = field(default_factory=list)
 
 
 class WatchedWriter(LocalWriter):
@@ -59,7 +59,7 @@ class WatchedWriter(LocalWriter):
     def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Any:
         self.watch.open.add(call_id)
         self.watch.most = max(self.watch.most, len(self.watch.open))
-        self.watch.asked.append((call_id, after if isinstance(after, Step) else None))
+        self.watch.in_background.append(sampling.background)
         ref = super().next_step(call_id, prompt, after, sampling)
         ref.task.add_done_callback(lambda _: self.watch.open.discard(call_id))
         return ref

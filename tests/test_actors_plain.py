@@ -11,7 +11,7 @@ from dreamr.actors.base import NotLoaded
 from dreamr.actors.draft import DraftActor
 from dreamr.actors.refs import root_cause
 from dreamr.actors.target import TargetActor
-from dreamr.actors.types import ROOT, ActorLost, Prompt, Step
+from dreamr.actors.types import ROOT, ActorLost, Prompt, Sampling, Step
 from dreamr.actors.verifier import VerifierActor
 from dreamr.config import ActorConfig
 
@@ -77,3 +77,21 @@ def test_not_loaded_is_a_loss_that_survives_pickling() -> None:
     assert isinstance(error, ActorLost)
     assert (error.role, str(error)) == ("target", "the target actor has not loaded its model yet")
     assert root_cause(error) is error
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_only_an_actor_that_is_set_to_runs_steps_in_the_background(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = TargetActor(config(background=allowed))
+    await actor.start()
+    seen: list[Sampling] = []
+
+    async def next_step(call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+        seen.append(sampling)
+        return after
+
+    monkeypatch.setattr(actor._engine, "next_step", next_step)
+    for background in (True, False):
+        await actor.next_step("1", QUESTION, ROOT, Sampling(background=background))
+    assert [sampling.background for sampling in seen] == [allowed, False]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,20 +178,3 @@ async def test_an_actors_process_gets_its_own_environment() -> None:
     async with ActorGroup(toy_group(draft=toy_actor() | {"env": {"SAY": "hello"}})) as group:
         assert "SAY=hello" in environment(group.infos["draft"].pid)
         assert "SAY=hello" not in environment(group.infos["target"].pid)
-
-
-@pytest.mark.ray
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no such scheduling")
-@pytest.mark.usefixtures("ray_cluster")
-async def test_a_background_actor_computes_only_when_the_others_leave_a_core() -> None:
-    def has_idle_threads(pid: int) -> bool:
-        threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
-        return os.SCHED_IDLE in map(os.sched_getscheduler, threads)
-
-    async with ActorGroup(toy_group(target=toy_actor() | {"background": True})) as group:
-        pids = {role: info.pid for role, info in group.infos.items()}
-        assert {role: has_idle_threads(pid) for role, pid in pids.items()} == {
-            "draft": False,
-            "target": True,
-            "verifier": False,
-        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -285,3 +286,22 @@ def test_waiting_threads_get_their_turn_in_order() -> None:
     for thread in threads:
         thread.join(10)
     assert order == [*range(5), *range(5)]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no such scheduling")
+async def test_background_calls_get_only_what_other_threads_leave() -> None:
+    calls = Calls(2, "test")
+    policies = [
+        await calls.run(name, lambda _: os.sched_getscheduler(0), background=background)
+        for name, background in (("1", True), ("2", False), ("3", True))
+    ]
+    assert policies == [os.SCHED_IDLE, os.SCHED_OTHER, os.SCHED_IDLE]
+    await calls.close()
+
+
+async def test_a_background_step_has_the_same_tokens(engine: HFEngine) -> None:
+    steps = [
+        await engine.next_step(f"{background}", PROMPTS["one wide image"], ROOT, Sampling(background=background))
+        for background in (True, False)
+    ]
+    assert steps[0].tokens == steps[1].tokens

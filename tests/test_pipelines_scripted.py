@@ -73,6 +73,20 @@ def test_the_verdict_decides_although_the_target_is_there_first() -> None:
     virtual(run())
 
 
+def test_only_a_target_step_that_may_not_be_needed_runs_in_the_background() -> None:
+    async def run() -> None:
+        world = World.make(0, acceptance=0.5)
+        await world.run("autoregressive", PROMPT)
+        await world.run("sequential", PROMPT)
+        assert not any(world.target.watch.in_background)
+        world.target.watch.in_background.clear()
+        await world.run("fpsr", PROMPT)
+        assert all(world.target.watch.in_background)
+        assert not any(world.draft.watch.in_background)
+
+    virtual(run())
+
+
 def test_counts_add_up() -> None:
     async def run(seed: int) -> None:
         world = World.make(seed, acceptance=0.5)

@@ -48,8 +48,6 @@ class EngineActor:
         self._loading = asyncio.Lock()
         # OpenMP reads this once, when torch is imported; more threads than cores cost more than they bring.
         os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
-        if config.background:
-            _step_back()
 
     # Retried by Ray, so that a call made while the process dies is answered by the next one.
     @ray.method(max_task_retries=-1)
@@ -105,11 +103,3 @@ class EngineActor:
 
             torch.set_num_threads(self._config.num_threads)
         return build_engine(self._config.engine)
-
-
-def _step_back() -> None:
-    """Leave the cores to whoever else wants them. A low priority alone is not enough: it is preempted too late."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)

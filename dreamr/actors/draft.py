@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from dreamr.actors.base import EngineActor
@@ -14,4 +15,6 @@ class DraftActor(EngineActor):
     role: ClassVar[Role] = "draft"
 
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+        if sampling.background and not self._config.background:
+            sampling = replace(sampling, background=False)
         return await self._engine.next_step(call_id, prompt, after, sampling)

@@ -51,6 +51,9 @@ class Sampling:
     """Most tokens in one step, delimiter included."""
     seed: int = 0
     """Seed of this step alone; pipelines make it from the request's seed, the step's number and the role."""
+    background: bool = False
+    """The step may well turn out not to be needed: it may wait for others on the same cores, if its actor is set to
+    (`background` in its configuration). Changes no token."""
 
 
 @dataclass(frozen=True, slots=True)

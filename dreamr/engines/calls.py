@@ -12,6 +12,7 @@ A stop may overtake its call (the call waits for its arguments elsewhere), so th
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,6 +29,8 @@ class Calls:
 
     def __init__(self, max_calls: int, name: str) -> None:
         self._threads = ThreadPoolExecutor(max_calls, thread_name_prefix=name)
+        # Threads of their own: without privileges, a thread that has stepped back cannot return.
+        self._background = ThreadPoolExecutor(max_calls, f"{name}-background", initializer=_step_back)
         self._running: dict[threading.Event, str] = {}
         self._remembered: OrderedDict[str, bool] = OrderedDict()
         """Call id -> whether it was stopped before it began; False means that it has ended."""
@@ -36,15 +39,19 @@ class Calls:
     def num_running(self) -> int:
         return len(self._running)
 
-    async def run(self, call_id: str, work: Callable[[threading.Event], T]) -> T:
+    async def run(self, call_id: str, work: Callable[[threading.Event], T], *, background: bool = False) -> T:
         """The result of `work(stop)`, which has to return soon after `stop` is set.
+
+        In the `background` it gets only the core time that other threads and processes leave.
 
         When this coroutine is cancelled, `stop` is set and the thread is awaited before CancelledError goes on.
         """
         stop = threading.Event()
         if self._remembered.pop(call_id, False):
             stop.set()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, stop)
+        future = asyncio.get_running_loop().run_in_executor(
+            self._background if background else self._threads, work, stop
+        )
         self._running[stop] = call_id
         try:
             return await asyncio.shield(future)
@@ -69,12 +76,19 @@ class Calls:
         for stop in self._running:
             stop.set()
         await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._background.shutdown)
 
     def _remember(self, call_id: str, *, stopped: bool) -> None:
         self._remembered[call_id] = stopped
         self._remembered.move_to_end(call_id)
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+def _step_back() -> None:
+    """Leave the cores to whoever else wants them. A low priority is not enough: it is preempted too late."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0 is the calling thread
 
 
 async def _finished(future: asyncio.Future[T]) -> None:

@@ -90,7 +90,9 @@ class HFEngine:
             now = time.time()
             return Step(prefix=after.end, finish="eos", started=now, ended=now)
         return await self._calls.run(
-            call_id, lambda stop: self._write(prompt, after.end, chooser, sampling.max_tokens, stop)
+            call_id,
+            lambda stop: self._write(prompt, after.end, chooser, sampling.max_tokens, stop),
+            background=sampling.background,
         )
 
     async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:

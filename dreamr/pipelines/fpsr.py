@@ -43,7 +43,7 @@ async def _speculate(session: Session, window: int) -> None:
         session.prepare_verifier()
     while not session.ended:
         _extend(session, chain, window)
-        own = session.write()
+        own = session.write(speculative=bool(chain))
         first = chain.popleft() if chain else None
         verdict = await session.verdict(first) if first else None
         if first and verdict and session.commit_if_accepted(first, verdict):

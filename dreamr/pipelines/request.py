@@ -18,7 +18,7 @@ class Request:
     settings: PipelineSettings = field(default_factory=PipelineSettings)
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
-    def sampling(self, step: int, role: Role) -> Sampling:
+    def sampling(self, step: int, role: Role, *, background: bool = False) -> Sampling:
         """How step number `step` is sampled by `role`.
 
         Each has a seed of its own, so that what is written depends on neither timing nor what else was tried. Every
@@ -31,4 +31,5 @@ class Request:
             top_p=settings.top_p,
             max_tokens=settings.max_step_tokens,
             seed=int.from_bytes(digest[:4], "big"),
+            background=background,
         )

@@ -97,10 +97,11 @@ class Session:
             # The first verdict will meet the same difficulty, and deal with it.
             log.debug("request %s: the verifier could not read the prompt: %s", self._request.id, error)
 
-    def write(self) -> Call[Step]:
-        """Begin the target's own step at the frontier."""
+    def write(self, *, speculative: bool = False) -> Call[Step]:
+        """Begin the target's own step at the frontier; `speculative` when it is only needed if a draft is rejected."""
         request, call_id, index = self._request, self._next_id("target"), self.next_index
-        step = self._actors.target.next_step(call_id, request.prompt, self.frontier, request.sampling(index, "target"))
+        sampling = request.sampling(index, "target", background=speculative)
+        step = self._actors.target.next_step(call_id, request.prompt, self.frontier, sampling)
         return self._open(call_id, "target", index, self._actors.target, step)
 
     def _open(self, call_id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:

@@ -156,10 +156,11 @@ async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_
     engine = HFEngine.load(str(folder))
     first = await engine.next_step("a", prompt, ROOT, Sampling(max_tokens=12))
     second = await engine.next_step("b", prompt, first, Sampling(max_tokens=12))
-    verdicts = await engine.score("c", prompt, [first, second])
+    chain = [step for step in (first, second) if step.tokens]  # random weights may end the answer at once
+    verdicts = await engine.score("c", prompt, chain)
     await engine.close()
     reference = Reference(folder)
     assert type(reference.model).__name__ == "Qwen3VLMoeForConditionalGeneration"
-    for step, verdict in zip((first, second), verdicts, strict=True):
+    for step, verdict in zip(chain, verdicts, strict=True):
         assert (step.tokens, step.finish) == reference.step(prompt, step.prefix, 12)
         assert verdict.rho == pytest.approx(reference.rho(prompt, step.end), abs=1e-5)

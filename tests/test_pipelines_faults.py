@@ -21,6 +21,12 @@ Part = Literal["draft", "target", "judge"]
 DEADLINES = {"draft_deadline_s": 50, "verifier_deadline_s": 50, "target_deadline_s": 50, "stop_deadline_s": 50}
 
 
+def eight_steps(acceptance: float = 0.6) -> World:
+    """A world whose answers have eight steps, and whose three engines fail apart from each other."""
+    latencies = {"first_token_s": 0.05, "token_s": 0.01, "verdict_s": 0.04, "jitter": 0.2}
+    return World.make(7, acceptance=acceptance, num_steps=(8, 8), shared=False, **latencies)
+
+
 def at_call(handle: LocalHandle, number: int, fault: Callable[[], Awaitable[Any]]) -> None:
     """Have `fault` happen in the engine's call `number`, counted over steps and verdicts."""
     engine: Any = handle.engine
@@ -40,12 +46,11 @@ def at_call(handle: LocalHandle, number: int, fault: Callable[[], Awaitable[Any]
 
 
 async def run_with_loss(method: Method, part: Part, number: int, down_s: float) -> Trace:
-    world = World.make(7, acceptance=0.6, num_steps=(8, 8), shared=False, **DEFAULT_LATENCIES)
+    world = eight_steps()
     handle: LocalHandle = getattr(world, part)
-    back: list[asyncio.TimerHandle] = []
 
     async def die() -> None:
-        back.append(asyncio.get_running_loop().call_later(down_s, handle.restore))
+        asyncio.get_running_loop().call_later(down_s, handle.restore)
         handle.lose()
         await asyncio.Event().wait()  # until the loss, which cancels every open call, gets here
 
@@ -55,9 +60,6 @@ async def run_with_loss(method: Method, part: Part, number: int, down_s: float) 
     assert trace.end == "answered"
     assert world.num_in_flight == 0
     return trace
-
-
-DEFAULT_LATENCIES = {"first_token_s": 0.05, "token_s": 0.01, "verdict_s": 0.04, "jitter": 0.2}
 
 
 @pytest.mark.parametrize("part", ["draft", "target", "judge"])
@@ -87,7 +89,7 @@ def test_speculation_resumes_when_the_lost_actor_is_back(part: Part) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_an_actor_that_hangs_counts_as_lost_after_its_deadline(method: Method, part: Part) -> None:
     async def run(number: int) -> None:
-        world = World.make(7, acceptance=0.6, num_steps=(8, 8), shared=False, **DEFAULT_LATENCIES)
+        world = eight_steps()
         at_call(getattr(world, part), number, asyncio.Event().wait)
         trace = await world.run(method, PROMPT, **DEADLINES)
         check_steps(world, trace)
@@ -101,7 +103,7 @@ def test_an_actor_that_hangs_counts_as_lost_after_its_deadline(method: Method, p
 
 def test_a_target_that_is_killed_by_the_request_each_time_fails_the_request() -> None:
     async def run() -> None:
-        world = World.make(7, acceptance=0.0, num_steps=(8, 8), shared=False, **DEFAULT_LATENCIES)
+        world = eight_steps(acceptance=0.0)
 
         async def die(*_: object) -> Step:
             raise ActorLost("the target actor was lost during a call")
@@ -116,7 +118,7 @@ def test_a_target_that_is_killed_by_the_request_each_time_fails_the_request() ->
 
 def test_a_draft_that_fails_on_a_prompt_does_not_fail_the_request() -> None:
     async def run() -> None:
-        world = World.make(7, acceptance=0.6, num_steps=(8, 8), shared=False, **DEFAULT_LATENCIES)
+        world = eight_steps()
 
         async def refuse(*_: object) -> Step:
             raise ValueError("too long for the draft")

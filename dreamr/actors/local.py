@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from dreamr.actors.batching import VerdictBatcher
 from dreamr.actors.types import ActorLost, Prompt, Role, Sampling, Step, Verdict
 from dreamr.engines.base import Engine
-from dreamr.pipelines.handles import Actors, Ref
+from dreamr.pipelines.handles import Ref
 
 T = TypeVar("T")
 
@@ -113,11 +113,6 @@ class LocalJudge(LocalHandle):
 
     async def _score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> Verdict:
         return await self._batcher.score(call_id, prompt, await _value(step))
-
-
-def local_actors(draft: Engine, target: Engine, judge: Engine) -> Actors:
-    """Three engines of this process as a schedule takes them; `judge` may be the target's own."""
-    return Actors(LocalWriter(draft, "draft"), LocalWriter(target, "target"), LocalJudge(judge))
 
 
 async def _value(step: Step | Ref[Step]) -> Step:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import ray
-
 from dreamr.actors.base import EngineActor
 from dreamr.actors.batching import VerdictBatcher
 from dreamr.actors.types import Prompt, Role, Step, Verdict
@@ -28,8 +26,7 @@ class VerifierActor(EngineActor):
             self._batcher = VerdictBatcher(engine)
         return await self._batcher.score(call_id, prompt, step)
 
-    @ray.method(num_returns=0)
-    async def stop(self, call_id: str) -> None:
-        self._stop(call_id)
+    def _stop(self, call_id: str) -> None:
+        super()._stop(call_id)
         if self._batcher is not None:
             self._batcher.stop(call_id)

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dreamr import documents
 from dreamr.pipelines.trace import CommittedStep
 
 STYLES = {"draft": "cyan", "target": "magenta"}
@@ -38,4 +39,4 @@ def printable(text: str) -> str:
 
 def percent(share: float | None) -> str:
     """A share for people; a dash where there is none."""
-    return "–" if share is None else f"{100 * share:.0f} %"
+    return documents.percent(share) or "–"

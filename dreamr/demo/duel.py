@@ -49,10 +49,11 @@ class Duel:
     async def run(self, index: int, on_commit: Callable[[Method], OnCommit] | None = None) -> list[Run]:
         """Answer problem number `index` by every method; whatever drifts in the machine meets them in turn."""
         problem = self.problem(index)
+        prompt = problem.prompt
         methods = self._methods if index % 2 == 0 else self._methods[::-1]
         runs = []
         for method in methods:
             listener = on_commit(method) if on_commit else None
-            trace = await self._runner.run(method, problem.prompt, listener)
+            trace = await self._runner.run(method, prompt, listener)
             runs.append(Run(index, method, problem.answer, trace))
         return runs

@@ -30,11 +30,13 @@ def table(report: dict[str, Any]) -> str:
             *(f"{one['wasted_draft_tokens']}, {one['wasted_target_tokens']}" for one in methods),
         ],
         ["orchestration share", *(percent(one["orchestration_share"]) for one in methods)],
-        ["actors (one thread each)", *(", ".join(one["actors"]) for one in methods)],
+        ["actors", *(", ".join(one["actors"]) for one in methods)],
+        ["compute threads", *(str(one["threads"]) for one in methods)],
+        ["GPUs", *(f"{one['gpus']:g}" for one in methods)],
     ]
     machine = report["machine"]
     sizes = ", ".join(f"{role} {model['num_parameters'] / 1e6:.1f} M" for role, model in report["models"].items())
-    hardware = f"{machine['cpu']}, {machine['cores']} cores, no GPU"
+    hardware = f"{machine['cpu']}, {machine['cores']} cores"
     return f"{markdown_table(rows)}\n\n`{report['command']}` on {hardware}; batch size 1; parameters: {sizes}."
 
 

@@ -19,7 +19,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from dreamr.actors.types import ROOT, Sampling, Step
+from dreamr.actors.types import ROOT, Prompt, Sampling, Step
 from dreamr.engines.hf import HFEngine
 from dreamr.models.candidates import draft_each_step
 from dreamr.models.tokenizer import build_tokenizer
@@ -115,9 +115,9 @@ async def judge(
     for number, problem in enumerate(tqdm(problems, desc=f"verdicts, {name}", mininterval=10)):
         rng = random.Random(number)
         styles: list[Style] = [rng.choice(("verbose", "concise")) for _ in problem.operations]
-        solution = problem.solution(styles)
+        solution, prompt = problem.solution(styles), problem.prompt
         for index, step in enumerate(await draft_each_step(draft, tokenizer, problem, styles, sampling(number))):
-            drafted.append(await _verdict(target, problem, index, solution[index - 1] if index else "", step))
+            drafted.append(await _verdict(target, problem, prompt, index, solution[index - 1] if index else "", step))
     right = [one for one in drafted if one.valid]
     wrong = [one for one in drafted if not one.valid]
     right_accepted, wrong_rejected = _accepted(right), 1 - _accepted(wrong)
@@ -137,15 +137,17 @@ async def own_accepted(target: HFEngine, problems: list[Problem]) -> float:
     """Share of the target's own right steps, behind its own prefixes, that it accepts."""
     own: list[_Judged] = []
     for problem in tqdm(problems, desc="verdicts, own steps", mininterval=10):
-        previous = ""
+        previous, prompt = "", problem.prompt
         for index, step in enumerate(await _answer(target, problem)):
-            own.append(await _verdict(target, problem, index, previous, step))
+            own.append(await _verdict(target, problem, prompt, index, previous, step))
             previous = step.text
     return _accepted([one for one in own if one.valid])
 
 
-async def _verdict(target: HFEngine, problem: Problem, index: int, previous: str, step: Step) -> _Judged:
-    (verdict,) = await target.score("judge", problem.prompt, [step])
+async def _verdict(
+    target: HFEngine, problem: Problem, prompt: Prompt, index: int, previous: str, step: Step
+) -> _Judged:
+    (verdict,) = await target.score("judge", prompt, [step])
     valid = problem.is_valid_step(index, previous, step.text)
     return _Judged(verdict.rho, valid, _is_concise(step.text), 1000 * (verdict.ended - verdict.started))
 

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,13 +31,12 @@ MAX_TARGET_LOSSES = 5
 """In a row, for one step: then the request fails, since something kills the target each time."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Drafted:
     """A drafted step and its verdict, both perhaps still to come."""
 
-    __slots__ = ("draft", "verdict")
-
-    def __init__(self, draft: Call[Step], verdict: Call[Verdict]) -> None:
-        self.draft, self.verdict = draft, verdict
+    draft: Call[Step]
+    verdict: Call[Verdict]
 
     def stop(self) -> None:
         """Let go of both."""

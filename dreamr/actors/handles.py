@@ -10,7 +10,7 @@ from __future__ import annotations
 from dreamr.actors.member import Member
 from dreamr.actors.prompt_store import PromptStore
 from dreamr.actors.refs import RayRef, resolve
-from dreamr.actors.types import Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import Prefill, Prompt, Sampling, Step, Verdict
 from dreamr.pipelines.handles import Ref
 
 
@@ -31,8 +31,10 @@ class RayHandle:
     async def recovered(self) -> None:
         await self._member.recovered()
 
-    async def prefill(self, prompt: Prompt) -> None:
-        await RayRef[None](self._member.actor.prefill.remote(self._prompts.argument(prompt)), self._member, None)
+    async def prefill(self, prompt: Prompt) -> Prefill:
+        return await RayRef[Prefill](
+            self._member.actor.prefill.remote(self._prompts.argument(prompt)), self._member, None
+        )
 
     def stop(self, call_id: str) -> None:
         # No result to wait for: the stopped call's own reference tells how it ended.

@@ -101,6 +101,14 @@ NO_VERDICT = Verdict(rho=0.0, judged=False)
 
 
 @dataclass(frozen=True, slots=True)
+class Prefill:
+    """When a prompt was read: seconds on the engine's clock, equal when it was cached."""
+
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an actor tells about itself when it is ready."""
 

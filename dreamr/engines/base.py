@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from dreamr.actors.types import Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import Prefill, Prompt, Sampling, Step, Verdict
 
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
         ...
 

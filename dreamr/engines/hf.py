@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Finish, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.engines.calls import Calls
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.loading import eos_tokens, load_model, load_processor, new_kv, pick_device, pick_dtype
@@ -105,9 +105,9 @@ class HFEngine:
             return []
         return await self._calls.run(call_id, lambda _: self.judge(prompt, chain))
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
-        await self._calls.run(f"prefill {prompt.key}", lambda _: self._fill(prompt))
+        return await self._calls.run(f"prefill {prompt.key}", lambda _: self._fill(prompt))
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and forget all that the old ones computed.
@@ -199,10 +199,12 @@ class HFEngine:
         self.cache.crop(sequence, len(whole))
         return contrast(self._forward.word_logits(hidden[tree.ends], self._encoder.verdict_words))
 
-    def _fill(self, prompt: Prompt) -> None:
+    def _fill(self, prompt: Prompt) -> Prefill:
         placed = self._placed(prompt)
         with self.turns, torch.inference_mode(), self.cache.lease(prompt.key, placed.tokens) as sequence:
+            started = time.time()
             self._fill_prompt(sequence, placed)
+            return Prefill(started, time.time())
 
     def _replace_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         with self.turns, torch.no_grad():

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from dreamr.actors.types import Finish, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.base import DELIMITER
 
@@ -55,10 +55,12 @@ class ScriptedEngine:
             await self._pass(self._config.verdict_s)
             return [Verdict(self.rho(prompt, step), started, self._now()) for step in chain]
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """See `Engine`."""
         async with self._forward:
+            started = self._now()
             await self._pass(self._config.first_token_s)
+            return Prefill(started, self._now())
 
     def stop(self, call_id: str) -> None:
         """See `Engine`."""

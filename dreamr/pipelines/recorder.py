@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from dreamr.actors.types import ROOT, Role, Step, Verdict
+from dreamr.actors.types import ROOT, Prefill, Role, Step, Verdict
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.call import Call
 from dreamr.pipelines.request import Request
@@ -27,6 +27,8 @@ class Recorder:
         """The last committed step: what follows is written from `frontier.end`."""
         self.end: End | None = None
         self.num_losses = 0
+        self.prefill: Prefill | None = None
+        """When the verifier read the prompt, if it did so ahead of the first step."""
 
     @property
     def num_committed(self) -> int:
@@ -70,7 +72,7 @@ class Recorder:
             end=self.end,
             wall_s=wall,
             orchestration_s=self._orchestration_s(),
-            spans=tuple(sorted((span for call in calls if (span := self._span(call))), key=lambda span: span.start)),
+            spans=tuple(sorted(self._spans(calls), key=lambda span: span.start)),
             num_drafted=len(drafted),
             num_judged=len(decided),
             num_accepted=sum(step.source == "draft" for step in decided),
@@ -79,6 +81,13 @@ class Recorder:
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
         )
+
+    def _spans(self, calls: Sequence[Call[Any]]) -> Iterator[Span]:
+        if self.prefill:
+            yield Span("verifier", *self._interval(self.prefill), "prefill", 0, 0)
+        for call in calls:
+            if span := self._span(call):
+                yield span
 
     def _span(self, call: Call[Any]) -> Span | None:
         """None for a call that never reached a model."""
@@ -91,14 +100,19 @@ class Recorder:
         outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
         return Span(call.role, start, end, outcome, call.step, len(value.tokens)) if value.tokens else None
 
-    def _interval(self, value: Step | Verdict) -> Interval:
+    def _interval(self, value: Step | Verdict | Prefill) -> Interval:
         return value.started - self._began, value.ended - self._began
 
     def _orchestration_s(self) -> float:
-        """Between two commits, the time in which none of the calls that the second one waited for was computing."""
+        """Between two commits, the time in which none of the calls that the second one waited for was computing.
+
+        A first verdict waits for the prompt to be read as well.
+        """
         previous, idle = 0.0, 0.0
         for step, waits in zip(self._steps, self._waits, strict=True):
             busy = [self._interval(call.value) for call in waits if call.value is not None]
+            if self.prefill and any(call.role == "verifier" for call in waits):
+                busy.append(self._interval(self.prefill))
             idle += (step.at - previous) - _covered(busy, previous, step.at)
             previous = step.at
         return idle

@@ -21,7 +21,7 @@ class GatedEngine:
         self.forwards: list[list[int]] = []
         self.error: Exception | None = None
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step], *criterion: object) -> list[Verdict]:
         self.forwards.append([step.tokens[0] for step in chain])
         await self.gate.wait()
         if self.error:

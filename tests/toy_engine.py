@@ -31,7 +31,7 @@ class ToyEngine:
         finish = "stopped" if call_id in self._stopped else "delimiter"
         return Step(after.end, tuple(tokens), f"{prompt.question}\n\n", finish, started, time.time())
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step], *criterion: object) -> list[Verdict]:
         await self._fault(prompt)
         return [Verdict(rho=1.0 / (1 + len(step.prefix))) for step in chain]
 

@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from dreamr.actors.types import NO_VERDICT, Prompt, Step, Verdict
+from dreamr.actors.types import COMPARING, NO_VERDICT, Criterion, Prompt, Step, Verdict
 from dreamr.engines.base import Engine
 
 
@@ -25,25 +25,33 @@ class _Waiting:
     verdict: asyncio.Future[Verdict]
 
 
+_Line = tuple[str, Criterion]
+
+
 class VerdictBatcher:
     """The verdicts of one engine. Use it from one event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lines: dict[str, deque[_Waiting]] = {}
-        """Waiting steps by prompt; a line exists while its task runs."""
+        self._lines: dict[_Line, deque[_Waiting]] = {}
+        """Waiting steps by prompt and criterion; a line exists while its task runs."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def score(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
+    async def score(
+        self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
+    ) -> Verdict:
         """Judge one step on its own prefix; a step that says nothing, or was stopped half-way, is not judged."""
-        if not step.tokens or step.finish == "stopped":
+        if not _says_something(step):
             return NO_VERDICT
+        if criterion in COMPARING:
+            return await self._compare(call_id, prompt, step, criterion, reference)
         waiting = _Waiting(call_id, step, asyncio.get_running_loop().create_future())
-        if prompt.key in self._lines:
-            self._lines[prompt.key].append(waiting)
+        line = (prompt.key, criterion)
+        if line in self._lines:
+            self._lines[line].append(waiting)
         else:
-            self._lines[prompt.key] = deque([waiting])
-            task = asyncio.create_task(self._drain(prompt), name=f"verdicts {call_id}")
+            self._lines[line] = deque([waiting])
+            task = asyncio.create_task(self._drain(prompt, criterion), name=f"verdicts {call_id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await waiting.verdict
@@ -60,18 +68,29 @@ class VerdictBatcher:
         for task in self._tasks:
             task.cancel()
 
-    async def _drain(self, prompt: Prompt) -> None:
-        line = self._lines[prompt.key]
+    async def _compare(
+        self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion, reference: Step | None
+    ) -> Verdict:
+        if reference is None or not _says_something(reference):
+            return NO_VERDICT
+        if same_text(step.text, reference.text):
+            now = max(step.ended, reference.ended)
+            return Verdict(rho=1.0, started=now, ended=now)
+        return (await self._engine.score(call_id, prompt, [step], criterion, [reference]))[0]
+
+    async def _drain(self, prompt: Prompt, criterion: Criterion) -> None:
+        line = self._lines[prompt.key, criterion]
         try:
             while line:
                 if batch := _next_chain(line):
-                    await self._judge(prompt, batch)
+                    await self._judge(prompt, batch, criterion)
         finally:
-            del self._lines[prompt.key]
+            del self._lines[prompt.key, criterion]
 
-    async def _judge(self, prompt: Prompt, batch: list[_Waiting]) -> None:
+    async def _judge(self, prompt: Prompt, batch: list[_Waiting], criterion: Criterion) -> None:
         try:
-            verdicts = await self._engine.score(batch[0].call_id, prompt, [waiting.step for waiting in batch])
+            chain = [waiting.step for waiting in batch]
+            verdicts = await self._engine.score(batch[0].call_id, prompt, chain, criterion)
         except Exception as error:
             for waiting in batch:
                 if not waiting.verdict.done():
@@ -80,6 +99,15 @@ class VerdictBatcher:
         for waiting, verdict in zip(batch, verdicts, strict=True):
             if not waiting.verdict.done():
                 waiting.verdict.set_result(verdict)
+
+
+def same_text(first: str, second: str) -> bool:
+    """Equal but for spaces and case: no model has to be asked whether they mean the same (Lookahead Reasoning)."""
+    return "".join(first.split()).lower() == "".join(second.split()).lower()
+
+
+def _says_something(step: Step) -> bool:
+    return bool(step.tokens) and step.finish != "stopped"
 
 
 def _next_chain(line: deque[_Waiting]) -> list[_Waiting]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from dreamr.actors.base import EngineActor
-from dreamr.actors.types import Prompt, Role, Sampling, Step
+from dreamr.actors.types import Checked, Prompt, Proposal, Role, Sampling, Step
+from dreamr.engines.base import TokenSpeculation
 
 
 class DraftActor(EngineActor):
@@ -18,3 +19,24 @@ class DraftActor(EngineActor):
         if sampling.background and not self._config.background:
             sampling = replace(sampling, background=False)
         return await self._engine.next_step(call_id, prompt, after, sampling)
+
+    async def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Proposal:
+        return await self._speculation.propose_tokens(call_id, prompt, after, num_tokens, sampling)
+
+    async def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
+    ) -> Checked:
+        return await self._speculation.check_tokens(call_id, prompt, after, proposal, sampling)
+
+    @property
+    def _speculation(self) -> TokenSpeculation:
+        """Raises ValueError when the engine cannot speculate token by token."""
+        engine = self._engine
+        if not isinstance(engine, TokenSpeculation):
+            raise ValueError(
+                f"the {self.role}'s engine {self._config.engine.kind!r} has no token-level speculation: "
+                "use another method, or an engine that has it, such as 'hf'"
+            )
+        return engine

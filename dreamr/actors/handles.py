@@ -7,10 +7,12 @@ pipeline ── next_step ──▶ RayWriter ── remote call, references as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dreamr.actors.member import Member
 from dreamr.actors.prompt_store import PromptStore
 from dreamr.actors.refs import RayRef, resolve
-from dreamr.actors.types import Prefill, Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 from dreamr.pipelines.handles import Ref
 
 
@@ -49,11 +51,45 @@ class RayWriter(RayHandle):
         remote = self._member.actor.next_step.remote
         return RayRef(remote(call_id, self._prompts.argument(prompt), step, sampling), self._member, argument)
 
+    def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> RayRef[Proposal]:
+        remote = self._member.actor.propose_tokens.remote
+        ref = remote(call_id, self._prompts.argument(prompt), after, num_tokens, sampling)
+        return RayRef(ref, self._member)
+
+    def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
+    ) -> RayRef[Checked]:
+        proposed, argument = resolve(proposal)
+        remote = self._member.actor.check_tokens.remote
+        return RayRef(
+            remote(call_id, self._prompts.argument(prompt), after, proposed, sampling), self._member, argument
+        )
+
 
 class RayJudge(RayHandle):
     """The verifier's actor, or the target's where they share one."""
 
-    def score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> RayRef[Verdict]:
+    def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        step: Step | Ref[Step],
+        criterion: Criterion = "rho",
+        reference: Step | Ref[Step] | None = None,
+    ) -> RayRef[Verdict]:
         drafted, argument = resolve(step)
+        compared, second = resolve(reference)
         remote = self._member.actor.score.remote
-        return RayRef(remote(call_id, self._prompts.argument(prompt), drafted), self._member, argument)
+        ref = remote(call_id, self._prompts.argument(prompt), drafted, criterion, compared)
+        return RayRef(ref, self._member, argument, second)
+
+    def score_chain(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
+    ) -> RayRef[tuple[Verdict, ...]]:
+        resolved = [resolve(step) for step in chain]
+        remote = self._member.actor.score_chain.remote
+        # One argument each: Ray resolves references among the arguments, not those inside a list.
+        ref = remote(call_id, self._prompts.argument(prompt), criterion, *(step for step, _ in resolved))
+        return RayRef(ref, self._member, *(argument for _, argument in resolved))

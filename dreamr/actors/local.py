@@ -6,15 +6,16 @@ pipeline ── next_step ──▶ LocalWriter ── task: await the argument,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 from dreamr.actors.batching import VerdictBatcher
-from dreamr.actors.types import ActorLost, Prefill, Prompt, Role, Sampling, Step, Verdict
-from dreamr.engines.base import Engine
+from dreamr.actors.types import ActorLost, Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
+from dreamr.engines.base import Engine, TokenSpeculation
 from dreamr.pipelines.handles import Ref
 
 T = TypeVar("T")
+Argument = TypeVar("Argument", Step, Proposal)
 
 
 class LocalRef(Generic[T]):
@@ -92,6 +93,24 @@ class LocalWriter(LocalHandle):
     async def _next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Step:
         return await self.engine.next_step(call_id, prompt, await _value(after), sampling)
 
+    def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> LocalRef[Proposal]:
+        assert isinstance(self.engine, TokenSpeculation)
+        engine = self.engine
+        return self._begin(lambda: engine.propose_tokens(call_id, prompt, after, num_tokens, sampling))
+
+    def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
+    ) -> LocalRef[Checked]:
+        return self._begin(lambda: self._check_tokens(call_id, prompt, after, proposal, sampling))
+
+    async def _check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
+    ) -> Checked:
+        assert isinstance(self.engine, TokenSpeculation)
+        return await self.engine.check_tokens(call_id, prompt, after, await _value(proposal), sampling)
+
 
 class LocalJudge(LocalHandle):
     """The verifier."""
@@ -100,8 +119,20 @@ class LocalJudge(LocalHandle):
         super().__init__(engine, role)
         self._batcher = VerdictBatcher(engine)
 
-    def score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> LocalRef[Verdict]:
-        return self._begin(lambda: self._score(call_id, prompt, step))
+    def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        step: Step | Ref[Step],
+        criterion: Criterion = "rho",
+        reference: Step | Ref[Step] | None = None,
+    ) -> LocalRef[Verdict]:
+        return self._begin(lambda: self._score(call_id, prompt, step, criterion, reference))
+
+    def score_chain(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
+    ) -> LocalRef[tuple[Verdict, ...]]:
+        return self._begin(lambda: self._score_chain(call_id, prompt, chain, criterion))
 
     def stop(self, call_id: str) -> None:
         self._batcher.stop(call_id)
@@ -111,9 +142,23 @@ class LocalJudge(LocalHandle):
         self._batcher.abandon()
         self._batcher = VerdictBatcher(self.engine)
 
-    async def _score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> Verdict:
-        return await self._batcher.score(call_id, prompt, await _value(step))
+    async def _score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        step: Step | Ref[Step],
+        criterion: Criterion,
+        reference: Step | Ref[Step] | None,
+    ) -> Verdict:
+        compared = None if reference is None else await _value(reference)
+        return await self._batcher.score(call_id, prompt, await _value(step), criterion, compared)
+
+    async def _score_chain(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion
+    ) -> tuple[Verdict, ...]:
+        steps = [await _value(step) for step in chain]
+        return tuple(await self.engine.score(call_id, prompt, steps, criterion))
 
 
-async def _value(step: Step | Ref[Step]) -> Step:
-    return step if isinstance(step, Step) else await step
+async def _value(argument: Argument | Ref[Argument]) -> Argument:
+    return argument if isinstance(argument, Step | Proposal) else await argument

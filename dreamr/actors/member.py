@@ -127,11 +127,11 @@ class Member:
         if not self.up:
             return
         waiting = [call for call in self.calls if not _has_result(call)]
-        blocked = [call for call in waiting if call.argument is not None and not _has_result(call.argument)]
-        if len(blocked) < len(waiting):
+        awaited = [[argument for argument in call.arguments if not _has_result(argument)] for call in waiting]
+        if not all(awaited):
             self._notice(self.generation, "hangs")
             return
-        for member in {call.argument.member for call in blocked if call.argument is not None} - {self}:
+        for member in {argument.member for arguments in awaited for argument in arguments} - {self}:
             member.report_lost()
 
     def is_named_by(self, cause: BaseException) -> bool:

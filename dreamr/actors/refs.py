@@ -34,13 +34,14 @@ class RayRef(Generic[T]):
     engine raised is raised as it is.
     """
 
-    __slots__ = ("argument", "generation", "member", "object_ref", "settled")
+    __slots__ = ("arguments", "generation", "member", "object_ref", "settled")
 
-    def __init__(self, object_ref: ray.ObjectRef[T], member: Member, argument: RayRef[Any] | None) -> None:
+    def __init__(self, object_ref: ray.ObjectRef[T], member: Member, *arguments: RayRef[Any] | None) -> None:
         self.object_ref = object_ref
         self.member = member
         self.generation = member.generation
-        self.argument = argument
+        self.arguments = tuple(argument for argument in arguments if argument is not None)
+        """Other calls whose results this one waits for."""
         self.settled = False
         member.calls.add(self)
 
@@ -66,11 +67,13 @@ class RayRef(Generic[T]):
         return ActorLost(f"the {lost.member.role} actor was lost during a call")
 
     def _find_lost(self, cause: BaseException) -> RayRef[Any]:
-        """The call in this chain of references whose own actor was lost."""
-        call: RayRef[Any] = self
-        while call.argument is not None and not call.member.is_named_by(cause):
-            call = call.argument
-        return call
+        """The call among this one and those it waits for whose own actor was lost."""
+        calls: list[RayRef[Any]] = [self]
+        for call in calls:
+            if call.member.is_named_by(cause):
+                return call
+            calls += call.arguments
+        return calls[-1]
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -16,6 +16,18 @@ Tokens = tuple[int, ...]
 
 Role = Literal["draft", "target", "verifier"]
 
+Criterion = Literal["rho", "digit", "mean_digit", "same", "embedding"]
+"""How a step is judged, and the scale of the verdict:
+
+- rho: the target is asked whether the step is right (CPN); 0..1
+- digit, mean_digit: it is asked for a score; the digit that it answers with, or the mean over the ten digits; 0..9
+- same: it is asked whether the step says the same as a reference step; 0..1
+- embedding: how similar the step is to a reference step; cosine, -1..1
+"""
+
+COMPARING: frozenset[Criterion] = frozenset({"same", "embedding"})
+"""Criteria that compare a step with a reference: another step behind the same prefix."""
+
 Finish = Literal["delimiter", "eos", "length", "stopped"]
 """Why a step ended: its delimiter, the end of the answer, `max_tokens`, or somebody called `stop`."""
 
@@ -85,12 +97,11 @@ ROOT = Step()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The target's judgment of one drafted step on its own prefix.
-
-    `rho = p(positive) / (p(positive) + p(negative))` from float32 logits (CPN, paper section on TBVM).
-    """
+    """The target's judgment of one drafted step on its own prefix."""
 
     rho: float
+    """`p(positive) / (p(positive) + p(negative))` from float32 logits (CPN, paper section on TBVM); for other
+    criteria than rho their own value, see `Criterion`."""
     started: float = 0.0
     ended: float = 0.0
     judged: bool = True
@@ -104,6 +115,30 @@ NO_VERDICT = Verdict(rho=0.0, judged=False)
 class Prefill:
     """When a prompt was read: seconds on the engine's clock, equal when it was cached."""
 
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Tokens that a draft proposes behind a prefix, for token-level speculation."""
+
+    tokens: Tokens = ()
+    probabilities: bytes = b""
+    """float32 (num_tokens, v), row by row: what each token was sampled from. Empty for greedy ones."""
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the target makes of a proposal: the accepted tokens and one token of its own."""
+
+    steps: tuple[Step, ...]
+    """The tokens split into steps, the first of which goes on from the open step that the call named. A last step
+    with finish "stopped" is open: it has not reached its end."""
+    num_accepted: int
+    """Proposed tokens that were accepted."""
     started: float = 0.0
     ended: float = 0.0
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from dreamr.actors.base import EngineActor
 from dreamr.actors.batching import VerdictBatcher
-from dreamr.actors.types import Prompt, Role, Step, Verdict
+from dreamr.actors.types import Criterion, Prompt, Role, Step, Verdict
 from dreamr.config import ActorConfig
 
 
@@ -19,12 +19,20 @@ class VerifierActor(EngineActor):
         super().__init__(config)
         self._batcher: VerdictBatcher | None = None
 
-    async def score(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
+    async def score(
+        self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
+    ) -> Verdict:
         """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
         engine = self._engine  # raises NotLoaded
         if self._batcher is None:
             self._batcher = VerdictBatcher(engine)
-        return await self._batcher.score(call_id, prompt, step)
+        return await self._batcher.score(call_id, prompt, step, criterion, reference)
+
+    async def score_chain(
+        self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
+    ) -> tuple[Verdict, ...]:
+        """Judge steps that follow each other in one forward."""
+        return tuple(await self._engine.score(call_id, prompt, chain, criterion))
 
     def _stop(self, call_id: str) -> None:
         super()._stop(call_id)

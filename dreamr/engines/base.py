@@ -7,9 +7,9 @@ rollback is therefore just a call with a shorter prefix, and a restarted engine 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from dreamr.actors.types import Prefill, Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
@@ -26,11 +26,19 @@ class Engine(Protocol):
         """
         ...
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+    async def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion = "rho",
+        references: Sequence[Step] = (),
+    ) -> list[Verdict]:
         """Judge steps that follow each other (`chain[i+1].prefix == chain[i].end`), each on its own prefix.
 
-        One verdict per step. Verdict tokens never become part of a prefix. Raises ValueError when the steps do
-        not follow each other.
+        One verdict per step. Verdict tokens never become part of a prefix. Criteria that compare (`COMPARING`) look
+        at the texts of a step and its reference alone; `references` holds one per step then, else none.
+        Raises ValueError when the steps do not follow each other, and for a criterion that the engine lacks.
         """
         ...
 
@@ -40,4 +48,28 @@ class Engine(Protocol):
 
     def stop(self, call_id: str) -> None:
         """End that call between two tokens. A call that is unknown or has already ended is not an error."""
+        ...
+
+
+@runtime_checkable
+class TokenSpeculation(Protocol):
+    """What an engine may offer besides: token-level speculation, the draft's side and the target's."""
+
+    async def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Proposal:
+        """Write up to `num_tokens` tokens behind `after.end`, whatever steps they belong to; fewer at the end of the
+        answer. `sampling.max_tokens` does not count here."""
+        ...
+
+    async def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
+    ) -> Checked:
+        """Check tokens proposed behind `after.end` in one forward, `after` being the open step (perhaps empty).
+
+        Greedy: the longest run that the model would have written, and its own next token. Sampled: each is accepted
+        with probability min(1, p/q), the first that is not is replaced by one from max(p - q, 0), and one from p
+        follows when all are accepted: the tokens are distributed as if the model had sampled them. An empty proposal
+        gives one token. `sampling.max_tokens` bounds a step, as in `next_step`.
+        """
         ...

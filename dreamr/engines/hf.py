@@ -22,15 +22,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import (
+    COMPARING,
+    Checked,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 from dreamr.engines.calls import Calls
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.loading import eos_tokens, load_model, load_processor, new_kv, pick_device, pick_dtype
+from dreamr.engines.pairs import PairJudge, check_pairs
 from dreamr.engines.prefix_cache import CachedSequence, PrefixCache
+from dreamr.engines.questions import questions
+from dreamr.engines.reader import Reader
 from dreamr.engines.sampling import TokenChooser
 from dreamr.engines.step_end import StepEnd
+from dreamr.engines.token_round import check_round, propose_round
 from dreamr.engines.turns import Turns
-from dreamr.engines.verdicts import check_chain, contrast, plant, verdict_branch
+from dreamr.engines.verdicts import check_chain
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
 
@@ -51,6 +67,9 @@ class HFEngine:
         self._prompts: OrderedDict[str, PlacedPrompt] = OrderedDict()
         self._prompts_lock = threading.Lock()
         self._step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
+        self._reader = Reader(self._forward, self.cache)
+        self._questions = questions(self._forward, encoder)
+        self._pairs = PairJudge(self._forward, encoder, lambda: new_kv(model))
         self._max_positions: int = model.config.text_config.max_position_embeddings
         self.turns = Turns()
         self._calls = Calls(MAX_CALLS, name="engine")
@@ -95,15 +114,37 @@ class HFEngine:
             background=sampling.background,
         )
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
-        """Judge a chain in one forward (see `Engine`), which `stop` cannot shorten.
+    async def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion = "rho",
+        references: Sequence[Step] = (),
+    ) -> list[Verdict]:
+        """Judge a chain in one forward, or compare pairs in one each (see `Engine`); `stop` cannot shorten that.
 
-        Raises ValueError when a step is empty or the steps do not follow each other.
+        Raises ValueError when a step is empty, the steps do not follow each other, or references are missing.
         """
+        if criterion in COMPARING:
+            check_pairs(chain, references)
+            return await self._calls.run(call_id, lambda _: self._compare(chain, references, criterion))
         check_chain(chain)
         if not chain:
             return []
-        return await self._calls.run(call_id, lambda _: self.judge(prompt, chain))
+        return await self._calls.run(call_id, lambda _: self.judge(prompt, chain, criterion))
+
+    async def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Proposal:
+        """See `TokenSpeculation`."""
+        return await self._calls.run(call_id, lambda stop: self._propose(prompt, after.end, num_tokens, sampling, stop))
+
+    async def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
+    ) -> Checked:
+        """See `TokenSpeculation`; one forward, which `stop` cannot shorten."""
+        return await self._calls.run(call_id, lambda _: self._check(prompt, after, proposal, sampling))
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
@@ -138,7 +179,7 @@ class HFEngine:
             started = time.time()
             if not stop.is_set():
                 with self.cache.lease(prompt.key, whole) as sequence:
-                    hidden = self._catch_up(sequence, placed, whole)
+                    hidden = self._reader.catch_up(sequence, placed, whole)
                     finish = self._decode(sequence, placed, hidden, tokens, chooser, room, stop)
             text = self._step_end.text(tokens)
             return Step(prefix, tuple(tokens), text, finish, started, time.time())
@@ -169,41 +210,59 @@ class HFEngine:
             hidden = self._forward.text(sequence.kv, ids, positions[..., index : index + 1])[-1]
             self.cache.grew(sequence, (token,))
 
-    def judge(self, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+    def _propose(
+        self, prompt: Prompt, prefix: Tokens, num_tokens: int, sampling: Sampling, stop: threading.Event
+    ) -> Proposal:
+        placed = self._placed(prompt)
+        whole = self._whole(placed, prefix)
+        room = min(num_tokens, self._max_positions - len(whole))
+        with self.turns, torch.inference_mode():
+            started = time.time()
+            if stop.is_set():
+                return Proposal(started=started, ended=started)
+            with self.cache.lease(prompt.key, whole) as sequence:
+                hidden = self._reader.catch_up(sequence, placed, whole)
+                tokens, q = propose_round(
+                    self._forward, placed, sequence.kv, hidden, len(whole), room, sampling, self._step_end.eos_tokens
+                )
+                # Most of them will be followed by a token of the target's: a crop is cheaper than a fork.
+                self.cache.crop(sequence, len(whole))
+            return Proposal(tokens, q, started, time.time())
+
+    def _check(self, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling) -> Checked:
+        placed = self._placed(prompt)
+        whole = self._whole(placed, after.end)
+        with self.turns, torch.inference_mode():
+            started = time.time()
+            with self.cache.lease(prompt.key, whole) as sequence:
+                logits = self._reader.logits_behind(sequence, placed, whole, proposal.tokens)
+                accepted, own = check_round(logits, proposal, sampling)
+                self.cache.crop(sequence, len(whole) + accepted)
+            steps = self._step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
+            return Checked(steps, accepted, started, time.time())
+
+    def judge(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho") -> list[Verdict]:
         placed = self._placed(prompt)
         whole = self._whole(placed, chain[-1].end)
         with self.turns, torch.inference_mode():
             started = time.time()
             with self.cache.lease(prompt.key, whole) as sequence:
-                rhos = self._rhos(sequence, placed, whole, chain)
+                values = self._reader.ask(sequence, placed, whole, chain, self._questions[criterion])
             ended = time.time()
-        return [Verdict(rho, started, ended) for rho in rhos]
+        return [Verdict(value, started, ended) for value in values]
 
-    def _rhos(
-        self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens, chain: Sequence[Step]
-    ) -> list[float]:
-        """Verdicts on the last steps of `whole`; leaves exactly `whole` in the sequence."""
-        self._fill_prompt(sequence, placed)
-        trunk = whole[len(sequence.tokens) :]
-        step_ends = [len(placed.tokens) + len(step.end) for step in chain]
-        branches = [verdict_branch(step, self._encoder.verdict_turn) for step in chain]
-        tree = plant(len(sequence.tokens), trunk, step_ends, branches)
-        device = self._forward.device
-        hidden = self._forward.text(
-            sequence.kv,
-            torch.tensor([tree.tokens], device=device),
-            (torch.tensor(tree.indices, device=device) + placed.rope_delta).expand(3, 1, -1),
-            tree.mask.to(device),
-        )
-        self.cache.grew(sequence, trunk)
-        self.cache.crop(sequence, len(whole))
-        return contrast(self._forward.word_logits(hidden[tree.ends], self._encoder.verdict_words))
+    def _compare(self, steps: Sequence[Step], references: Sequence[Step], criterion: Criterion) -> list[Verdict]:
+        compare = self._pairs.same if criterion == "same" else self._pairs.similarity
+        with self.turns, torch.inference_mode():
+            started = time.time()
+            values = [compare(reference.text, step.text) for reference, step in zip(references, steps, strict=True)]
+            return [Verdict(value, started, time.time()) for value in values]
 
     def _fill(self, prompt: Prompt) -> Prefill:
         placed = self._placed(prompt)
         with self.turns, torch.inference_mode(), self.cache.lease(prompt.key, placed.tokens) as sequence:
             started = time.time()
-            self._fill_prompt(sequence, placed)
+            self._reader.fill_prompt(sequence, placed)
             return Prefill(started, time.time())
 
     def _replace_weights(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -211,30 +270,6 @@ class HFEngine:
             self.cache.clear()
             self._forward.weights += 1
             self.model.load_state_dict(state_dict)
-
-    def _fill_prompt(self, sequence: CachedSequence, placed: PlacedPrompt) -> Tensor | None:
-        """Last hidden state (h) of the prompt when it had to be run, else None."""
-        if sequence.tokens:
-            return None
-        hidden = self._forward.prompt(placed, sequence.kv)[-1]
-        self.cache.grew(sequence, placed.tokens)
-        return hidden
-
-    def _catch_up(self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens) -> Tensor:
-        """Hidden state (h) at the end of `whole`; runs only what the sequence lacks of it."""
-        hidden = self._fill_prompt(sequence, placed)
-        if hidden is not None and len(whole) == len(placed.tokens):
-            return hidden
-        if len(sequence.tokens) == len(whole):
-            # Keys and values do not give back the hidden state: the last token has to run again.
-            self.cache.crop(sequence, len(whole) - 1)
-        start = len(sequence.tokens)
-        missing = whole[start:]
-        ids = torch.tensor([missing], device=self._forward.device)
-        positions = self._forward.text_positions(placed, start, len(whole))
-        hidden = self._forward.text(sequence.kv, ids, positions)[-1]
-        self.cache.grew(sequence, missing)
-        return hidden
 
     def _placed(self, prompt: Prompt) -> PlacedPrompt:
         """Outside of turns, so that decoding a large image holds up nobody who has it already."""

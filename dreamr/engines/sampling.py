@@ -33,10 +33,16 @@ class TokenChooser:
             raise NumericalError(f"the largest of {len(logits)} logits is {value}: the weights or the dtype are broken")
         if self._generator is None:
             return int(index)
-        probabilities = torch.softmax(logits.cpu() / self._sampling.temperature, -1)
-        if self._sampling.top_p < 1:
-            probabilities = nucleus(probabilities, self._sampling.top_p)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+        return int(torch.multinomial(distribution(logits, self._sampling), 1, generator=self._generator))
+
+
+def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What one token is sampled from: probabilities (v), on the CPU, at a temperature above 0."""
+    probabilities = torch.softmax(logits.cpu() / sampling.temperature, -1)
+    if sampling.top_p < 1:
+        probabilities = nucleus(probabilities, sampling.top_p)
+        probabilities /= probabilities.sum()
+    return probabilities
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -11,13 +11,16 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from dreamr.actors.types import Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.base import DELIMITER
+from dreamr.engines.step_end import StepEnd
 
 END_OF_STEP = 0
 END_OF_ANSWER = 1
 _WORDS = range(2, 1000)
+_SLIP = 1000
+"""A token that no script holds."""
 
 
 class ScriptedEngine:
@@ -48,12 +51,60 @@ class ScriptedEngine:
             tokens.append(script[len(tokens)])
         return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
-        """See `Engine`."""
+    async def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion = "rho",
+        references: Sequence[Step] = (),
+    ) -> list[Verdict]:
+        """See `Engine`. A step that is accepted by one criterion is accepted by all of them."""
         async with self._forward:
             started = self._now()
             await self._pass(self._config.verdict_s)
-            return [Verdict(self.rho(prompt, step), started, self._now()) for step in chain]
+            scale = 9 if criterion in ("digit", "mean_digit") else 1
+            return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
+
+    async def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Proposal:
+        """See `TokenSpeculation`: the tokens that the imitated engine would write, but for some slips."""
+        started = self._now()
+        tokens: list[int] = []
+        while len(tokens) < num_tokens and END_OF_ANSWER not in tokens:
+            async with self._forward:
+                await self._pass(self._config.token_s + (0.0 if tokens else self._config.first_token_s))
+            tokens.append(self._imitated(prompt, after, tokens, sampling))
+        return Proposal(tuple(tokens), started=started, ended=self._now())
+
+    async def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
+    ) -> Checked:
+        """See `TokenSpeculation`; takes as long as one token."""
+        async with self._forward:
+            started = self._now()
+            await self._pass(self._config.token_s)
+        own: list[int] = []
+        while END_OF_ANSWER not in own:
+            own.append(self._next(prompt, after, own, sampling))
+            if proposal.tokens[: len(own)] != tuple(own):
+                break
+        accepted = len(own) - (proposal.tokens[: len(own)] != tuple(own))
+        return Checked(_ENDS.split(after, tuple(own), sampling.max_tokens), accepted, started, self._now())
+
+    def _imitated(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
+        config = self._config
+        model = self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
+        slip = random.Random(f"slip/{config.seed}/{prompt.key}/{after.end}/{written}").random()
+        return model._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
+
+    def _next(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
+        """The token behind an open step and what is written behind it."""
+        last = (after, *_ENDS.split(after, tuple(written), sampling.max_tokens))[-1]
+        is_open = last is after or last.finish == "stopped"
+        prefix, place = (last.prefix, len(last.tokens)) if is_open else (last.end, 0)
+        return self.script(prompt, prefix, sampling)[place]
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         """See `Engine`."""
@@ -89,6 +140,9 @@ class ScriptedEngine:
 def _text(tokens: Sequence[int]) -> str:
     words = " ".join(str(token) for token in tokens if token in _WORDS)
     return words + (DELIMITER if tokens and tokens[-1] == END_OF_STEP else "")
+
+
+_ENDS = StepEnd(_text, frozenset({END_OF_ANSWER}))
 
 
 def _finish(tokens: Sequence[int], script: Tokens) -> Finish:

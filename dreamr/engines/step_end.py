@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dreamr.actors.types import Finish, Tokens
+from dreamr.actors.types import Finish, Step, Tokens
 from dreamr.engines.base import DELIMITER
 
 
@@ -17,21 +17,39 @@ class StepEnd:
 
     def __init__(self, decode: Callable[[Tokens], str], eos_tokens: frozenset[int]) -> None:
         self._decode = decode
-        self._eos_tokens = eos_tokens
+        self.eos_tokens = eos_tokens
         self._breaks_line: dict[int, bool] = {}
 
     def finish(self, tokens: list[int], max_tokens: int) -> Finish | None:
         """Why a step with these `tokens` ends here; None when it goes on."""
         last = tokens[-1]
-        if last in self._eos_tokens:
+        if last in self.eos_tokens:
             return "eos"
         if self._has_line_break(last) and DELIMITER in self._decode(tuple(tokens)):
             return "delimiter"
         return "length" if len(tokens) >= max_tokens else None
 
+    def split(self, after: Step, tokens: Tokens, max_tokens: int) -> tuple[Step, ...]:
+        """Steps made of an open step and the tokens behind it; what follows the end of the answer is dropped.
+
+        The last one has finish "stopped" when it does not end here.
+        """
+        steps: list[Step] = []
+        prefix, current = after.prefix, list(after.tokens)
+        for token in tokens:
+            current.append(token)
+            if finish := self.finish(current, max_tokens):
+                steps.append(Step(prefix, tuple(current), self.text(current), finish))
+                if finish == "eos":
+                    return tuple(steps)
+                prefix, current = prefix + tuple(current), []
+        if current:
+            steps.append(Step(prefix, tuple(current), self.text(current), "stopped"))
+        return tuple(steps)
+
     def text(self, tokens: list[int]) -> str:
         """Text of a step; its eos token has none."""
-        shown = tokens[:-1] if tokens and tokens[-1] in self._eos_tokens else tokens
+        shown = tokens[:-1] if tokens and tokens[-1] in self.eos_tokens else tokens
         return self._decode(tuple(shown))
 
     def _has_line_break(self, token: int) -> bool:

@@ -6,11 +6,11 @@ pipeline ── call ──▶ handle ──▶ actor          A call returns a 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from dreamr.actors.types import Prefill, Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -45,6 +45,14 @@ class Writer(Handle, Protocol):
 
     def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]: ...
 
+    def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Ref[Proposal]: ...
+
+    def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
+    ) -> Ref[Checked]: ...
+
     def stop(self, call_id: str) -> None:
         """Ask for the end of a call between two tokens; the call's own Ref then resolves with finish "stopped"."""
         ...
@@ -53,7 +61,22 @@ class Writer(Handle, Protocol):
 class Judge(Handle, Protocol):
     """The target's verdicts. Calls that wait for each other's turn may be judged in one forward."""
 
-    def score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> Ref[Verdict]: ...
+    def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        step: Step | Ref[Step],
+        criterion: Criterion = "rho",
+        reference: Step | Ref[Step] | None = None,
+    ) -> Ref[Verdict]:
+        """Judge one step, by comparison with `reference` where the criterion compares."""
+        ...
+
+    def score_chain(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
+    ) -> Ref[tuple[Verdict, ...]]:
+        """Judge steps that follow each other, none of them empty, in one forward."""
+        ...
 
     def stop(self, call_id: str) -> None: ...
 

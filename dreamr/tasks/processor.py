@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor
 
 from dreamr.actors.types import Prompt, Tokens
-from dreamr.tasks.prompts import PromptConfig, chat_messages, verdict_turn
+from dreamr.tasks.prompts import PromptConfig, chat_messages, same_chat, score_turn, verdict_turn
 
 
 class ImageTextProcessor(Qwen3VLProcessor):
@@ -50,7 +51,11 @@ class PromptEncoder:
         self._processor = processor
         self._control_tokens = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         self.verdict_turn: Tokens = tuple(self._ids(verdict_turn(config)))
-        self.verdict_words = (self._word_id("positive", config.positive), self._word_id("negative", config.negative))
+        self.score_turn: Tokens = tuple(self._ids(score_turn(config)))
+        self.verdict_words = (
+            self._word_id("positive verdict", config.positive),
+            self._word_id("negative verdict", config.negative),
+        )
         """Token ids of the words for a good and a bad step."""
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
@@ -71,6 +76,19 @@ class PromptEncoder:
             image_grid=inputs.get("image_grid_thw"),
         )
 
+    @cached_property
+    def digits(self) -> Tokens:
+        """Token ids of "0" to "9". Raises ValueError when one is not exactly one token."""
+        return tuple(self._word_id("score", str(digit)) for digit in range(10))
+
+    def same_chat(self, first: str, second: str) -> Tokens:
+        """The chat, text alone, that asks whether two steps mean the same."""
+        return tuple(self._ids(same_chat(self.config, first, second)))
+
+    def text(self, text: str) -> Tokens:
+        """Plain text as tokens, without any chat around it."""
+        return tuple(self._ids(text))
+
     def decode(self, tokens: Tokens) -> str:
         """Text of generated tokens, without control tokens."""
         return cast(
@@ -84,7 +102,7 @@ class PromptEncoder:
         ids = self._ids(word)
         if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
             raise ValueError(
-                f"the {field} verdict word {word!r} is {len(ids)} tokens {ids} of this tokenizer, not one known token: "
+                f"the {field} word {word!r} is {len(ids)} tokens {ids} of this tokenizer, not one known token: "
                 f"choose another word in the prompt settings"
             )
         return ids[0]

@@ -6,6 +6,7 @@ Pure text; the chat template itself belongs to the checkpoint's tokenizer.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,32 @@ class PromptConfig:
     positive: str = "positive"
     """Verdict words: each has to be one token of the checkpoint's tokenizer."""
     negative: str = "negative"
+    score_question: str = (
+        "How sound is the last reasoning step above? Look only at whether it is true and follows from what stands "
+        "before it, not at how it is put or how much it helps. Give a score from 0 (wrong) to 9 (certainly right)."
+    )
+    """Asks for a digit (SpecReason)."""
+    score_prefix: str = "My score is: "
+    """What the answer to `score_question` begins with, up to the digit."""
+    same_template: str = (
+        "Here are two versions of one step of a solution.\n\nFirst version:\n{first}\n\nSecond version:\n{second}\n\n"
+        "Do they state the same, with the same results? Answer with one word, positive or negative."
+    )
+    """Asks whether two steps mean the same (Lookahead Reasoning), in a chat of its own."""
 
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if wrong := {name: value for name, value in values.items() if not isinstance(value, str)}:
             raise ValueError(f"prompt settings must be texts, but these are not: {wrong}")
-        for name in ("verdict_question", "positive", "negative"):
+        for name in ("verdict_question", "positive", "negative", "score_question"):
             if not values[name]:
                 raise ValueError(f"prompt setting {name} must not be empty")
         if self.positive == self.negative:
             raise ValueError(f"prompt settings positive and negative must differ, both are {self.positive!r}")
+        if not all(self.same_template.count(place) == 1 for place in ("{first}", "{second}")):
+            raise ValueError(
+                f"prompt setting same_template must hold {{first}} and {{second}} once: {self.same_template}"
+            )
 
 
 def load_prompt_config(folder: Path) -> PromptConfig:
@@ -89,4 +106,19 @@ def verdict_turn(config: PromptConfig) -> str:
 
     The very next token is judged as `positive` against `negative` (paper, section on TBVM).
     """
-    return f"{END_OF_TURN}\n<|im_start|>user\n{config.verdict_question}{END_OF_TURN}\n<|im_start|>assistant\n"
+    return f"{END_OF_TURN}\n{_asked(config.verdict_question)}"
+
+
+def score_turn(config: PromptConfig) -> str:
+    """As `verdict_turn`, asking for a digit: the very next token."""
+    return f"{END_OF_TURN}\n{_asked(config.score_question)}{config.score_prefix}"
+
+
+def same_chat(config: PromptConfig, first: str, second: str) -> str:
+    """A whole chat that asks whether two steps mean the same; the next token is one of the verdict words."""
+    texts = {"first": first.strip(), "second": second.strip()}
+    return _asked(re.sub(r"\{(first|second)\}", lambda place: texts[place[1]], config.same_template))
+
+
+def _asked(question: str) -> str:
+    return f"<|im_start|>user\n{question}{END_OF_TURN}\n<|im_start|>assistant\n"

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import async_solipsism
 
 from dreamr.actors.local import LocalHandle, LocalJudge, LocalWriter
-from dreamr.actors.types import Prompt, Sampling, Step
+from dreamr.actors.types import Prompt, Sampling, Step, Verdict
 from dreamr.config import Method, PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.scripted import ScriptedEngine
 from dreamr.pipelines.handles import Actors, Ref
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import Trace
+from dreamr.pipelines.verification import Rule
 
 T = TypeVar("T")
 
@@ -84,7 +85,13 @@ class World:
         acceptance = target.pop("acceptance", rng.choice([0.0, 0.3, 0.7, 1.0]))
 
         def engine(model: int) -> ScriptedEngine:
-            settings = {"kind": "scripted", "seed": model, "acceptance": acceptance, "step_tokens": (2, 12)}
+            settings = {
+                "kind": "scripted",
+                "seed": model,
+                "imitates": 2,
+                "acceptance": acceptance,
+                "step_tokens": (2, 12),
+            }
             config = ScriptedEngineConfig.model_validate(settings | latencies(rng) | target)
             return ScriptedEngine(config, lambda: asyncio.get_running_loop().time())
 
@@ -114,6 +121,8 @@ def check_steps(world: World, trace: Trace, **settings: Any) -> None:
     """Ask the models again: each committed step is what its writer writes behind exactly the committed prefix, a
     drafted one has rho > alpha there, and one of the target's was rejected there or had no verdict."""
     request = Request(PROMPT, PipelineSettings.model_validate(settings))
+    rule = Rule.of(request.settings)
+    scale = 9 if rule.kind == "digit" else 1
     prefix: tuple[int, ...] = ()
     for index, step in enumerate(trace.steps):
         assert step.index == index
@@ -121,6 +130,6 @@ def check_steps(world: World, trace: Trace, **settings: Any) -> None:
         assert step.tokens == writer.engine.script(PROMPT, prefix, request.sampling(index, step.source))
         drafted = world.draft.engine.script(PROMPT, prefix, request.sampling(index, "draft"))
         if step.rho is not None:
-            assert step.rho == world.judge.engine.rho(PROMPT, Step(prefix, drafted))
-        assert (step.source == "draft") == (step.rho is not None and step.rho > request.settings.alpha)
+            assert step.rho == scale * world.judge.engine.rho(PROMPT, Step(prefix, drafted))
+        assert (step.source == "draft") == (step.rho is not None and rule.accepts(Verdict(step.rho)))
         prefix += step.tokens

@@ -42,7 +42,8 @@ def at_call(handle: LocalHandle, number: int, fault: Callable[[], Awaitable[Any]
 
         return call
 
-    engine.next_step, engine.score = faulty(engine.next_step), faulty(engine.score)
+    for name in ("next_step", "score", "propose_tokens", "check_tokens"):
+        setattr(engine, name, faulty(getattr(engine, name)))
 
 
 async def run_with_loss(method: Method, part: Part, number: int, down_s: float) -> Trace:
@@ -56,7 +57,7 @@ async def run_with_loss(method: Method, part: Part, number: int, down_s: float) 
 
     at_call(handle, number, die)
     trace = await world.run(method, PROMPT, **DEADLINES)
-    check_steps(world, trace)
+    check_steps(world, trace, method=method)
     assert trace.end == "answered"
     assert world.num_in_flight == 0
     return trace
@@ -92,7 +93,7 @@ def test_an_actor_that_hangs_counts_as_lost_after_its_deadline(method: Method, p
         world = eight_steps()
         at_call(getattr(world, part), number, asyncio.Event().wait)
         trace = await world.run(method, PROMPT, **DEADLINES)
-        check_steps(world, trace)
+        check_steps(world, trace, method=method)
         assert trace.end == "answered"
         assert trace.wall_s < 2 * 50
         assert world.num_in_flight == 0

@@ -94,6 +94,8 @@ class ScriptedEngine:
         return Checked(_ENDS.split(after, tuple(own), sampling.max_tokens), accepted, started, self._now())
 
     def _imitated(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
+        if _SLIP in written:  # no script goes on from there
+            return _SLIP
         config = self._config
         model = self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
         slip = random.Random(f"slip/{config.seed}/{prompt.key}/{after.end}/{written}").random()

@@ -11,16 +11,17 @@ import asyncio
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from dreamr.actors.types import ActorLost, Role, Step, Verdict
+from dreamr.actors.types import ActorLost, Checked, Proposal, Role, Step, Verdict
 from dreamr.pipelines.handles import Judge, Ref, Writer
 from dreamr.pipelines.trace import Outcome
 
-T = TypeVar("T", Step, Verdict)
+Verdicts = tuple[Verdict, ...]
+T = TypeVar("T", Step, Verdict, Verdicts, Proposal, Checked)
 
 
 @dataclass(slots=True, eq=False)
 class Call(Generic[T]):
-    """One `next_step` or `score` call for step number `step`."""
+    """One call of an actor, for step number `step`."""
 
     id: str
     role: Role
@@ -32,11 +33,26 @@ class Call(Generic[T]):
     """What became of it, as far as is known yet."""
     value: T | None = None
     is_stopped: bool = False
+    num_kept: int | None = None
+    """Written tokens that became part of the answer; None: all of them when `outcome` is committed, else none."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens written, as far as they are known."""
-        return len(self.value.tokens) if isinstance(self.value, Step) else 0
+        match self.value:
+            case Step() | Proposal():
+                return len(self.value.tokens)
+            case Checked():
+                return 1
+            case _:
+                return 0
+
+    @property
+    def num_wasted(self) -> int:
+        """Tokens written for nothing."""
+        if self.num_kept is not None:
+            return self.num_tokens - self.num_kept
+        return 0 if self.outcome == "committed" else self.num_tokens
 
     async def result(self, deadline_s: float) -> T:
         """Wait for the value.

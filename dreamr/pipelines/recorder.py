@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from dreamr.actors.types import ROOT, Prefill, Role, Step, Verdict
+from dreamr.actors.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.call import Call
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import CommittedStep, End, Outcome, Span, Trace
 
 Interval = tuple[float, float]
+Value = Step | Verdict | tuple[Verdict, ...] | Proposal | Checked
+
+MARKERS = ("boxed", "Answer:", "ANSWER:")
+"""What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """In steps, or in tokens where speculation goes by tokens."""
+
+    drafted: int
+    judged: int
+    accepted: int
+    from_draft: int
+    committed: int
 
 
 class Recorder:
@@ -57,13 +73,14 @@ class Recorder:
             return "budget"
         if not step.tokens or step.tokens == self.frontier.tokens:
             return "loop"
+        if self._request.settings.stop_at_marker and any(marker in step.text for marker in MARKERS):
+            return "answered"
         return None
 
     def trace(self, calls: Sequence[Call[Any]]) -> Trace:
         """The finished request; `calls` are all that it made, every one of them ended."""
         assert self.end is not None, "a trace is made of a request that has ended"
-        drafted = [call for call in calls if call.role == "draft" and call.num_tokens]
-        decided = [step for step in self._steps if step.rho is not None]
+        counts = _token_counts(calls) if _by_token(calls) else self._step_counts(calls)
         wall = self._steps[-1].at
         return Trace(
             request_id=self._request.id,
@@ -73,10 +90,11 @@ class Recorder:
             wall_s=wall,
             orchestration_s=self._orchestration_s(),
             spans=tuple(sorted(self._spans(calls), key=lambda span: span.start)),
-            num_drafted=len(drafted),
-            num_judged=len(decided),
-            num_accepted=sum(step.source == "draft" for step in decided),
-            drafted_tokens=sum(call.num_tokens for call in drafted),
+            num_drafted=counts.drafted,
+            num_judged=counts.judged,
+            num_accepted=counts.accepted,
+            coverage=counts.from_draft / counts.committed,
+            drafted_tokens=sum(call.num_tokens for call in calls if call.role == "draft"),
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
@@ -89,19 +107,35 @@ class Recorder:
             if span := self._span(call):
                 yield span
 
+    def _step_counts(self, calls: Sequence[Call[Any]]) -> _Counts:
+        decided = [step for step in self._steps if step.rho is not None]
+        return _Counts(
+            drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in calls),
+            judged=len(decided),
+            accepted=sum(step.source == "draft" for step in decided),
+            from_draft=sum(step.source == "draft" for step in self._steps),
+            committed=len(self._steps),
+        )
+
     def _span(self, call: Call[Any]) -> Span | None:
         """None for a call that never reached a model."""
         value = call.value
         if value is None:
             return Span(call.role, call.submitted, self.now(), "lost", call.step, 0)
         start, end = self._interval(value)
-        if isinstance(value, Verdict):
-            return Span(call.role, start, end, "verdict", call.step, 0, value.rho) if value.judged else None
+        match value:
+            case Verdict():
+                return Span(call.role, start, end, "verdict", call.step, 0, value.rho) if value.judged else None
+            case tuple():
+                return Span(call.role, start, end, "verdict", call.step, 0)
+            case Proposal() | Checked():
+                return Span(call.role, start, end, call.outcome, call.step, call.num_tokens)
         outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
         return Span(call.role, start, end, outcome, call.step, len(value.tokens)) if value.tokens else None
 
-    def _interval(self, value: Step | Verdict | Prefill) -> Interval:
-        return value.started - self._began, value.ended - self._began
+    def _interval(self, value: Value | Prefill) -> Interval:
+        first, last = (value[0], value[-1]) if isinstance(value, tuple) else (value, value)
+        return first.started - self._began, last.ended - self._began
 
     def _orchestration_s(self) -> float:
         """Between two commits, the time in which none of the calls that the second one waited for was computing.
@@ -119,7 +153,17 @@ class Recorder:
 
 
 def _wasted(calls: Iterable[Call[Any]], role: Role) -> int:
-    return sum(call.num_tokens for call in calls if call.role == role and call.outcome != "committed")
+    return sum(call.num_wasted for call in calls if call.role == role)
+
+
+def _by_token(calls: Iterable[Call[Any]]) -> bool:
+    return any(isinstance(call.value, Checked) for call in calls)
+
+
+def _token_counts(calls: Sequence[Call[Any]]) -> _Counts:
+    proposed = sum(call.num_tokens for call in calls if call.role == "draft")
+    kept = {role: sum(call.num_kept or 0 for call in calls if call.role == role) for role in ("draft", "target")}
+    return _Counts(proposed, proposed, kept["draft"], kept["draft"], kept["draft"] + kept["target"])
 
 
 def _covered(intervals: list[Interval], low: float, high: float) -> float:

@@ -11,7 +11,10 @@ from dreamr.pipelines.autoregressive import Autoregressive
 from dreamr.pipelines.base import Pipeline
 from dreamr.pipelines.fpsr import FPSR
 from dreamr.pipelines.handles import Actors
+from dreamr.pipelines.lookahead import Lookahead
+from dreamr.pipelines.parallel_prefix import ParallelPrefix
 from dreamr.pipelines.sequential import Sequential
+from dreamr.pipelines.token_speculative import TokenSpeculative
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -19,6 +22,10 @@ _CLASSES: dict[Method, Callable[[Actors, Callable[[], float]], Pipeline]] = {
     "autoregressive": Autoregressive,
     "sequential": Sequential,
     "fpsr": FPSR,
+    "specreason": Sequential,
+    "lookahead": Lookahead,
+    "parallel_prefix": ParallelPrefix,
+    "token_speculative": TokenSpeculative,
 }
 
 

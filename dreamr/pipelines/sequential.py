@@ -3,7 +3,8 @@
     draft ──▶ verdict ──accepted──▶ commit ──▶ next step
                  └────rejected──▶ target's step ──▶ commit ──▶ next step
 
-FPSR commits exactly the same tokens, only sooner: this is what it is checked against.
+FPSR commits exactly the same tokens, only sooner: this is what it is checked against. With a digit from 0 to 9 as the
+verdict it is SpecReason (arXiv 2504.07891). Where the verdict compares, the target's own step is written first.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ class Sequential:
         if not session.can_speculate:
             await session.commit_written(session.write())
             return
-        drafted = session.draft(session.next_index, session.frontier)
+        own = session.write() if session.rule.compares else None
+        drafted = session.draft(session.next_index, session.frontier, own)
         verdict = await session.verdict(drafted)
-        if verdict is None or not session.commit_if_accepted(drafted, verdict):
-            await session.commit_written(session.write(), drafted, verdict)
+        if verdict and session.commit_if_accepted(drafted, verdict):
+            if own:
+                own.stop()
+        else:
+            await session.commit_written(own or session.write(), drafted, verdict)

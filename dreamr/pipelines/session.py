@@ -9,21 +9,23 @@ on exit, however it comes: stop every open call ──▶ await them all
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from dreamr.actors.types import ActorLost, Role, Step, Verdict
+from dreamr.actors.types import ActorLost, Criterion, Role, Step, Verdict
 from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.call import Call
-from dreamr.pipelines.handles import Actors, Ref
+from dreamr.pipelines.call import Call, T, Verdicts
+from dreamr.pipelines.coin import Coin
+from dreamr.pipelines.handles import Actors, Judge, Ref
 from dreamr.pipelines.recorder import Recorder
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import Trace
-from dreamr.pipelines.verification import accepts
+from dreamr.pipelines.verification import Rule
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,10 @@ class Drafted:
     """A drafted step and its verdict, both perhaps still to come."""
 
     draft: Call[Step]
-    verdict: Call[Verdict]
+    verdict: Call[Any]
+    """Of `Verdict`, or of the verdicts on a whole chain."""
+    own: Call[Step] | None = None
+    """The target's step that the drafted one is compared with."""
 
     def stop(self) -> None:
         """Let go of both."""
@@ -51,6 +56,8 @@ class Session:
         self, actors: Actors, request: Request, on_commit: OnCommit | None, clock: Callable[[], float]
     ) -> None:
         self._actors, self._request = actors, request
+        self.rule = Rule.of(request.settings)
+        self._judge: Judge = Coin(request.settings.seed) if self.rule.kind == "random" else actors.judge
         self._recorder = Recorder(request, clock, on_commit)
         self._calls: list[Call[Any]] = []
         self._numbers = itertools.count()
@@ -71,19 +78,41 @@ class Session:
 
     @property
     def can_speculate(self) -> bool:
-        return self._actors.draft.up and self._actors.judge.up
+        """Whether draft and verifier are there, and the next step may be the draft's."""
+        settings = self._request.settings
+        first = settings.first_target_steps
+        num_own = int(settings.method == "lookahead") if first is None else first
+        return self.next_index >= num_own and self._actors.draft.up and self._judge.up
 
     # -- work that begins ------------------------------------------------------------------------------------------
 
-    def draft(self, index: int, after: Step | Call[Step]) -> Drafted:
-        """Begin to draft step `index` and, as soon as it is there, to judge it."""
-        request, call_id = self._request, self._next_id("draft")
-        prefix = after.ref if isinstance(after, Call) else after
-        step = self._actors.draft.next_step(call_id, request.prompt, prefix, request.sampling(index, "draft"))
-        drafted = self._open(call_id, "draft", index, self._actors.draft, step)
+    def draft(self, index: int, after: Step | Call[Step], own: Call[Step] | None = None) -> Drafted:
+        """Begin to draft step `index` and, as soon as it is there, to judge it.
+
+        `own` is the target's step at the same place: verdicts that compare need it.
+        """
+        draft = self.draft_alone(index, after)
         call_id = self._next_id("verifier")
-        verdict = self._actors.judge.score(call_id, request.prompt, step)
-        return Drafted(drafted, self._open(call_id, "verifier", index, self._actors.judge, verdict))
+        own = own if self.rule.compares else None
+        verdict = self._judge.score(call_id, self._request.prompt, draft.ref, self._criterion, own.ref if own else None)
+        return Drafted(draft, self._begin(call_id, "verifier", index, self._judge, verdict), own)
+
+    def draft_alone(self, index: int, after: Step | Call[Step]) -> Call[Step]:
+        """Begin to draft step `index`."""
+        request, call_id = self._request, self._next_id("draft")
+        sampling = request.sampling(index, "draft")
+        step = self._actors.draft.next_step(call_id, request.prompt, _argument(after), sampling)
+        return self._begin(call_id, "draft", index, self._actors.draft, step)
+
+    def judge_chain(self, index: int, chain: Sequence[Step]) -> Call[Verdicts]:
+        """Begin to judge drafted steps from number `index` on, none of them empty, in one forward."""
+        call_id = self._next_id("verifier")
+        verdicts = self._judge.score_chain(call_id, self._request.prompt, chain, self._criterion)
+        return self._begin(call_id, "verifier", index, self._judge, verdicts)
+
+    @property
+    def _criterion(self) -> Criterion:
+        return "rho" if self.rule.kind == "random" else self.rule.kind
 
     def prepare_verifier(self) -> None:
         """Have the verifier read the prompt while the draft writes its first step."""
@@ -92,19 +121,23 @@ class Session:
     async def _prefill_verifier(self) -> None:
         try:
             async with asyncio.timeout(self._request.settings.verifier_deadline_s):
-                self._recorder.prefill = await self._actors.judge.prefill(self._request.prompt)
+                self._recorder.prefill = await self._judge.prefill(self._request.prompt)
         except Exception as error:
             # The first verdict will meet the same difficulty, and deal with it.
             log.debug("request %s: the verifier could not read the prompt: %s", self._request.id, error)
 
     def write(self, *, speculative: bool = False) -> Call[Step]:
         """Begin the target's own step at the frontier; `speculative` when it is only needed if a draft is rejected."""
-        request, call_id, index = self._request, self._next_id("target"), self.next_index
-        sampling = request.sampling(index, "target", background=speculative)
-        step = self._actors.target.next_step(call_id, request.prompt, self.frontier, sampling)
-        return self._open(call_id, "target", index, self._actors.target, step)
+        return self.write_after(self.next_index, self.frontier, speculative=speculative)
 
-    def _open(self, call_id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:
+    def write_after(self, index: int, after: Step | Call[Step], *, speculative: bool = False) -> Call[Step]:
+        """Begin the target's own step number `index`, perhaps behind a step that is still being drafted."""
+        request, call_id = self._request, self._next_id("target")
+        sampling = request.sampling(index, "target", background=speculative)
+        step = self._actors.target.next_step(call_id, request.prompt, _argument(after), sampling)
+        return self._begin(call_id, "target", index, self._actors.target, step)
+
+    def _begin(self, call_id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:
         call: Call[Any] = Call(call_id, role, index, handle, ref, self._recorder.now())
         self._calls.append(call)
         return call
@@ -116,27 +149,47 @@ class Session:
 
     async def verdict(self, drafted: Drafted) -> Verdict | None:
         """The verdict at the frontier; None when draft or verifier were lost, which only costs the speculation."""
-        settings = self._request.settings
+        if await self.unless_lost(drafted.draft) is None:
+            return None
+        if drafted.own:
+            await self.settled(drafted.own)
+        return await self.unless_lost(drafted.verdict)
+
+    async def unless_lost(self, call: Call[T]) -> T | None:
+        """What the draft or the verifier answers; None when that is lost."""
         try:
-            await drafted.draft.result(settings.draft_deadline_s)
-            return await drafted.verdict.result(settings.verifier_deadline_s)
+            return await call.result(self._deadline_s(call.role))
         except Exception as error:
             # Whatever is wrong with the draft or the verifier, the target can still answer. What it cannot take
             # either (a broken image, say) it will raise itself.
             self._recorder.num_losses += 1
-            log.warning("request %s, step %d: no verdict: %s", self._request.id, self.next_index, error)
+            log.warning("request %s, step %d: the %s failed: %s", self._request.id, call.step, call.role, error)
             return None
 
-    async def written(self, call: Call[Step]) -> tuple[Step, Call[Step]]:
-        """The target's step, and the call that wrote it: a lost target is awaited and asked again."""
+    async def settled(self, call: Call[Any]) -> None:
+        """Wait until a call has ended, well or not."""
+        with contextlib.suppress(Exception):
+            await call.result(self._deadline_s(call.role))
+
+    def _deadline_s(self, role: Role) -> float:
+        settings = self._request.settings
+        deadlines: dict[Role, float] = {
+            "draft": settings.draft_deadline_s,
+            "target": settings.target_deadline_s,
+            "verifier": settings.verifier_deadline_s,
+        }
+        return deadlines[role]
+
+    async def written(self, call: Call[T], again: Callable[[], Call[T]]) -> tuple[T, Call[T]]:
+        """What the target wrote, and the call that wrote it: a lost target is awaited and asked `again`."""
         for _ in range(MAX_TARGET_LOSSES):
             try:
-                return await call.result(self._request.settings.target_deadline_s), call
+                return await call.result(self._deadline_s("target")), call
             except ActorLost as error:
                 self._recorder.num_losses += 1
                 log.warning("request %s, step %d: %s; asking again", self._request.id, self.next_index, error)
                 await self._actors.target.recovered()
-                call = self.write()
+                call = again()
         raise ActorLost(f"the target was lost {MAX_TARGET_LOSSES} times while it wrote step {self.next_index}")
 
     # -- decisions -------------------------------------------------------------------------------------------------
@@ -145,17 +198,21 @@ class Session:
         """Commit the drafted step when its verdict allows it."""
         step = drafted.draft.value
         assert step is not None, "a verdict comes after its step"
-        accepted = accepts(verdict, self._request.settings.alpha)
-        drafted.draft.outcome = "committed" if accepted else "rejected"
+        return self.decide(drafted.draft, step, verdict, [drafted.draft, drafted.verdict])
+
+    def decide(self, draft: Call[Step], step: Step, verdict: Verdict, waited_for: list[Call[Any]]) -> bool:
+        """Commit the step that `draft` wrote when the verdict allows it."""
+        accepted = self.rule.accepts(verdict)
+        draft.outcome = "committed" if accepted else "rejected"
         if accepted:
-            self._recorder.commit(step, "draft", verdict.rho, [drafted.draft, drafted.verdict])
+            self._recorder.commit(step, "draft", verdict.rho, waited_for)
         return accepted
 
     async def commit_written(
         self, call: Call[Step], drafted: Drafted | None = None, verdict: Verdict | None = None
     ) -> None:
         """Wait for the target's step and commit it, in place of `drafted`, whose verdict was no or is None."""
-        step, call = await self.written(call)
+        step, call = await self.written(call, self.write)
         call.outcome = "committed"
         waited_for: list[Call[Any]] = [call]
         if drafted:
@@ -184,3 +241,8 @@ class Session:
             await call.result(self._request.settings.stop_deadline_s)
         except Exception as error:
             log.debug("request %s: %s ended with %s", self._request.id, call.id, error)
+
+
+def _argument(step: Step | Call[Step]) -> Step | Ref[Step]:
+    """A step as the argument of a call: one that is still being drafted is passed on unawaited."""
+    return step.ref if isinstance(step, Call) else step

@@ -62,10 +62,12 @@ class Trace:
     """Part of `wall_s` in which the pipeline waited although no model it waited for was running."""
     spans: tuple[Span, ...]
     num_drafted: int
-    """Drafted steps, whether judged or not."""
+    """Drafted steps, whether judged or not. Tokens, like all counts up to `coverage`, in token_speculative."""
     num_judged: int
     """Drafted steps that got a verdict which decided something: those at the frontier."""
     num_accepted: int
+    coverage: float
+    """Committed steps that came from the draft / all committed steps."""
     drafted_tokens: int
     wasted_draft_tokens: int
     wasted_target_tokens: int
@@ -84,8 +86,3 @@ class Trace:
     def acceptance_rate(self) -> float | None:
         """Accepted drafted steps / drafted steps that got a verdict; None when nothing was judged."""
         return self.num_accepted / self.num_judged if self.num_judged else None
-
-    @property
-    def coverage(self) -> float:
-        """Committed steps that came from the draft / all committed steps."""
-        return sum(step.source == "draft" for step in self.steps) / len(self.steps) if self.steps else 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -34,6 +34,8 @@ class ConfigError(ValueError):
 
 
 class _Strict(BaseModel):
+    """Base of all settings: unknown keys are errors, with the nearest known one as a way out."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -44,6 +46,11 @@ class _Strict(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(_unknown_key(str(key), list(cls.model_fields)))
         return values
+
+
+Strict = _Strict
+"""The base, for settings that live elsewhere."""
+StrictT = TypeVar("StrictT", bound=_Strict)
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
@@ -251,16 +258,22 @@ class Config(_Strict):
     @classmethod
     def parse(cls, text: str, source: str) -> Self:
         """Read YAML text; `source` names it in errors. Raises ConfigError."""
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: expected keys such as 'group' and 'pipeline', found {values!r}.")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(f"{source}: {_first_problem(error)}") from error
+        return parse_strict(cls, text, source)
+
+
+def parse_strict(kind: type[StrictT], text: str, source: str) -> StrictT:
+    """Read YAML text as settings of one kind; `source` names it in errors. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        keys = " and ".join(f"'{key}'" for key in list(kind.model_fields)[:2])
+        raise ConfigError(f"{source}: expected keys such as {keys}, found {values!r}.")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_problem(error)}") from error
 
 
 def load_config(path: str | Path | None = None) -> Config:

@@ -28,13 +28,20 @@ async def reserve(config: GroupConfig) -> PlacementGroup:
         NotEnoughResources: the group does not fit, now or within `wait_for_resources_s`.
     """
     bundles = [actor.resources() or EMPTY_BUNDLE for actor in config.actors().values()]
+    return await reserve_bundles(bundles, config.wait_for_resources_s, config.placement)
+
+
+async def reserve_bundles(
+    bundles: list[dict[str, float]], wait_for_resources_s: float, strategy: str = "PACK"
+) -> PlacementGroup:
+    """Reserve all the bundles or none. Raises NotEnoughResources as `reserve` does."""
     needed = total(bundles)
     everything: dict[str, float] = ray.cluster_resources()
-    if config.wait_for_resources_s == 0 and (short := missing(needed, everything)):
+    if wait_for_resources_s == 0 and (short := missing(needed, everything)):
         raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
-    placement: PlacementGroup = placement_group(bundles, strategy=config.placement)
+    placement: PlacementGroup = placement_group(bundles, strategy=strategy)
     try:
-        patience = max(config.wait_for_resources_s, RELEASE_GRACE_S)
+        patience = max(wait_for_resources_s, RELEASE_GRACE_S)
         placed = await asyncio.to_thread(placement.wait, patience)
         if not placed:
             available: dict[str, float] = ray.available_resources()

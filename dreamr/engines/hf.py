@@ -35,6 +35,7 @@ from dreamr.actors.types import (
     Tokens,
     Verdict,
 )
+from dreamr.engines.batched import BatchedSequences
 from dreamr.engines.calls import Calls
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.loading import eos_tokens, load_model, load_processor, new_kv, pick_device, pick_dtype
@@ -66,7 +67,7 @@ class HFEngine:
         self.cache = PrefixCache(max_cached_tokens, lambda: new_kv(model))
         self._prompts: OrderedDict[str, PlacedPrompt] = OrderedDict()
         self._prompts_lock = threading.Lock()
-        self._step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
+        self.step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
         self._reader = Reader(self._forward, self.cache)
         self._questions = questions(self._forward, encoder)
         self._pairs = PairJudge(self._forward, encoder, lambda: new_kv(model))
@@ -93,6 +94,11 @@ class HFEngine:
         loaded = load_model(model, target, number_type)
         encoder = PromptEncoder(load_processor(model), prompts or load_prompt_config(Path(model)))
         return cls(loaded, encoder, max_cached_tokens)
+
+    @property
+    def image_tokens(self) -> list[int]:
+        """Tokens that stand for images and videos, which no text may contain."""
+        return [self.model.config.image_token_id, self.model.config.video_token_id]
 
     @property
     def num_parameters(self) -> int:
@@ -157,6 +163,22 @@ class HFEngine:
         """
         await self._calls.run("update_weights", lambda _: self._replace_weights(state_dict))
 
+    def batch(self, prompts: Sequence[Prompt], rows: Sequence[int]) -> BatchedSequences:
+        """Sequences that grow together, row i behind prompt number `rows[i]`; outside of the prefix cache.
+
+        Blocks for the prompts' forward passes. The caller holds `turns` and inference mode, here and while it uses them.
+        """
+        placed = [self._placed(prompt) for prompt in prompts]
+        return BatchedSequences(self._forward, placed, rows, lambda: new_kv(self.model))
+
+    def prompt_tokens(self, prompt: Prompt) -> Tokens:
+        """The prompt as this model reads it."""
+        return self._placed(prompt).tokens
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 logits (b, v) of hidden states (b, h)."""
+        return self._forward.logits(hidden)
+
     def stop(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is no error."""
         self._calls.stop(call_id)
@@ -181,7 +203,7 @@ class HFEngine:
                 with self.cache.lease(prompt.key, whole) as sequence:
                     hidden = self._reader.catch_up(sequence, placed, whole)
                     finish = self._decode(sequence, placed, hidden, tokens, chooser, room, stop)
-            text = self._step_end.text(tokens)
+            text = self.step_end.text(tokens)
             return Step(prefix, tuple(tokens), text, finish, started, time.time())
 
     def _decode(
@@ -200,7 +222,7 @@ class HFEngine:
         ids = torch.empty(1, 1, dtype=torch.long, device=self._forward.device)
         while True:
             tokens.append(token := chooser.choose(self._forward.logits(hidden)))
-            if finish := self._step_end.finish(tokens, max_tokens):
+            if finish := self.step_end.finish(tokens, max_tokens):
                 return finish
             self.turns.pass_on()
             if stop.is_set():
@@ -223,7 +245,7 @@ class HFEngine:
             with self.cache.lease(prompt.key, whole) as sequence:
                 hidden = self._reader.catch_up(sequence, placed, whole)
                 tokens, q = propose_round(
-                    self._forward, placed, sequence.kv, hidden, len(whole), room, sampling, self._step_end.eos_tokens
+                    self._forward, placed, sequence.kv, hidden, len(whole), room, sampling, self.step_end.eos_tokens
                 )
                 # Most of them will be followed by a token of the target's: a crop is cheaper than a fork.
                 self.cache.crop(sequence, len(whole))
@@ -238,7 +260,7 @@ class HFEngine:
                 logits = self._reader.logits_behind(sequence, placed, whole, proposal.tokens)
                 accepted, own = check_round(logits, proposal, sampling)
                 self.cache.crop(sequence, len(whole) + accepted)
-            steps = self._step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
+            steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
             return Checked(steps, accepted, started, time.time())
 
     def judge(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho") -> list[Verdict]:

@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import RaySystemError
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 
 from dreamr.config import GroupConfig
 
@@ -21,7 +22,27 @@ class NotEnoughResources(RuntimeError):
     """The cluster cannot hold the group; the sentence says what is needed and what there is."""
 
 
-async def reserve(config: GroupConfig) -> PlacementGroup:
+async def find_or_reserve(config: GroupConfig) -> PlacementGroup:
+    """The room that has the group's name, else a new one that has it, and stays until it is removed.
+
+    Raises:
+        NotEnoughResources: as `reserve`.
+    """
+    assert config.name, "a room is found by its name"
+    try:
+        return get_placement_group(config.name)
+    except ValueError:
+        pass
+    try:
+        return await reserve(config, lasting=True)
+    except RaySystemError as error:
+        try:
+            return get_placement_group(config.name)  # another process was faster
+        except ValueError:
+            raise error from None
+
+
+async def reserve(config: GroupConfig, *, lasting: bool = False) -> PlacementGroup:
     """Reserve one bundle per actor, in the order of `config.actors()`; nothing else is started before that.
 
     Raises:
@@ -32,7 +53,8 @@ async def reserve(config: GroupConfig) -> PlacementGroup:
     everything: dict[str, float] = ray.cluster_resources()
     if config.wait_for_resources_s == 0 and (short := missing(needed, everything)):
         raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
-    placement: PlacementGroup = placement_group(bundles, strategy=config.placement)
+    names = {"name": config.name, "lifetime": "detached"} if lasting else {}
+    placement: PlacementGroup = placement_group(bundles, strategy=config.placement, **names)
     try:
         patience = max(config.wait_for_resources_s, RELEASE_GRACE_S)
         placed = await asyncio.to_thread(placement.wait, patience)

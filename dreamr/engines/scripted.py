@@ -60,6 +60,10 @@ class ScriptedEngine:
         async with self._forward:
             await self._pass(self._config.first_token_s)
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`. A scripted model reads words, and images not at all."""
+        return len(prompt.question.split())
+
     def stop(self, call_id: str) -> None:
         """See `Engine`."""
         self._stopped.add(call_id)

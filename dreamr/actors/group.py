@@ -68,9 +68,9 @@ class ActorGroup:
                 for role, config in self._config.actors().items()
             }
             await self._start_members(self._placement)
-        except BaseException:
-            # Others may be using the actors of a lasting group: this process is not to judge that.
-            await (self.leave() if self._lasting else self.stop())
+        except BaseException as error:
+            # Others may be using the actors of a lasting group, unless its models cannot be loaded by anybody.
+            await (self.leave() if self._lasting and not isinstance(error, ValueError) else self.stop())
             raise
 
     async def leave(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,8 +22,11 @@ from dreamr.serve.service import Service
 OPEN_PATHS = ("/", "/health")
 
 
-def make_app(service: Service) -> FastAPI:
-    """The application; the API keys are read from the environment now."""
+def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echoes_id: bool = True) -> FastAPI:
+    """The application; the API keys are read from the environment now.
+
+    `headers` go with every response, and the request id does unless somebody else sends it.
+    """
     app = FastAPI(title="dreamr", docs_url=None, redoc_url=None, description=__doc__)
     app.include_router(chat_routes(service))
     app.include_router(routes(service))
@@ -38,6 +41,8 @@ def make_app(service: Service) -> FastAPI:
         open_paths=OPEN_PATHS,
         max_body_bytes=service.settings.max_body_bytes,
         meters=service.meters,
+        headers=headers or {},
+        echoes_id=echoes_id,
     )
     return app
 

@@ -4,8 +4,8 @@
                  replica 2 ─┴▶ <name>-draft, <name>-target, <name>-verifier     detached: they outlive replicas
 
 The actors belong to the application: a replica that is stopped because the application is deleted takes them along.
-Their name holds a digest of what they are, so an update with other models gets its own, and the replica of before
-that is stopped takes the old ones along.
+Their name holds a digest of what they are, so an update with other models gets its own; the old replica, when it is
+the only one, takes the old ones along.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import ApplicationStatus
+from ray.util import list_named_actors
 
 from dreamr.actors.group import ActorGroup
 from dreamr.config import Config, GroupConfig, load_config
@@ -57,14 +58,16 @@ class Reasoner:
     async def __init__(self, config: Config) -> None:
         log_as_json()
         context = serve.get_replica_context()
-        self._app_name = context.app_name
-        self._group = ActorGroup(named(config.group, context.app_name), lasting=True)
+        self._app_name, self._config = context.app_name, config
+        self._group_config = named(config.group, context.app_name)
+        self._group = ActorGroup(self._group_config, lasting=True)
         await self._group.start()
         self._service = Service(self._group, config)
+        self._headers = {"X-Replica-ID": context.replica_tag}
         log.info("replica %s is ready", context.replica_tag)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._service)
+        return make_app(self._service, self._headers, echoes_id=False)  # Serve sends the id itself
 
     async def check_health(self) -> None:
         """Serve asks every few seconds: actors that hang are restarted, and a replica whose target is lost for good
@@ -77,7 +80,8 @@ class Reasoner:
         group: ActorGroup | None = getattr(self, "_group", None)
         if group is None:
             return
-        if await asyncio.to_thread(_is_deleted, self._app_name):
+        is_last = self._config.serve.num_replicas == 1 and _is_superseded(self._app_name, self._group_config)
+        if is_last or await asyncio.to_thread(_is_deleted, self._app_name):
             await group.stop()
         else:
             await group.leave()
@@ -86,7 +90,15 @@ class Reasoner:
 def named(group: GroupConfig, app_name: str) -> GroupConfig:
     """The group under a name that tells apart applications, and what their actors are."""
     digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:8]
-    return group.model_copy(update={"name": f"{group.name or app_name}-{digest}"})
+    name, namespace = f"{group.name or app_name}-{digest}", group.namespace or "dreamr"
+    return group.model_copy(update={"name": name, "namespace": namespace})
+
+
+def _is_superseded(app_name: str, group: GroupConfig) -> bool:
+    """Whether actors of the same application exist that are something else."""
+    mine = f"{group.name}-"
+    names = [actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == group.namespace]
+    return any(name.startswith(f"{app_name}-") and not name.startswith(mine) for name in names)
 
 
 def _is_deleted(app_name: str) -> bool:

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,11 +35,20 @@ class Gate:
     """`open_paths` need no key: health, and the page's own files, which a browser asks for without one."""
 
     def __init__(
-        self, app: ASGIApp, keys: Sequence[str], open_paths: Sequence[str], max_body_bytes: int, meters: Meters
+        self,
+        app: ASGIApp,
+        keys: Sequence[str],
+        open_paths: Sequence[str],
+        max_body_bytes: int,
+        meters: Meters,
+        headers: Mapping[str, str],
+        echoes_id: bool,
     ) -> None:
         self._app, self._max_body_bytes, self._meters = app, max_body_bytes, meters
         self._keys = [key.encode() for key in keys]
         self._open_paths = tuple(open_paths)
+        self._headers = SECURITY_HEADERS | dict(headers)
+        self._echoes_id = echoes_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +57,7 @@ class Gate:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id.set(given if _ID.fullmatch(given) else uuid.uuid4().hex[:16])
-        access = _Access(scope, send)
+        access = _Access(scope, send, self._headers, self._echoes_id)
         try:
             self._check_key(scope, headers)
             body = _Body(receive, self._max_body_bytes)
@@ -94,8 +103,8 @@ class _Body:
 class _Access:
     """Adds headers to a response and writes its line in the log."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope, self._send = scope, send
+    def __init__(self, scope: Scope, send: Send, headers: Mapping[str, str], echoes_id: bool) -> None:
+        self._scope, self._send, self._headers, self._echoes_id = scope, send, headers, echoes_id
         self._began = time.monotonic()
         self._status = 0
         self._is_complete = False
@@ -104,9 +113,10 @@ class _Access:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = request_id.get()
-            for name, value in SECURITY_HEADERS.items():
+            for name, value in self._headers.items():
                 headers.setdefault(name, value)
+            if self._echoes_id:
+                headers["X-Request-ID"] = request_id.get()
         elif message["type"] == "http.response.body":
             self._is_complete = not message.get("more_body", False)
         await self._send(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from dreamr.demo.report import model_rows
 from dreamr.pipelines.registry import METHODS
 from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
+from dreamr.serve.sample import data_url
 from dreamr.serve.scrape import CONTENT_TYPE, scrape
 from dreamr.serve.service import Service
 from dreamr.tasks.ledger import make_problem
@@ -70,9 +70,9 @@ def routes(service: Service) -> APIRouter:
         """A ledger problem that the built-in models have not been trained on."""
         chosen = secrets.randbits(31) if seed is None else seed
         problem = make_problem("test", chosen, 0)
-        [image] = problem.prompt.images
-        url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-        return SampleProblem(question=problem.question, image=url, answer=str(problem.answer), seed=chosen)
+        return SampleProblem(
+            question=problem.question, image=data_url(problem), answer=str(problem.answer), seed=chosen
+        )
 
     @router.get("/", include_in_schema=False)
     async def page() -> FileResponse:

@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from dreamr.serve.settings import ServeSettings
+
 EMBEDDED_PREFIX = "embedded:"
 _EMBEDDED_NAMES = ("target", "draft")
 _UNION_TAGS = frozenset({"hf", "import", "scripted", "own", "shared"})
@@ -254,6 +256,7 @@ class Config(_Strict):
     group: GroupConfig
     pipeline: PipelineSettings = PipelineSettings()
     cluster: ClusterSettings = ClusterSettings()
+    serve: ServeSettings = ServeSettings()
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:

@@ -80,6 +80,9 @@ class EngineActor:
     async def prefill(self, prompt: Prompt) -> Prefill:
         return await self._engine.prefill(prompt)
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return await self._engine.count_tokens(prompt)
+
     @ray.method(num_returns=0)
     async def stop(self, call_id: str) -> None:
         self._stop(call_id)

@@ -27,6 +27,11 @@ class RayHandle:
     def up(self) -> bool:
         return self._member.up
 
+    @property
+    def gone(self) -> bool:
+        """True when it will not come back."""
+        return self._member.gone
+
     def report_lost(self) -> None:
         self._member.report_lost()
 
@@ -36,6 +41,12 @@ class RayHandle:
     async def prefill(self, prompt: Prompt) -> Prefill:
         return await RayRef[Prefill](
             self._member.actor.prefill.remote(self._prompts.argument(prompt)), self._member, None
+        )
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Length of the prompt as this actor's model reads it. Raises ValueError when it cannot be read at all."""
+        return await RayRef[int](
+            self._member.actor.count_tokens.remote(self._prompts.argument(prompt)), self._member, None
         )
 
     def stop(self, call_id: str) -> None:

@@ -46,6 +46,10 @@ class Engine(Protocol):
         """Run the prompt alone, so that the first step does not pay for it."""
         ...
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Length of the prompt as the model reads it. Raises ValueError when it cannot be read at all."""
+        ...
+
     def stop(self, call_id: str) -> None:
         """End that call between two tokens. A call that is unknown or has already ended is not an error."""
         ...

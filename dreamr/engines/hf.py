@@ -156,6 +156,10 @@ class HFEngine:
         """Run the prompt alone, so that the first step does not pay for it."""
         return await self._calls.run(f"prefill {prompt.key}", lambda _: self._fill(prompt))
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`."""
+        return await self._calls.run(f"count {prompt.key}", lambda _: len(self._placed(prompt).tokens))
+
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and forget all that the old ones computed.
 

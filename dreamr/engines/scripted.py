@@ -115,6 +115,10 @@ class ScriptedEngine:
             await self._pass(self._config.first_token_s)
             return Prefill(started, self._now())
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`. A scripted model reads words, and images not at all."""
+        return len(prompt.question.split())
+
     def stop(self, call_id: str) -> None:
         """See `Engine`."""
         self._stopped.add(call_id)

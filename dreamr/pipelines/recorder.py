@@ -62,8 +62,8 @@ class Recorder:
         self._waits.append(waited_for)
         self.end = self._end_after(step)
         self.frontier = step
-        if self._on_commit:
-            self._on_commit(committed)
+        if self._on_commit and self._on_commit(committed):
+            self.end = self.end or "enough"
 
     def _end_after(self, step: Step) -> End | None:
         """The stop rules, the same for every schedule: they look at nothing but what is committed."""

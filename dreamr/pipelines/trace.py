@@ -12,8 +12,9 @@ Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict
 early; it was finished but not needed (behind a rejection or the end); its actor was lost; it was a verdict; the
 verifier read the prompt."""
 
-End = Literal["answered", "budget", "loop"]
-"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row."""
+End = Literal["answered", "budget", "loop", "enough"]
+"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; whoever
+listens to the steps wanted no more of them."""
 
 
 @dataclass(frozen=True, slots=True)

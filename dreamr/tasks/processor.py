@@ -60,9 +60,10 @@ class PromptEncoder:
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """Model inputs of `prompt`. Raises ValueError for control tokens in the question and unreadable images."""
-        for token in self._control_tokens:
-            if token in prompt.question:
-                raise ValueError(f"the question contains {token!r}, a control token of the model: remove it")
+        for text in (prompt.question, *(turn.text for turn in prompt.earlier)):
+            for token in self._control_tokens:
+                if token in text:
+                    raise ValueError(f"the question contains {token!r}, a control token of the model: remove it")
         images = [open_image(data, number) for number, data in enumerate(prompt.images, start=1)]
         chat = self._processor.apply_chat_template(
             chat_messages(prompt, self.config), tokenize=False, add_generation_prompt=True

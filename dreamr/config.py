@@ -28,7 +28,7 @@ from dreamr.serve.settings import ServeSettings
 
 EMBEDDED_PREFIX = "embedded:"
 _EMBEDDED_NAMES = ("target", "draft")
-_UNION_TAGS = frozenset({"hf", "import", "scripted", "own", "shared"})
+_UNION_TAGS = frozenset({"hf", "vllm", "import", "scripted", "own", "shared"})
 
 
 class ConfigError(ValueError):
@@ -61,17 +61,13 @@ def _unknown_key(key: str, known: list[str]) -> str:
     return f"unknown key '{key}': {way_out}"
 
 
-class HFEngineConfig(_Strict):
-    """A Qwen3-VL checkpoint run by transformers."""
+class _CheckpointConfig(_Strict):
+    """What every engine that loads a checkpoint needs to know."""
 
-    kind: Literal["hf"] = "hf"
     model: str
     """Checkpoint folder, hub id, or `embedded:target` / `embedded:draft` for the built-in pair."""
-    device: str = "cpu"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
-    max_cached_tokens: PositiveInt = 65_536
-    """Bound of the prefix KV cache, over all sequences together."""
 
     @field_validator("model")
     @classmethod
@@ -82,6 +78,37 @@ class HFEngineConfig(_Strict):
         if not model.strip():
             raise ValueError("name a checkpoint folder, a hub id or a built-in model.")
         return model
+
+
+class HFEngineConfig(_CheckpointConfig):
+    """A Qwen3-VL checkpoint run by transformers."""
+
+    kind: Literal["hf"] = "hf"
+    device: str = "cpu"
+    max_cached_tokens: PositiveInt = 65_536
+    """Bound of the prefix KV cache, over all sequences together."""
+
+
+class VLLMEngineConfig(_CheckpointConfig):
+    """A checkpoint run by vLLM: Qwen3-VL, or any other vision-language model that vLLM knows and that speaks ChatML."""
+
+    kind: Literal["vllm"]
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that share the model; the actor needs as many (`num_gpus`)."""
+    quantization: Literal["awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8"] | None = None
+    """None: whatever the checkpoint says about itself."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of each GPU that weights and KV cache may take together."""
+    kv_cache_mb: PositiveInt | None = None
+    """KV cache, MiB, in place of what `gpu_memory_utilization` leaves; on a CPU better given."""
+    max_model_len: PositiveInt | None = None
+    """Longest prompt with its answer, in tokens; None: as long as the checkpoint allows, if the KV cache holds it."""
+    max_images: PositiveInt = 8
+    """Most images in one prompt."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: a start within seconds, slower tokens."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint; some architectures (R-4B, say) need it."""
 
 
 class ImportedEngineConfig(_Strict):
@@ -117,7 +144,9 @@ class ScriptedEngineConfig(_Strict):
     """Every latency is multiplied by a random factor within 1 - jitter .. 1 + jitter."""
 
 
-EngineConfig = Annotated[HFEngineConfig | ImportedEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")]
+EngineConfig = Annotated[
+    HFEngineConfig | VLLMEngineConfig | ImportedEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")
+]
 
 
 class ActorConfig(_Strict):
@@ -140,6 +169,15 @@ class ActorConfig(_Strict):
     """How often Ray restarts the actor when its process dies; -1 is without end."""
     env: dict[str, str] = {}
     """Environment variables of the actor's process."""
+
+    @model_validator(mode="after")
+    def _has_the_gpus_of_its_engine(self) -> Self:
+        shards = self.engine.tensor_parallel_size if isinstance(self.engine, VLLMEngineConfig) else 1
+        if shards > 1 and self.num_gpus not in (0, shards):  # none: vLLM on CPUs
+            raise ValueError(
+                f"num_gpus = {self.num_gpus:g}, but engine.tensor_parallel_size = {shards}: set num_gpus: {shards}."
+            )
+        return self
 
     def resources(self) -> dict[str, float]:
         """What the actor takes, in Ray's resource names; memory in bytes."""

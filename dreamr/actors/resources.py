@@ -56,7 +56,10 @@ async def reserve(config: GroupConfig, *, lasting: bool = False) -> PlacementGro
 async def reserve_bundles(
     bundles: list[dict[str, float]], wait_for_resources_s: float, strategy: str = "PACK", name: str | None = None
 ) -> PlacementGroup:
-    """Reserve all the bundles or none; room with a name stays until it is removed. Raises NotEnoughResources as `reserve` does."""
+    """Reserve all the bundles or none; room with a `name` stays until it is removed.
+
+    Raises NotEnoughResources as `reserve` does.
+    """
     needed = total(bundles)
     everything: dict[str, float] = ray.cluster_resources()
     if wait_for_resources_s == 0 and (short := missing(needed, everything)):

@@ -15,6 +15,10 @@ DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
 
 
+class EngineDied(RuntimeError):
+    """The process behind an engine is gone for good: only a new engine helps."""
+
+
 class Engine(Protocol):
     """One model. Calls may run at the same time; the engine shares itself between them fairly."""
 

@@ -57,9 +57,7 @@ class Session:
     ) -> None:
         self._actors, self._request = actors, request
         self.rule = Rule.of(request.settings)
-        self._judge: Judge = actors.judge
-        if self.rule.kind == "random":
-            self._judge = Coin(request.settings.seed)
+        self._judge: Judge = Coin(request.settings.seed) if self.rule.kind == "random" else actors.judge
         self._recorder = Recorder(request, clock, on_commit)
         self._calls: list[Call[Any]] = []
         self._numbers = itertools.count()

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 EMBEDDED_PREFIX = "embedded:"
-_EMBEDDED_NAMES = ("target", "draft")
+_EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
 _UNION_TAGS = frozenset({"hf", "import", "scripted", "own", "shared"})
 
 
@@ -64,7 +64,8 @@ class HFEngineConfig(_Strict):
 
     kind: Literal["hf"] = "hf"
     model: str
-    """Checkpoint folder, hub id, or `embedded:target` / `embedded:draft` for the built-in pair."""
+    """Checkpoint folder, hub id, or a built-in model: `embedded:target`, `embedded:draft`, or
+    `embedded:draft-untrained`, the draft before reinforcement learning."""
     device: str = "cpu"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
@@ -75,7 +76,7 @@ class HFEngineConfig(_Strict):
     @classmethod
     def _embedded_name_exists(cls, model: str) -> str:
         if model.startswith(EMBEDDED_PREFIX) and model.removeprefix(EMBEDDED_PREFIX) not in _EMBEDDED_NAMES:
-            known = " and ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
+            known = ", ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
             raise ValueError(f"the built-in models are {known}, not '{model}'.")
         if not model.strip():
             raise ValueError("name a checkpoint folder, a hub id or a built-in model.")

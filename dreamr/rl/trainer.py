@@ -1,8 +1,8 @@
 """`SapoTrainer`: TRL's GRPO trainer with rollouts from the pool, the three rewards, and credit by steps.
 
-    _generate_and_score_completions
-        └─ rollout_func ── weights ─▶ pool ── groups ─▶ scored chains
-        └─ reward functions read the parts off the scored chains; TRL weighs, compares and logs them
+_generate_and_score_completions
+    └─ rollout_func ── weights ─▶ pool ── groups ─▶ scored chains
+    └─ reward functions read the parts off the scored chains; TRL weighs, compares and logs them
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from dreamr.rl.chains import GroupRequest
 from dreamr.rl.config import SapoConfig
@@ -33,8 +33,8 @@ class SapoTrainer(GRPOTrainer):
         """The chains of this rank's newest batch, in its order."""
         self.examples: list[int] = []
         """Indices of their problems."""
-        rewards = [_outcome, _draft, _length]
-        super().__init__(reward_funcs=rewards, rollout_func=SapoTrainer._roll_out, **arguments)
+        rewards: list[Any] = [_outcome, _draft, _length]
+        super().__init__(reward_funcs=rewards, rollout_func=_roll_out, **arguments)
 
     def sync_weights(self) -> None:
         """Send the present weights to the workers unless they have them. Collective."""
@@ -47,7 +47,8 @@ class SapoTrainer(GRPOTrainer):
             output["advantages"] = self._token_advantages(output["completion_ids"])
         return output
 
-    def _roll_out(prompts: list[Any], self: SapoTrainer) -> dict[str, list[Any]]:  # noqa: N805  # TRL's signature
+    def roll_out(self) -> dict[str, list[Any]]:
+        """Chains for the present examples, in the form of TRL's rollout functions."""
         self.sync_weights()
         size = self._sapo.rollout.group_size
         examples = [self._data[index] for index in self.examples[::size]]
@@ -103,6 +104,12 @@ class SapoTrainer(GRPOTrainer):
         self._log_metric("rollout/tokens_per_s", sum(len(chain.tokens) for chain in chains) / seconds)
         self._log_metric("weight_sync/time_s", self._pool.sync_seconds)
         self._log_metric("staleness/max", float(self.state.global_step - min(versions)))
+
+
+def _roll_out(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
+    """TRL's rollout function. The trainer knows which examples the prompts belong to."""
+    rolled_out: dict[str, list[Any]] = trainer.roll_out()
+    return rolled_out
 
 
 def _outcome(scored: list[Scored], **_: Any) -> list[float]:

@@ -11,7 +11,8 @@ import yaml
 
 from dreamr.config import ActorConfig, Config, ConfigError, GroupConfig, load_config
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = (Path(__file__).parent.parent / "configs").glob("*.yaml")
+EXAMPLES = sorted(path for path in CONFIGS if not path.stem.endswith("-sapo"))  # those are for training
 ENGINE = {"kind": "hf", "model": "some/model"}
 
 

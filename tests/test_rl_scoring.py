@@ -52,7 +52,7 @@ def test_where_nobody_knows_how_many_steps_are_needed_right_answers_of_the_group
 
 def test_step_credit_blames_the_rejected_step_and_no_other() -> None:
     group = score_group(example(needed=3), [RIGHT, WRONG], RewardSettings(outcome=0.0, step_allowance=20))
-    right, wrong = token_advantages(group, RewardSettings(outcome=0.0, step_allowance=20))
+    right, wrong = token_advantages([group], RewardSettings(outcome=0.0, step_allowance=20))
     assert right[:10] == pytest.approx([0.0] * 10)
     assert wrong[:10] == pytest.approx([0.0] * 10)
     assert all(value > 0 for value in right[10:20])
@@ -63,7 +63,16 @@ def test_step_credit_blames_the_rejected_step_and_no_other() -> None:
 def test_step_credit_leaves_the_targets_tokens_alone() -> None:
     mixed = chain(step(10, True), step(20, False, target_tokens=15), step(4, True, "</think>Answer: 12"))
     group = score_group(example(needed=3), [RIGHT, mixed], SETTINGS)
-    _, advantages = token_advantages(group, SETTINGS)
+    _, advantages = token_advantages([group], SETTINGS)
     assert mixed.written_by_draft == (1,) * 10 + (0,) * 15 + (1,) * 4
     assert advantages[10:25] == [0.0] * 15
     assert len(advantages) == len(mixed.tokens) == len(mixed.logprobs)
+
+
+def test_step_credit_does_not_blow_up_groups_that_agree() -> None:
+    shorter = chain(step(9, True), step(10, True), step(4, True, "</think>Answer: 12"))
+    agreeing = score_group(example(needed=3), [RIGHT, shorter], SETTINGS)
+    differing = score_group(example(needed=3), [RIGHT, WRONG], SETTINGS)
+    first, second, _, wrong = token_advantages([agreeing, differing], SETTINGS)
+    assert 0 < second[0] < -wrong[10] / 10
+    assert first[0] == pytest.approx(-second[0])

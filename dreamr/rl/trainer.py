@@ -85,11 +85,10 @@ class SapoTrainer(GRPOTrainer):
     def _token_advantages(self, completions: Tensor) -> Tensor:
         """(chains, tokens), zero behind the end of a chain."""
         size = self._sapo.rollout.group_size
+        groups = [self.scored[start : start + size] for start in range(0, len(self.scored), size)]
         advantages = torch.zeros(completions.shape, dtype=torch.float32)
-        for start in range(0, len(self.scored), size):
-            group = token_advantages(self.scored[start : start + size], self._sapo.rewards)
-            for place, values in enumerate(group):
-                advantages[start + place, : len(values)] = torch.tensor(values)
+        for place, values in enumerate(token_advantages(groups, self._sapo.rewards)):
+            advantages[place, : len(values)] = torch.tensor(values)
         return advantages.to(completions.device)
 
     def _log_rollouts(self, seconds: float, versions: Sequence[int]) -> None:

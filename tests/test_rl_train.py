@@ -50,7 +50,7 @@ def head() -> Iterator[str]:
     port, dashboard = free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     command += ["--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats"]
-    quiet = {"RAY_AUTH_MODE": "disabled"}
+    quiet = {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     process = subprocess.Popen(command, env=environment(**quiet), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         yield f"http://127.0.0.1:{dashboard}"

@@ -27,7 +27,7 @@ from pydantic import (
 from dreamr.serve.settings import ServeSettings
 
 EMBEDDED_PREFIX = "embedded:"
-_EMBEDDED_NAMES = ("target", "draft")
+_EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
 _UNION_TAGS = frozenset({"hf", "vllm", "import", "scripted", "own", "shared"})
 
 
@@ -65,7 +65,8 @@ class _CheckpointConfig(_Strict):
     """What every engine that loads a checkpoint needs to know."""
 
     model: str
-    """Checkpoint folder, hub id, or `embedded:target` / `embedded:draft` for the built-in pair."""
+    """Checkpoint folder, hub id, or a built-in model: `embedded:target`, `embedded:draft`, or
+    `embedded:draft-untrained`, the draft before reinforcement learning."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
 
@@ -73,7 +74,7 @@ class _CheckpointConfig(_Strict):
     @classmethod
     def _embedded_name_exists(cls, model: str) -> str:
         if model.startswith(EMBEDDED_PREFIX) and model.removeprefix(EMBEDDED_PREFIX) not in _EMBEDDED_NAMES:
-            known = " and ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
+            known = ", ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
             raise ValueError(f"the built-in models are {known}, not '{model}'.")
         if not model.strip():
             raise ValueError("name a checkpoint folder, a hub id or a built-in model.")

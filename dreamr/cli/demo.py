@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dreamr.cli.failures import BadInput
-from dreamr.cli.inputs import check_timeline, check_writable, read_config
+from dreamr.cli.inputs import check_timeline, check_writable, read_config, with_draft
 from dreamr.cli.lines import print_step
 from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
@@ -42,11 +42,12 @@ def demo(
     out: Path | None,
     timeline: Path | None,
     as_json: bool,
+    draft: str | None = None,
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipelines raise."""
     if problems < 1:
         raise BadInput(f"--problems {problems}: at least one is needed.")
-    chosen, settled = _methods(methods), read_config(config, {})
+    chosen, settled = _methods(methods), with_draft(read_config(config, {}), draft)
     check_timeline(timeline)
     check_writable("--out", out)
     machine, screen = Machine.this(), Console(stderr=as_json)

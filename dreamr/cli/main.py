@@ -16,6 +16,9 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; without it, the built-in models.")]
+Draft = Annotated[
+    str | None, typer.Option(help="Draft model instead of the configured one: folder, hub id, embedded:NAME.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
 
@@ -31,6 +34,7 @@ def ask(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling at temperatures above 0.")] = None,
     compare: Annotated[bool, typer.Option(help="Answer again by the target alone, for the speedup.")] = True,
+    draft: Draft = None,
     timeline: Annotated[Path | None, typer.Option(help="Picture of who did what when: .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +51,9 @@ def ask(
         "seed": seed,
     }
     with reported():
-        command.ask(question, images or [], config, settings, compare=compare, timeline=timeline, as_json=as_json)
+        command.ask(
+            question, images or [], config, settings, compare=compare, timeline=timeline, as_json=as_json, draft=draft
+        )
 
 
 @app.command()
@@ -56,6 +62,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "autoregressive,fpsr",
     config: ConfigFile = None,
+    draft: Draft = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the report, with a row per problem.")] = None,
     timeline: Annotated[Path | None, typer.Option(help="Picture of the first problem: .html or .png.")] = None,
     as_json: AsJson = False,
@@ -65,7 +72,20 @@ def demo(
     from dreamr.cli.failures import reported
 
     with reported():
-        command.demo(problems, seed, methods, config, out=out, timeline=timeline, as_json=as_json)
+        command.demo(problems, seed, methods, config, out=out, timeline=timeline, as_json=as_json, draft=draft)
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of training runs; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="Picture: .png or .html; without it, curves.png in the run.")] = None,
+) -> None:
+    """Draw the reward curves of training runs."""
+    from dreamr.cli import curves as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.curves(runs, out)
 
 
 def _show_version(wanted: bool) -> None:

@@ -64,7 +64,9 @@ class BatchedSequences:
 
     def drop(self, row: int, num_tokens: int) -> None:
         """Take back the last tokens of one row, whose `hidden` is stale until something is appended to it."""
-        columns = self._visible[row].nonzero()[-num_tokens:, 0] if num_tokens else []
+        if num_tokens == 0:
+            return
+        columns = self._visible[row].nonzero()[-num_tokens:, 0]
         self._visible[row, columns] = False
         self._next[row] -= num_tokens
 

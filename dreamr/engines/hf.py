@@ -170,7 +170,7 @@ class HFEngine:
     def batch(self, prompts: Sequence[Prompt], rows: Sequence[int]) -> BatchedSequences:
         """Sequences that grow together, row i behind prompt number `rows[i]`; outside of the prefix cache.
 
-        Blocks for the prompts' forward passes. The caller holds `turns` and inference mode, here and while it uses them.
+        Blocks for the prompts' forward passes. The caller holds `turns` and inference mode, now and in using them.
         """
         placed = [self._placed(prompt) for prompt in prompts]
         return BatchedSequences(self._forward, placed, rows, lambda: new_kv(self.model))

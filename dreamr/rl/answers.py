@@ -8,10 +8,12 @@ from typing import Literal
 from dreamr.tasks.ledger import extract_answer
 
 AnswerKind = Literal["ledger", "value", "letter", "text"]
-"""`ledger`: the number on the answer line. `value`: a number or expression in `\\boxed{}`. `letter`: an option's letter.
-`text`: words, case and spaces aside."""
+"""`ledger`: the number on the answer line. The others stand in `\\boxed{}`: a number or expression (`value`), an
+option's letter (`letter`), or words, case and spaces aside (`text`)."""
 
 _LETTER = re.compile(r"\(?\b([A-Z])\b\)?")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mathbf)\{([^}]*)\}")
+_DECORATION = re.compile(r"\\(?:left|right|[!,;:])|\^\{?\\circ\}?|\\circ|[$°]")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 
 
@@ -57,20 +59,18 @@ def _same_value(given: str, expected: str) -> bool:
 
 
 def _number(text: str) -> float | None:
-    text = _plain(text)
+    text = _plain(text).replace(" ", "")
     fraction = re.fullmatch(r"\\d?frac\{(-?\d+)\}\{(\d+)\}", text)
     if fraction:
         text = f"{fraction[1]}/{fraction[2]}"
     if not _NUMBER.fullmatch(text):
         return None
     numerator, _, denominator = text.partition("/")
-    return float(numerator) / float(denominator or 1) if denominator not in ("0",) else None
+    return None if denominator == "0" else float(numerator) / float(denominator or 1)
 
 
 def _plain(text: str) -> str:
-    text = re.sub(r"\\text\{([^}]*)\}|\\(?:left|right|!|,|;|:)|[$°]|\\circ|\^\{?\\circ\}?", r"\1", text)
-    return (
-        " ".join(text.lower().split()).rstrip(".").replace(" ", "")
-        if "\\" in text
-        else " ".join(text.lower().split()).rstrip(".")
-    )
+    """Lower case, single spaces, without dollar and degree signs and what LaTeX adds for looks."""
+    text = _TEXT_COMMAND.sub(r"\1", text)
+    text = _DECORATION.sub("", text)
+    return " ".join(text.lower().split()).rstrip(".")

@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
     from dreamr.rl.trainer import SapoTrainer
 
-COLUMNS = ["step", "image", "question", "completion", "answer", "outcome", "draft", "length", "total", "rhos", "end"]
+COLUMNS: list[str | int] = [
+    "step",
+    "image",
+    "question",
+    "completion",
+    "answer",
+    "outcome",
+    "draft",
+    "length",
+    "total",
+    "rhos",
+    "end",
+]
 
 
 class Bookkeeper(TrainerCallback):

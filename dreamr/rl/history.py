@@ -35,9 +35,9 @@ class History:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._wandb is not None:
-            self._wandb.log({f"train/{name}" if name != "step" else name: value for name, value in row.items()})
+            self._wandb.log({wandb_name(name): value for name, value in row.items()})
 
-    def log_table(self, step: int, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def log_table(self, step: int, name: str, columns: list[str | int], rows: list[list[Any]]) -> None:
         """A table in W&B; PIL images become pictures."""
         if self._wandb is None:
             return
@@ -84,6 +84,11 @@ def _open_wandb(run: Path, settings: LogSettings, config: Mapping[str, Any]) -> 
     )
     opened.define_metric("*", step_metric="step")
     return opened
+
+
+def wandb_name(name: str) -> str:
+    """As TRL names it: `train/reward`, `train/rewards/draft/mean`; evaluations and the x axis stay as they are."""
+    return name if name == "step" or name.startswith("eval/") else f"train/{name}"
 
 
 def _has_netrc() -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -101,6 +101,11 @@ async def _forward(learner: Any, report: Report) -> None:
 async def _answer(reference: Any) -> Any:
     try:
         return await reference
+    except OutOfMemoryError as error:  # its own text lists every process of the node
+        raise RuntimeError(
+            "Ray ended a process of the run because its node was short of memory: give it more, or lower "
+            "rollout.workers, rollout.verifiers or learner.micro_batch; --resume goes on."
+        ) from error
     except RayError as error:
         raise root_cause(error) from error
 

@@ -41,7 +41,7 @@ class Learner:
             yield line
 
     async def fit(self, address: str, port: int, checkpoint: Path | None) -> Path | None:
-        """Train to the last step, from `checkpoint` on where there is one. Rank 0 returns the trained draft's folder."""
+        """Train to the last step, from `checkpoint` on where there is one. Rank 0 returns the draft's folder."""
         loop = asyncio.get_running_loop()
 
         def report(line: dict[str, float]) -> None:

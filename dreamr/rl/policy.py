@@ -24,6 +24,8 @@ def load_policy(source: str, settings: LearnerSettings) -> tuple[Any, ImageTextP
     encoder = PromptEncoder(processor, load_prompt_config(Path(source)))
     # TRL renders the prompt once more, for the image tokens' places: it has to come out as long as the engine's.
     suffix = encoder.config.generation_suffix
-    processor.chat_template += f"{{%- if add_generation_prompt -%}}{{{{ {suffix!r} }}}}{{%- endif -%}}"
+    processor.chat_template = (
+        f"{processor.chat_template}{{%- if add_generation_prompt -%}}{{{{ {suffix!r} }}}}{{%- endif -%}}"
+    )
     processor.tokenizer.padding_side = "left"
     return model, processor, encoder

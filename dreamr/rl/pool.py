@@ -84,9 +84,12 @@ class RolloutPool:
         size = size or self._config.rollout.groups_per_call
         line = deque(_Call(start, list(requests[start : start + size])) for start in range(0, len(requests), size))
         groups: list[Group | None] = [None] * len(requests)
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(len(self._workers)):
-                tasks.create_task(self._serve(number, line, groups, mode), name=f"worker {number}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(len(self._workers)):
+                    tasks.create_task(self._serve(number, line, groups, mode), name=f"worker {number}")
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
         return [group for group in groups if group is not None]
 
     async def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:

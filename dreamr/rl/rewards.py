@@ -8,15 +8,15 @@ With N drafted steps, A of them accepted (rho > alpha), and n steps that the pro
     R_draft   = A / max(N, n)
     R_length  = max(0, A - max(0, N - n) - sum over accepted steps of min(tokens / allowance, 1)) / n
 
-R_draft is the paper's N_accepted / N_draft; a needed step that was never written counts as drafted and not accepted, so
-that writing one safe step and guessing the rest does not pay. The paper gives no formula for R_length. Ours is the saved
-share of a token allowance: every needed step has one, an accepted step spends its tokens of it, and what is not
+R_draft is the paper's N_accepted / N_draft; a needed step that was never written counts as drafted and not accepted,
+so that writing one safe step and guessing the rest does not pay. The paper gives no formula for R_length. Ours is the
+saved share of a token allowance: every needed step has one, an accepted step spends its tokens of it, and what is not
 spent is the reward. A rejected or missing step saves nothing, and each step beyond the needed ones takes an allowance
 back. With N = n it is the mean over needed steps of `accepted * (1 - tokens / allowance)`.
 
 So no part grows (tests/test_rl_rewards.py, on random chains) by adding an empty step, which is never accepted; by
-leaving out an accepted step that was needed; by skipping the chain; or, for R_length, by splitting steps or adding
-accepted filler where the needed steps are there.
+leaving out a step that was needed; by skipping the chain; or, for R_length, by splitting steps or adding accepted
+filler where the needed steps are there.
 """
 
 from __future__ import annotations

@@ -43,10 +43,10 @@ class RolloutWorker(DraftActor):
         self, requests: Sequence[GroupRequest], verifier: Any, mode: RolloutMode, alpha: float, limits: ChainLimits
     ) -> list[Group]:
         """Chains for every request, judged by the actor `verifier` (a handle of `RolloutVerifier`)."""
-        batch = await asyncio.to_thread(ChainBatch, self._engine, requests, limits)
+        engine = cast(HFEngine, self._engine)
+        batch = await asyncio.to_thread(ChainBatch, engine, requests, limits)
         write = _write_free if mode == "free" else _write_in_pipeline
         chains = await write(batch, requests, verifier, alpha, limits)
-        engine = cast(HFEngine, self._engine)
         by_group: dict[int, list[Chain]] = defaultdict(list)
         for row, chain in zip(batch.rows, chains, strict=True):
             by_group[row.group].append(chain)
@@ -80,11 +80,11 @@ async def _write_in_pipeline(
         for index, one in enumerate(written):
             if one is None:
                 continue
-            step = _drafted(one, rhos[index][0], alpha)
-            if step.drafted.accepted:
-                chains[index].append(step)
+            own = _drafted(one, rhos[index][0], alpha)
+            if own.drafted.accepted:
+                chains[index].append(own)
             else:
-                rejected[index] = step
+                rejected[index] = own
         replacements = await _replacements(batch.rows, rejected, before, requests, verifier, limits)
         for index, step in replacements.items():
             batch.replace(batch.rows[index], before[index], step)

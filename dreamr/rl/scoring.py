@@ -47,32 +47,39 @@ def _needed_steps(chains: Sequence[Chain], right: Sequence[bool]) -> int:
     return round(statistics.median(lengths or [len(chain.steps) for chain in chains]))
 
 
-def token_advantages(group: Sequence[Scored], settings: RewardSettings) -> list[list[float]]:
-    """Per chain and token its advantage under `credit: step`; zeros where the target wrote.
+def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSettings) -> list[list[float]]:
+    """Per chain of all groups, in order, and token its advantage under `credit: step`; zeros where the target wrote.
 
     R_draft and R_length are means over steps of what each verdict says. GRPO credits every token of a chain with the
     whole mean; here a token gets what its own step has earned,
 
         s = w1 * R_outcome + w2 * accepted + w3 * accepted * (1 - tokens / allowance)
 
-    against the mean of s over the group's steps at the same place in their chains, in units of the group's standard
-    deviation of s.
+    against the mean of s over the group's steps at the same place in their chains, in units of the standard deviation
+    of these differences over the batch: a group whose chains are all as good teaches little, and is not blown up.
     """
+    differences = [values for group in groups for values in _against_the_group(group, settings)]
+    spread = statistics.pstdev(value for values in differences for value in values) + 1e-4
+    chains = [scored.chain for group in groups for scored in group]
+    return [
+        [
+            value / spread if step.source == "draft" else 0.0
+            for step, value in zip(chain.steps, values, strict=True)
+            for _ in step.tokens
+        ]
+        for chain, values in zip(chains, differences, strict=True)
+    ]
+
+
+def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> list[list[float]]:
+    """Per chain and step, what it has earned less the mean at that place; the group's mean where it is alone there."""
     earned = [[_earned(scored, place, settings) for place in range(len(scored.chain.steps))] for scored in group]
-    everything = [value for values in earned for value in values]
-    mean, spread = statistics.fmean(everything), statistics.pstdev(everything) + 1e-4
+    mean = statistics.fmean(value for values in earned for value in values)
     baselines = []
     for place in range(max(map(len, earned))):
         here = [values[place] for values in earned if place < len(values)]
         baselines.append(statistics.fmean(here) if len(here) > 1 else mean)
-    return [
-        [
-            (value - baselines[place]) / spread if step.source == "draft" else 0.0
-            for place, (step, value) in enumerate(zip(scored.chain.steps, values, strict=True))
-            for _ in step.tokens
-        ]
-        for scored, values in zip(group, earned, strict=True)
-    ]
+    return [[value - baselines[place] for place, value in enumerate(values)] for values in earned]
 
 
 def _earned(scored: Scored, place: int, settings: RewardSettings) -> float:

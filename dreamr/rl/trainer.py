@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from dreamr.rl.chains import GroupRequest
 from dreamr.rl.config import SapoConfig
@@ -33,8 +33,8 @@ class SapoTrainer(GRPOTrainer):
         """The chains of this rank's newest batch, in its order."""
         self.examples: list[int] = []
         """Indices of their problems."""
-        rewards = [_outcome, _draft, _length]
-        super().__init__(reward_funcs=rewards, rollout_func=SapoTrainer._roll_out, **arguments)
+        rewards: list[Any] = [_outcome, _draft, _length]
+        super().__init__(reward_funcs=rewards, rollout_func=_roll_out, **arguments)
 
     def sync_weights(self) -> None:
         """Send the present weights to the workers unless they have them. Collective."""
@@ -47,7 +47,8 @@ class SapoTrainer(GRPOTrainer):
             output["advantages"] = self._token_advantages(output["completion_ids"])
         return output
 
-    def _roll_out(prompts: list[Any], self: SapoTrainer) -> dict[str, list[Any]]:  # noqa: N805  # TRL's signature
+    def roll_out(self) -> dict[str, list[Any]]:
+        """Chains for the present examples, in the form of TRL's rollout functions."""
         self.sync_weights()
         size = self._sapo.rollout.group_size
         examples = [self._data[index] for index in self.examples[::size]]
@@ -84,11 +85,10 @@ class SapoTrainer(GRPOTrainer):
     def _token_advantages(self, completions: Tensor) -> Tensor:
         """(chains, tokens), zero behind the end of a chain."""
         size = self._sapo.rollout.group_size
+        groups = [self.scored[start : start + size] for start in range(0, len(self.scored), size)]
         advantages = torch.zeros(completions.shape, dtype=torch.float32)
-        for start in range(0, len(self.scored), size):
-            group = token_advantages(self.scored[start : start + size], self._sapo.rewards)
-            for place, values in enumerate(group):
-                advantages[start + place, : len(values)] = torch.tensor(values)
+        for place, values in enumerate(token_advantages(groups, self._sapo.rewards)):
+            advantages[place, : len(values)] = torch.tensor(values)
         return advantages.to(completions.device)
 
     def _log_rollouts(self, seconds: float, versions: Sequence[int]) -> None:
@@ -103,6 +103,12 @@ class SapoTrainer(GRPOTrainer):
         self._log_metric("rollout/tokens_per_s", sum(len(chain.tokens) for chain in chains) / seconds)
         self._log_metric("weight_sync/time_s", self._pool.sync_seconds)
         self._log_metric("staleness/max", float(self.state.global_step - min(versions)))
+
+
+def _roll_out(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
+    """TRL's rollout function. The trainer knows which examples the prompts belong to."""
+    rolled_out: dict[str, list[Any]] = trainer.roll_out()
+    return rolled_out
 
 
 def _outcome(scored: list[Scored], **_: Any) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 from PIL import Image
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from dreamr.rl import checkpoints
 from dreamr.rl.config import SapoConfig

@@ -71,6 +71,8 @@ class ChainBatch:
         self, engine: HFEngine, requests: Sequence[GroupRequest], limits: ChainLimits, role: Role = "draft"
     ) -> None:
         self._engine, self._limits = engine, limits
+        self._images = torch.tensor(engine.image_tokens)
+        """Never chosen: the learner would take such a token for one more image."""
         self.rows = [
             Row(group, _request(request, seed, limits), role)
             for group, request in enumerate(requests)
@@ -119,11 +121,9 @@ class ChainBatch:
     def _choose(self, indices: list[int]) -> tuple[list[int], list[float]]:
         """The next token of each row, and its log-probability."""
         logits = self._engine.logits(self._sequences.hidden[indices]).cpu()
-        # The learner would take a sampled image token for one more image.
-        logits[:, self._engine.image_tokens] = -torch.inf
         temperature = self.rows[indices[0]].request.settings.temperature
         if temperature == 0:
-            chosen = logits.argmax(-1)
+            chosen = logits.index_fill(-1, self._images, -torch.inf).argmax(-1)
             logprobs = logits.log_softmax(-1)
         else:
             logprobs = (logits / temperature).log_softmax(-1)
@@ -134,6 +134,7 @@ class ChainBatch:
         """What `torch.multinomial` draws from each row's own generator: the largest of p / exponential noise."""
         if self._limits.top_p < 1:
             probabilities = torch.stack([nucleus(row, self._limits.top_p) for row in probabilities])
+        probabilities = probabilities.index_fill(-1, self._images, 0.0)
         noise = torch.empty_like(probabilities)
         for place, index in enumerate(indices):
             row = self.rows[index]

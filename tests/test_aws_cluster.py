@@ -1,4 +1,4 @@
-"""cluster.yaml through `ray up` as far as the instances: AWS by moto, ssh by a recorder, everything between is Ray's."""
+"""cluster.yaml through `ray up` as far as instances: AWS by moto, ssh by a recorder, everything between is Ray's."""
 
 from __future__ import annotations
 

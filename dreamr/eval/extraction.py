@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dreamr.eval.equality import same_text
 
 END_OF_REASONING = "</think>"
-_STATED = re.compile(
-    r"(?:\banswer|\bchoice|\boption)\b(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\s*(?P<rest>[^\n]+)",
-    re.IGNORECASE,
+_VERB = r"(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\**\s*"
+_STATED_LETTER = re.compile(rf"\b(?:answer|choice|option)\b{_VERB}(?=(?P<rest>[^\n]+))", re.IGNORECASE)
+_STATED_TEXT = re.compile(
+    r"\banswer\**\s*(?:is|would be|should be|must be|:|=)\s*:?(?=(?P<rest>[^\n]+))", re.IGNORECASE
 )
-_IS = re.compile(r"(?:\banswer\s*(?:is|would be|should be|must be|:|=)\s*:?)\s*(?P<rest>[^\n]+)", re.IGNORECASE)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _MARKUP = "*_`$ \t\n"
 MAX_SHORT_WORDS = 6
@@ -36,9 +36,11 @@ def extract_letter(text: str, letters: str, options: Sequence[str] = ()) -> str 
     """The letter of the chosen option; `text` is what follows the reasoning."""
     if (box := last_boxed(text)) is not None:
         return _leading_letter(box, letters) or _letter_of_option(box, letters, options)
-    for stated in reversed(list(_STATED.finditer(text))):
+    for stated in reversed(list(_STATED_LETTER.finditer(text))):
         if letter := _leading_letter(stated["rest"], letters):
             return letter
+    if letter := _leading_letter(text.rpartition("\n")[2], letters):
+        return letter
     bare = re.findall(rf"(?:^|[\s(\[*])([{letters}])(?:[\s)\].,:;*!]|$)(?!\s*[a-z])", text)
     return bare[-1] if bare else _letter_of_option(text, letters, options)
 
@@ -47,7 +49,7 @@ def extract_text(text: str) -> str | None:
     """The answer as the model wrote it; `text` is what follows the reasoning."""
     if (box := last_boxed(text)) is not None:
         return _plain(box) or None
-    if stated := list(_IS.finditer(text)):
+    if stated := list(_STATED_TEXT.finditer(text)):
         return _plain(stated[-1]["rest"]) or None
     is_short = "\n" not in text and len(text.split()) <= MAX_SHORT_WORDS
     return (_plain(text) or None) if is_short else None
@@ -65,8 +67,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def _leading_letter(text: str, letters: str) -> str | None:
-    """The letter that a text such as "(B) 30 degrees" or "B" begins with; "A dog" does not begin with one."""
-    found = re.match(rf"[(\[]?([{letters}])(?:[)\].:,;]|$|\s*$|\s+(?![a-z]))", _plain(text))
+    """The letter that a text such as "(B) 30 degrees" or "B is right" begins with; "A dog" does not begin with one."""
+    behind = r"[)\].:,;*]|\s*$|\s+(?![a-z])|\s+(?:is|because|since)\b"
+    found = re.match(rf"[(\[]?([{letters}])(?:{behind})", _plain(text))
     return found[1] if found else None
 
 

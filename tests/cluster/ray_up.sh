@@ -28,6 +28,9 @@ export TMPDIR=/run/operator RAY_TMPDIR=/run/operator RAY_USAGE_STATS_ENABLED=0 H
 mkdir -p "$RAY_TMPDIR"
 ray() { "$python" -m ray.scripts.scripts "$@"; }
 
+# The hosts share their memory with all else on this machine: Ray would kill its own workers for the use that others make.
+no_killing=RAY_memory_monitor_refresh_ms=0
+
 # -- hosts ----------------------------------------------------------------------------------------------------------
 
 make_network() {
@@ -68,7 +71,7 @@ make_host() { # name, address, resources
 	StrictModes no
 	PidFile none
 	Subsystem sftp internal-sftp
-	SetEnv TMPDIR=$home RAY_TMPDIR=$home RAY_USAGE_STATS_ENABLED=0 PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 OMP_NUM_THREADS=1
+	SetEnv TMPDIR=$home RAY_TMPDIR=$home RAY_USAGE_STATS_ENABLED=0 PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 $no_killing
 	END
   # ssh takes the home from there, whatever $HOME says
   sed -E "s|^($(id -un):.*):[^:]*:([^:]*)$|\1:$home:\2|" /etc/passwd > "$home/passwd"
@@ -116,6 +119,14 @@ ray dashboard /run/operator/cluster.yaml > /run/operator/dashboard.log 2>&1 & # 
 until (: < /dev/tcp/127.0.0.1/8265) 2> /dev/null; do sleep 0.5; done
 ray job submit --address http://127.0.0.1:8265 --working-dir configs -- \
   dreamr demo --problems 1 --config embedded-cluster.yaml
+
+if [ -e dreamr/serve/deployment.py ]; then
+  say "a served request"
+  ray job submit --no-wait --address http://127.0.0.1:8265 --working-dir configs -- \
+    serve run dreamr.serve.deployment:build config=embedded-cluster.yaml
+  ray exec --port-forward 8000 /run/operator/cluster.yaml 'sleep 1d' > /run/operator/tunnel.log 2>&1 &
+  "$python" tests/cluster/ask.py http://127.0.0.1:8000/v1
+fi
 
 say "ray status"
 ray exec /run/operator/cluster.yaml 'RAY_AUTH_MODE=token ~/dreamr/.venv/bin/ray status'

@@ -28,6 +28,7 @@ from dreamr.serve.settings import ServeSettings
 
 EMBEDDED_PREFIX = "embedded:"
 _EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
+_OWN_FIELDS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory_mb"}
 _UNION_TAGS = frozenset({"hf", "vllm", "import", "scripted", "own", "shared"})
 
 
@@ -160,6 +161,8 @@ class ActorConfig(_Strict):
     """Ray's name of an accelerator, such as `L40S` or `H100`; None takes any."""
     memory_mb: float = Field(default=0.0, ge=0)
     """Memory that the scheduler sets aside, MiB; 0 sets none aside."""
+    custom_resources: dict[str, PositiveFloat] = {}
+    """Resources with names of your own, which nodes offer to show what they are for, such as `{target: 1}`."""
     num_threads: PositiveInt = 1
     """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
     background: bool = False
@@ -180,9 +183,17 @@ class ActorConfig(_Strict):
             )
         return self
 
+    @field_validator("custom_resources")
+    @classmethod
+    def _has_no_field_of_its_own(cls, custom: dict[str, float]) -> dict[str, float]:
+        for name in custom:
+            if name in _OWN_FIELDS:
+                raise ValueError(f"'{name}' is not a custom resource: set {_OWN_FIELDS[name]} instead.")
+        return custom
+
     def resources(self) -> dict[str, float]:
         """What the actor takes, in Ray's resource names; memory in bytes."""
-        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20}
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20, **self.custom_resources}
         if self.accelerator_type:
             # Ray offers 1.0 of this marker per node of that type: a sliver pins the node without using it up.
             asked[f"accelerator_type:{self.accelerator_type}"] = 0.001

@@ -215,6 +215,7 @@ class Member:
             "num_gpus": config.num_gpus,
             "memory": int(needs["memory"]) if "memory" in needs else None,
             "accelerator_type": config.accelerator_type,
+            "resources": dict(config.custom_resources),
             "max_restarts": config.max_restarts,
             "max_concurrency": MAX_CONCURRENCY,
             "name": f"{group.name}-{self.role}" if group.name else None,

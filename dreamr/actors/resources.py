@@ -100,7 +100,8 @@ def refusal(short: list[str], needed: dict[str, float], offered: dict[str, float
     reason = "" if short else " in total, but not where group.placement wants them"
     return (
         f"not enough resources for the actors: needed {wants}; {where}: {has}{reason}. "
-        "Ask for less (num_cpus, num_gpus, memory_mb, accelerator_type), free some, or set group.wait_for_resources_s."
+        "Ask for less (num_cpus, num_gpus, memory_mb, accelerator_type, custom_resources), free some, or set "
+        "group.wait_for_resources_s."
     )
 
 

@@ -88,6 +88,29 @@ def curves(
         command.curves(runs, out)
 
 
+@app.command("eval")
+def evaluate(
+    benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],
+    config: ConfigFile = None,
+    data: Annotated[Path | None, typer.Option(help="Parquet file or folder; without it, the hub's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows, so many.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for rows and results; the same again goes on.")] = None,
+    method: Annotated[str | None, typer.Option(help="Schedule; without it, the configuration's.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Ask an OpenAI-compatible endpoint instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model at the endpoint; without it, its first one.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Rows that are answered at the same time.")] = 1,
+) -> None:
+    """Answer a public benchmark and score it: accuracy per category, unparsed and truncated answers."""
+    from dreamr.cli import evaluate as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.evaluate_benchmark(
+            benchmark, config, data=data, limit=limit, out=out, method=method, base_url=base_url, model=model,
+            concurrency=concurrency,
+        )  # fmt: skip
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version

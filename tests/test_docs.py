@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreamr.demo import markdown as demo
 
 from dreamr.config import (
     ActorConfig,
@@ -19,7 +20,6 @@ from dreamr.config import (
     ScriptedEngineConfig,
     load_config,
 )
-from dreamr.demo import markdown as demo
 from dreamr.documents import shown
 from dreamr.models import markdown as pair
 from dreamr.rl.config import load_sapo_config

@@ -16,7 +16,6 @@ import pytest
 import ray
 from ray import serve
 from serving import LocalGroup, free_port, scripted_config
-from toy_group import process_ended
 
 from dreamr.actors.types import Prompt
 from dreamr.config import Config

@@ -19,6 +19,10 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; wi
 Draft = Annotated[
     str | None, typer.Option(help="Draft model instead of the configured one: folder, hub id, embedded:NAME.")
 ]
+BENCHED = (
+    "autoregressive,autoregressive_all_cores,transformers,transformers_assisted,token_speculative,specreason,lookahead,"
+    "parallel_prefix,sequential,fpsr"
+)
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
 
@@ -27,7 +31,9 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask, in quotes.")],
     images: Annotated[list[Path] | None, typer.Option("--image", help="Image file; may be given again.")] = None,
     config: ConfigFile = None,
-    method: Annotated[str | None, typer.Option(help="autoregressive, sequential or fpsr.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="fpsr, autoregressive, specreason, ...; see docs/bench.md.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="A drafted step is accepted when rho > alpha.")] = None,
     window: Annotated[int | None, typer.Option(help="How many steps the draft may be ahead.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Budget of the whole answer.")] = None,
@@ -109,6 +115,23 @@ def evaluate(
             benchmark, config, data=data, limit=limit, out=out, method=method, base_url=base_url, model=model,
             concurrency=concurrency,
         )  # fmt: skip
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and the pictures.")],
+    methods: Annotated[str, typer.Option(help="Names, separated by commas; fpsr:alpha=0.5 has a setting.")] = BENCHED,
+    problems: Annotated[int, typer.Option(help="How many problems.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
+    sweep: Annotated[str | None, typer.Option(help="Each schedule also with alpha=0.5,0.7 or window=1,2,4.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Measure methods against each other, and against the target alone, on the same problems."""
+    from dreamr.cli import bench as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.bench(problems, seed, methods, config, sweep=sweep, out=out)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,47 +8,51 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dreamr.bench.schema import MethodReport, Report, Speedup
 from dreamr.cli.lines import percent
-from dreamr.demo.report import Report
-from dreamr.demo.speedup import Speedup
-from dreamr.demo.summary import Summary
 
-_ROWS: dict[str, Callable[[Summary], str]] = {
-    "right": lambda one: f"{one.right} of {one.num_problems}",
-    "unparsed": lambda one: str(one.unparsed),
-    "mean wall time": lambda one: f"{one.mean_wall_s:.3f} s",
+_ROWS: dict[str, Callable[[MethodReport], str]] = {
+    "right": lambda one: f"{round(one.accuracy * one.num_problems)} of {one.num_problems}",
+    "unparsed": lambda one: str(round(one.unparsed_rate * one.num_problems)),
+    "mean wall time": lambda one: f"{one.wall_s / one.num_problems:.3f} s",
     "speedup": lambda one: _speedup(one.speedup),
     "  95 % interval": lambda one: _interval(one.speedup),
     "acceptance rate": lambda one: percent(one.acceptance_rate),
     "coverage by the draft": lambda one: percent(one.coverage),
-    "tokens committed": lambda one: str(one.committed_tokens),
-    "wasted by the draft": lambda one: str(one.wasted_draft_tokens),
-    "wasted by the target": lambda one: str(one.wasted_target_tokens),
+    "tokens committed": lambda one: str(one.tokens.committed),
+    "wasted by the draft": lambda one: str(one.tokens.wasted_draft),
+    "wasted by the target": lambda one: str(one.tokens.wasted_target),
     "orchestration share": lambda one: percent(one.orchestration_share),
     "actors": lambda one: str(len(one.actors)),
+    "cores in use, at most": lambda one: str(one.cores),
 }
+
+_RARE: dict[str, Callable[[MethodReport], str]] = {
+    "GPUs": lambda one: f"{one.gpus:g}",
+    "actors lost": lambda one: str(one.num_losses),
+}
+MAX_COLUMNS = 4
+"""More methods than that are shown as rows."""
 
 
 def print_report(console: Console, report: Report) -> None:
-    """One column per method."""
-    summaries = report.summaries
-    table = Table(header_style="bold")
-    table.add_column("")
-    for summary in summaries:
-        table.add_column(summary.method, justify="right")
-    for name, cell in _ROWS.items():
-        table.add_row(name, *map(cell, summaries), style="bold green" if name == "speedup" else None)
-    table.add_row("cores in use, at most", *(str(min(one.threads, report.machine.cores)) for one in summaries))
-    if any(one.gpus for one in summaries):
-        table.add_row("GPUs", *(f"{one.gpus:g}" for one in summaries))
-    if any(one.num_losses for one in summaries):
-        table.add_row("actors lost", *(str(one.num_losses) for one in summaries))
+    """One column per method, or one row where there are many."""
+    rows = _ROWS | {name: cell for name, cell in _RARE.items() if any(cell(one) != "0" for one in report.methods)}
+    columns = [["", *rows]] + [[one.name, *(cell(one) for cell in rows.values())] for one in report.methods]
+    lines = columns if len(report.methods) > MAX_COLUMNS else [list(line) for line in zip(*columns, strict=True)]
+    table = Table(*lines[0], header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in lines[1:]:
+        table.add_row(*line, style="bold green" if line[0] == "speedup" else None)
     console.print(table)
+    for name, reason in report.failed.items():
+        console.print(Text(f"{name} could not be measured: {reason}"))
     _print_conditions(console, report)
 
 
 def _speedup(one: Speedup | None) -> str:
-    return f"{one.mean:.2f} x" if one else "–"
+    return f"{one.geomean:.2f} x" if one else "–"
 
 
 def _interval(one: Speedup | None) -> str:

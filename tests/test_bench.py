@@ -1,4 +1,4 @@
-"""What `dreamr demo` computes: speedups, sums per method, the final answer; and that methods share no caches."""
+"""What `dreamr bench` and `dreamr demo` compute: speedups, sums, final answers; and that methods share no caches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,16 +14,16 @@ from scripted import PROMPT, World, virtual
 from tiny import PROMPTS, picture, save_checkpoint
 
 from dreamr.actors.types import ROOT, Prompt, Sampling, Step
+from dreamr.bench.cold import cold_copy
+from dreamr.bench.contender import Contender, Entry, PipelineContender, parse_entries
+from dreamr.bench.duel import Duel, Run
+from dreamr.bench.machine import Machine
+from dreamr.bench.schema import MethodReport, Report, Speedup
+from dreamr.bench.speedup import speedup
+from dreamr.bench.summary import pictured, summarise
 from dreamr.cli.answer import final_answer
 from dreamr.cli.lines import printable
-from dreamr.config import Method, PipelineSettings, load_config
-from dreamr.demo.cold import cold_copy
-from dreamr.demo.duel import Duel, Run
-from dreamr.demo.machine import Machine
-from dreamr.demo.report import pictured
-from dreamr.demo.runner import Runner
-from dreamr.demo.speedup import Speedup, speedup
-from dreamr.demo.summary import summarise
+from dreamr.config import ActorConfig, GroupConfig, Method, PipelineSettings, load_config
 from dreamr.engines.hf import HFEngine
 from dreamr.pipelines.trace import CommittedStep, Trace
 from dreamr.tasks.ledger import make_problem
@@ -33,6 +34,17 @@ GROUP = load_config().group
 
 def traced(method: Method, seed: int) -> Trace:
     return virtual(World.make(seed, acceptance=0.6).run(method, PROMPT))
+
+
+def contenders(*names: Method, group: GroupConfig = GROUP) -> list[Contender]:
+    actors: dict[str, ActorConfig] = {**group.actors()}
+    handles: Any = None
+    return [PipelineContender(Entry(name, PipelineSettings(method=name)), handles, actors) for name in names]
+
+
+def summaries(runs: list[Run], group: GroupConfig = GROUP) -> list[MethodReport]:
+    names: list[Any] = list(dict.fromkeys(run.name for run in runs))
+    return summarise(runs, contenders(*names, group=group), cores=2)
 
 
 def saying(text: str, trace: Trace) -> Trace:
@@ -47,14 +59,14 @@ def bounds(result: Speedup) -> tuple[float, float]:
 
 def test_speedup_is_the_geometric_mean_of_paired_ratios() -> None:
     result = speedup([2.0, 8.0], [1.0, 1.0])
-    assert result.mean == pytest.approx(4.0)
+    assert result.geomean == pytest.approx(4.0)
 
 
 def test_the_interval_holds_the_mean_narrows_with_more_problems_and_repeats_with_its_seed() -> None:
     few = speedup([1.5, 2.0, 2.5, 3.0], [1.0] * 4, seed=1)
     many = speedup([1.5, 2.0, 2.5, 3.0] * 25, [1.0] * 100, seed=1)
     (few_low, few_high), (many_low, many_high) = bounds(few), bounds(many)
-    assert few_low < few.mean < few_high
+    assert few_low < few.geomean < few_high
     assert many_high - many_low < (few_high - few_low) / 3
     assert speedup([1.5, 2.0, 2.5, 3.0], [1.0] * 4, seed=1) == few
 
@@ -72,12 +84,12 @@ def test_times_that_are_not_paired_are_refused() -> None:
 
 def test_rates_are_sums_over_sums() -> None:
     traces = [traced("fpsr", seed) for seed in range(8)]
-    (summary,) = summarise([Run(index, "fpsr", 0, trace) for index, trace in enumerate(traces)], GROUP)
+    (summary,) = summaries([Run(index, "fpsr", 0, trace) for index, trace in enumerate(traces)])
     judged, steps = sum(trace.num_judged for trace in traces), [step for trace in traces for step in trace.steps]
     assert summary.acceptance_rate == sum(trace.num_accepted for trace in traces) / judged
     assert summary.coverage == sum(step.source == "draft" for step in steps) / len(steps)
-    assert summary.wasted_draft_tokens == sum(trace.wasted_draft_tokens for trace in traces)
-    assert summary.mean_wall_s == pytest.approx(sum(trace.wall_s for trace in traces) / 8)
+    assert summary.tokens.wasted_draft == sum(trace.wasted_draft_tokens for trace in traces)
+    assert summary.wall_s == pytest.approx(sum(trace.wall_s for trace in traces))
     assert summary.speedup is None, "nothing to compare with"
 
 
@@ -88,19 +100,19 @@ def test_speedups_pair_the_runs_of_the_same_problem_whatever_the_order() -> None
         for method, times in walls.items()
         for problem, wall in enumerate(times)
     ]
-    plain, fast = summarise([runs[0], runs[3], runs[1], runs[2]], GROUP)
-    assert (plain.method, plain.speedup) == ("autoregressive", None)
+    plain, fast = summaries([runs[0], runs[3], runs[1], runs[2]])
+    assert (plain.name, plain.speedup) == ("autoregressive", Speedup(geomean=1.0, low=1.0, high=1.0))
     assert fast.speedup is not None
-    assert (fast.speedup.mean, fast.speedup.low) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert (fast.speedup.geomean, fast.speedup.low) == (pytest.approx(2.0), pytest.approx(2.0))
 
 
 def test_actors_are_those_that_worked() -> None:
     runs = [Run(0, "autoregressive", 0, traced("autoregressive", 1)), Run(0, "fpsr", 0, traced("fpsr", 1))]
-    plain, fast = summarise(runs, GROUP)
-    assert (plain.actors, plain.threads) == (("target",), 1)
-    assert (fast.actors, fast.threads) == (("draft", "target", "verifier"), 3)
+    plain, fast = summaries(runs)
+    assert (plain.actors, plain.threads, plain.cores) == (["target"], 1, 1)
+    assert (fast.actors, fast.threads, fast.cores) == (["draft", "target", "verifier"], 3, 2)
     shared = GROUP.model_copy(update={"verifier": "shared"})
-    assert summarise(runs, shared)[1].actors == ("draft", "target")
+    assert summaries(runs, shared)[1].actors == ["draft", "target"]
 
 
 def test_an_answer_counts_when_it_is_on_its_line() -> None:
@@ -111,8 +123,8 @@ def test_an_answer_counts_when_it_is_on_its_line() -> None:
     assert right.right
     assert not wrong.right
     assert (silent.answer, silent.right) == (None, False)
-    (summary,) = summarise([right, replace(wrong, problem=1), replace(silent, problem=2)], GROUP)
-    assert (summary.right, summary.unparsed) == (1, 1)
+    (summary,) = summaries([right, replace(wrong, problem=1), replace(silent, problem=2)])
+    assert (summary.accuracy, summary.unparsed_rate) == (1 / 3, 1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +150,16 @@ def test_methods_take_turns_and_each_run_has_a_prompt_of_its_own() -> None:
             return await write(call_id, prompt, after, sampling)
 
         world.target.engine.next_step = watched  # type: ignore[method-assign]
-        duel = Duel(Runner(world.actors, PipelineSettings()), ("autoregressive", "fpsr"), seed=0)
+        names: tuple[Method, ...] = ("autoregressive", "fpsr")
+        entries = [Entry(name, PipelineSettings(method=name)) for name in names]
+        duel = Duel([PipelineContender(entry, world.actors, {}) for entry in entries], seed=0)
         await duel.warm_up()
         return [*await duel.run(0), *await duel.run(1)], keys
 
     runs, keys = virtual(both())
-    assert [run.method for run in runs] == ["autoregressive", "fpsr", "fpsr", "autoregressive"]
+    assert [run.name for run in runs] == ["autoregressive", "fpsr", "fpsr", "autoregressive"]
     assert len(keys) == 6
-    assert pictured(runs).method == "fpsr"
+    assert pictured(runs).name == "fpsr"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
@@ -206,3 +220,37 @@ def test_the_machine_is_named() -> None:
     machine = Machine.this()
     assert machine.cores >= 1
     assert machine.cpu
+
+
+def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
+    settings = PipelineSettings(alpha=0.6)
+    entries = parse_entries("autoregressive,fpsr,fpsr:verdict=digit+threshold=5", "window=1,8", settings)
+    digits = "fpsr:verdict=digit+threshold=5"
+    swept = ["fpsr:window=1", "fpsr:window=8", f"{digits}+window=1", f"{digits}+window=8"]
+    assert [entry.name for entry in entries] == ["autoregressive", "fpsr", digits, *swept]
+    chosen = {entry.name: entry.settings for entry in entries}
+    assert (chosen["fpsr"].alpha, chosen["fpsr:window=8"].window) == (0.6, 8)
+    assert chosen[digits].threshold == 5
+
+
+@pytest.mark.parametrize(
+    ("methods", "sweep", "problem"),
+    [
+        ("fast", None, "there is no method 'fast'; choose out of autoregressive,"),
+        ("fpsr:speed=2", None, "there is no setting 'speed'"),
+        ("fpsr:alpha=2", None, "should be less than 1"),
+        ("fpsr:verdict=same", None, "compares with the target's own step"),
+        ("fpsr", "speed=1,2", "write setting=value,value"),
+        ("autoregressive", "alpha=0.5", "for methods that are schedules"),
+    ],
+)
+def test_methods_that_cannot_be_had_are_refused(methods: str, sweep: str | None, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_entries(methods, sweep, PipelineSettings())
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"version": 1}')
+    for name, problem in [("none.json", "there is no such report"), ("other.json", "no report of this version")]:
+        with pytest.raises(ValueError, match=problem):
+            Report.read(tmp_path / name)

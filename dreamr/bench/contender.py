@@ -1,0 +1,117 @@
+"""`Contender`: one way of answering, as it is named on the command line and in a report.
+
+fpsr                       a schedule
+fpsr:alpha=0.5             a schedule with a setting of its own; several are joined by +
+autoregressive_all_cores   the target alone, with as many threads as the other methods use cores
+transformers               the library's own generate
+transformers_assisted      the same with the draft as its assistant
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import yaml
+from pydantic import ValidationError
+
+from dreamr.actors.types import Prompt
+from dreamr.config import ActorConfig, PipelineSettings
+from dreamr.pipelines.base import OnCommit
+from dreamr.pipelines.handles import Actors
+from dreamr.pipelines.registry import METHODS, build_pipeline
+from dreamr.pipelines.request import Request
+from dreamr.pipelines.trace import Trace
+
+ALL_CORES = "autoregressive_all_cores"
+GENERATE = "transformers"
+ASSISTED = "transformers_assisted"
+NAMES = (*METHODS, ALL_CORES, GENERATE, ASSISTED)
+
+WARM_UP_TOKENS = 256
+"""Enough for every kind of call to have been made; a whole answer of a large model would take minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is to be measured: its name, and the settings under which a schedule runs."""
+
+    name: str
+    settings: PipelineSettings
+
+    @property
+    def base(self) -> str:
+        """The name without settings."""
+        return self.name.partition(":")[0]
+
+
+class Contender(Protocol):
+    """Answers prompts. Each run starts from cold prefix caches, as the first run of a prompt does."""
+
+    @property
+    def entry(self) -> Entry: ...
+
+    @property
+    def actors(self) -> dict[str, ActorConfig]:
+        """The actors that may work for it, by the lanes of their spans."""
+        ...
+
+    async def run(self, prompt: Prompt, on_commit: OnCommit | None = None, max_tokens: int | None = None) -> Trace: ...
+
+
+class PipelineContender:
+    """A schedule over actors that it shares with other contenders."""
+
+    def __init__(self, entry: Entry, handles: Actors, actors: dict[str, ActorConfig]) -> None:
+        self.entry, self.actors, self._handles = entry, actors, handles
+
+    async def run(self, prompt: Prompt, on_commit: OnCommit | None = None, max_tokens: int | None = None) -> Trace:
+        settings = self.entry.settings
+        if max_tokens is not None:
+            settings = settings.model_copy(update={"max_tokens": max_tokens})
+        return await build_pipeline(settings.method, self._handles).run(Request(prompt, settings), on_commit)
+
+
+def parse_entries(methods: str, sweep: str | None, settings: PipelineSettings) -> list[Entry]:
+    """The entries of `--methods` and `--sweep`, in order and without repetition.
+
+    Raises ValueError that names the method or setting that cannot be had.
+    """
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    entries = [parse_entry(name, settings) for name in names]
+    if sweep is not None:
+        key, _, values = sweep.partition("=")
+        swept = [name for name in names if PipelineSettings.model_fields.keys() >= {key} and _sweepable(name)]
+        if not swept or not values:
+            raise ValueError(f"--sweep {sweep}: write setting=value,value,..., for methods that are schedules")
+        entries += [
+            parse_entry(_with(name, f"{key}={value}"), settings) for name in swept for value in values.split(",")
+        ]
+    return list({entry.name: entry for entry in entries}.values())
+
+
+def parse_entry(name: str, settings: PipelineSettings) -> Entry:
+    """One entry. Raises ValueError."""
+    base, _, own = name.partition(":")
+    if base not in NAMES:
+        raise ValueError(f"there is no method '{base}'; choose out of {', '.join(NAMES)}.")
+    changes: dict[str, object] = {"method": base if base in METHODS else "autoregressive"}
+    for part in own.split("+") if own else []:
+        key, _, value = part.partition("=")
+        if key not in PipelineSettings.model_fields or key == "method":
+            known = ", ".join(field for field in PipelineSettings.model_fields if field != "method")
+            raise ValueError(f"method '{name}': there is no setting '{key}'; the settings are {known}.")
+        changes[key] = yaml.safe_load(value)
+    try:
+        return Entry(name, PipelineSettings.model_validate(settings.model_dump() | changes))
+    except ValidationError as error:
+        raise ValueError(f"method '{name}': {error.errors(include_url=False)[0]['msg']}.") from error
+
+
+def _sweepable(name: str) -> bool:
+    base = name.partition(":")[0]
+    return base in METHODS and base != "autoregressive"
+
+
+def _with(name: str, change: str) -> str:
+    return f"{name}+{change}" if ":" in name else f"{name}:{change}"

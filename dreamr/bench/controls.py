@@ -1,0 +1,80 @@
+"""Measurements beside the methods: whether the target accepts its own steps, and what two actors cost each other."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+
+from dreamr.actors.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
+from dreamr.bench.cold import cold_copy
+from dreamr.bench.duel import Run
+from dreamr.config import PipelineSettings
+from dreamr.pipelines.handles import Actors, Writer
+from dreamr.pipelines.trace import CommittedStep
+from dreamr.pipelines.verification import Rule
+
+CRITERIA: tuple[Criterion, ...] = ("rho", "digit")
+NUM_ALTERNATIONS = 12
+
+
+async def self_acceptance(
+    actors: Actors, settings: PipelineSettings, answers: Sequence[tuple[Prompt, Run]]
+) -> dict[str, float]:
+    """The share of its own steps that the target accepts, by kind of verdict. No part of any measured time."""
+    shares: dict[str, float] = {}
+    for criterion in CRITERIA:
+        rule = Rule.of(PipelineSettings(verdict=criterion, alpha=settings.alpha))
+        accepted: list[bool] = []
+        for prompt, run in answers:
+            chain = _chain(run.trace.steps)
+            verdicts = await actors.judge.score_chain(f"self/{criterion}/{run.problem}", prompt, chain, criterion)
+            accepted += [rule.accepts(verdict) for verdict in verdicts]
+        if accepted:
+            shares[criterion] = sum(accepted) / len(accepted)
+    return shares
+
+
+def _chain(steps: Sequence[CommittedStep]) -> list[Step]:
+    chain: list[Step] = []
+    prefix: Tokens = ()
+    for step in steps:
+        if step.tokens:
+            chain.append(Step(prefix, step.tokens, step.text))
+            prefix += step.tokens
+    return chain
+
+
+async def slowdown_together(actors: Actors, settings: PipelineSettings, prompt: Prompt) -> float:
+    """How much longer a step of the target and one of the draft take when both are written at once.
+
+    1 when each has cores of its own; above, they share something: cores, caches, memory.
+    """
+    sampling = Sampling(max_tokens=settings.max_step_tokens)
+    ratios = []
+    for number in range(NUM_ALTERNATIONS):
+        cold = cold_copy(prompt, f"together {number}")
+        await asyncio.gather(actors.target.prefill(cold), actors.draft.prefill(cold))
+        alone = await _write(actors.target, f"alone {number}", cold, sampling)
+        draft = asyncio.create_task(_keep_busy(actors.draft, f"busy {number}", cold, sampling))
+        beside = await _write(actors.target, f"beside {number}", cold, sampling)
+        draft.cancel()
+        await asyncio.gather(draft, return_exceptions=True)
+        ratios.append(beside / alone)
+    return max(1.0, statistics.median(ratios))
+
+
+async def _write(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> float:
+    """Seconds of the first step, the prompt having been read."""
+    began = time.time()
+    await writer.next_step(call_id, prompt, ROOT, sampling)
+    return time.time() - began
+
+
+async def _keep_busy(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> None:
+    """Write the same step again and again, until cancelled."""
+    number = 0
+    while True:
+        await writer.next_step(f"{call_id}/{number}", prompt, ROOT, sampling)
+        number += 1

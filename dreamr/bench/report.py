@@ -1,0 +1,46 @@
+"""Makes the `Report` of a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from dreamr.actors.types import EngineInfo, Role
+from dreamr.bench.contender import Contender
+from dreamr.bench.duel import Run
+from dreamr.bench.machine import Machine
+from dreamr.bench.schema import MachineReport, Measured, Model, Report
+from dreamr.bench.summary import row, summarise
+from dreamr.config import Config
+
+
+def make_report(
+    config: Config,
+    seed: int,
+    machine: Machine,
+    models: Mapping[Role, EngineInfo],
+    contenders: Sequence[Contender],
+    runs: Sequence[Run],
+    *,
+    failed: Mapping[str, str] | None = None,
+    self_acceptance: Mapping[str, float] | None = None,
+    measured: Measured | None = None,
+) -> Report:
+    """The report of `runs` in the order in which they ran."""
+    return Report(
+        command=shlex.join(["dreamr", *sys.argv[1:]]),
+        seed=seed,
+        config=config.model_dump(mode="json"),
+        machine=MachineReport(**asdict(machine)),
+        models={
+            role: Model(model=info.model, device=info.device, num_parameters=info.num_parameters)
+            for role, info in models.items()
+        },
+        problems=[row(run) for run in runs],
+        methods=summarise(runs, contenders, machine.cores, seed),
+        failed=dict(failed or {}),
+        self_acceptance=dict(self_acceptance or {}),
+        measured=measured,
+    )

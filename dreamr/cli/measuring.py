@@ -1,0 +1,57 @@
+"""What `dreamr demo` and `dreamr bench` share: methods by name, and problem after problem under a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dreamr.bench.contender import Entry, parse_entries
+from dreamr.bench.duel import Duel, Run
+from dreamr.cli.failures import BadInput
+from dreamr.config import PipelineSettings
+
+
+def read_entries(problems: int, methods: str, sweep: str | None, settings: PipelineSettings) -> list[Entry]:
+    """What is to be measured. Raises BadInput."""
+    if problems < 1:
+        raise BadInput(f"--problems {problems}: at least one is needed.")
+    try:
+        entries = parse_entries(methods, sweep, settings)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    if not entries:
+        raise BadInput(f"--methods '{methods}': name at least one.")
+    return entries
+
+
+async def run_problems(
+    duel: Duel, num_problems: int, notices: Console, first: Callable[[], Awaitable[list[Run]]] | None = None
+) -> list[Run]:
+    """Warm up, then answer every problem by every method; `first` answers the first one, where it is to be shown."""
+    with notices.status("Warming up ..."):
+        await duel.warm_up()
+    runs = await first() if first else []
+    done = int(first is not None)
+    with _progress(notices) as progress:
+        bar = progress.add_task("problems", total=num_problems, completed=done)
+        for index in range(done, num_problems):
+            runs += await duel.run(index)
+            progress.update(bar, advance=1, refresh=True)
+    return runs
+
+
+def _progress(notices: Console) -> Progress:
+    """Drawn only between two problems: a live bar would compete with the models for the cores."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=notices,
+        transient=True,
+        auto_refresh=False,
+        disable=not notices.is_terminal,
+    )

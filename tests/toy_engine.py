@@ -38,6 +38,9 @@ class ToyEngine:
     async def prefill(self, prompt: Prompt) -> None:
         await self._fault(prompt)
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.question.split())
+
     def stop(self, call_id: str) -> None:
         self._stopped.add(call_id)
 

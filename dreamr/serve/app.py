@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dreamr.serve.chat import api_error, chat_routes
-from dreamr.serve.errors import ApiError, refused
+from dreamr.serve.errors import ApiError, refused, too_large
 from dreamr.serve.gate import Gate
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
@@ -27,7 +27,13 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
 
     `headers` go with every response, and the request id does unless somebody else sends it.
     """
-    app = FastAPI(title="dreamr", docs_url=None, redoc_url=None, description=__doc__)
+    app = FastAPI(
+        title="dreamr",
+        description="An OpenAI-compatible endpoint for speculative reasoning.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.max_body_bytes = service.settings.max_body_bytes
     app.include_router(chat_routes(service))
     app.include_router(routes(service))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
@@ -56,6 +62,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     match error:
         case RequestValidationError():
             return _invalid(error.errors()).response()
+        case HTTPException(status_code=413):
+            return too_large(request.app.state.max_body_bytes).response()
         case HTTPException():
             return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").response()
         case _:

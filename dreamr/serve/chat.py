@@ -20,7 +20,7 @@ from starlette.types import Send
 
 from dreamr.actors.types import ActorLost
 from dreamr.serve.encoding import Encoder
-from dreamr.serve.errors import INTERNAL, ApiError, refused, unavailable
+from dreamr.serve.errors import ApiError, internal, refused, unavailable
 from dreamr.serve.events import Event
 from dreamr.serve.logs import request_id
 from dreamr.serve.replies import Chunk, Completion, ErrorReply
@@ -137,4 +137,4 @@ def api_error(error: Exception) -> ApiError:
             return refused("messages", str(error))
         case _:
             log.error("a request failed", exc_info=error)
-            return INTERNAL
+            return internal()

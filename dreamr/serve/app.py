@@ -50,7 +50,16 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
         headers=headers or {},
         echoes_id=echoes_id,
     )
+    _describe(app)
     return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Invalid input is 400 here, as with OpenAI; FastAPI would describe its own 422."""
+    for path in app.openapi()["paths"].values():
+        for operation in path.values():
+            if operation["responses"].pop("422", None):
+                operation["responses"].setdefault("400", {"description": "Bad Request"})
 
 
 def api_keys(variable: str) -> list[str]:

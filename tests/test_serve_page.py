@@ -1,4 +1,4 @@
-"""The page in a real browser (headless Chromium) against the built-in pair in this process: desktop, phone, keyboard."""
+"""The page in a real browser (headless Chromium) over the built-in pair: desktop, phone, keyboard."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from dreamr.serve.chat import api_error, chat_routes
+from dreamr.serve.chat import chat_routes
 from dreamr.serve.errors import ApiError, refused, too_large
+from dreamr.serve.failures import api_error
 from dreamr.serve.gate import Gate
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
@@ -40,7 +41,6 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
     app.add_exception_handler(ApiError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
-    app.add_exception_handler(Exception, _on_error)
     app.add_middleware(
         Gate,
         keys=api_keys(service.settings.api_key_env),

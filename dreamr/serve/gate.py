@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreamr.serve.errors import ApiError, too_large
+from dreamr.serve.failures import api_error
 from dreamr.serve.logs import FIELDS, request_id
 from dreamr.serve.meters import Meters
 
@@ -63,8 +64,11 @@ class Gate:
             self._check_key(scope, headers)
             self._check_length(headers)
             await self._app(scope, self._counted(receive), access.send)
-        except ApiError as error:
-            await error.response()(scope, receive, access.send)
+        except Exception as error:
+            # Here, because Starlette raises what it has answered with 500 once more, to be logged once more.
+            answer = api_error(error)
+            if not access.has_begun:
+                await answer.response()(scope, receive, access.send)
         finally:
             access.log(self._meters)
 
@@ -105,6 +109,11 @@ class _Access:
         self._began = time.monotonic()
         self._status = 0
         self._is_complete = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the response has a status already."""
+        return self._status > 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -4,13 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format models clean
+.PHONY: demo test soak serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
 
 test: $(INSTALLED)-dev  ## all tests that this machine can run
 	$(BIN)/python -m pytest
+
+soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory watched
+	$(BIN)/python -m pytest -m soak
+
+serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
+	$(BIN)/serve run serve_app:app
 
 lint: $(INSTALLED)-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -34,4 +40,8 @@ $(INSTALLED): pyproject.toml requirements.lock
 
 $(INSTALLED)-dev: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
+	touch $@
+
+$(INSTALLED)-serve: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[serve]"
 	touch $@

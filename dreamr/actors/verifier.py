@@ -15,8 +15,8 @@ class VerifierActor(EngineActor):
 
     role: ClassVar[Role] = "verifier"
 
-    def __init__(self, config: ActorConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        super().__init__(config, ids_of)
         self._batcher: VerdictBatcher | None = None
 
     async def score(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
@@ -24,7 +24,7 @@ class VerifierActor(EngineActor):
         engine = self._engine  # raises NotLoaded
         if self._batcher is None:
             self._batcher = VerdictBatcher(engine)
-        return await self._batcher.score(call_id, prompt, step)
+        return await self._alive(self._batcher.score(call_id, prompt, step))
 
     def _stop(self, call_id: str) -> None:
         super()._stop(call_id)

@@ -17,6 +17,7 @@ from dreamr.config import (
     HFEngineConfig,
     PipelineSettings,
     ScriptedEngineConfig,
+    VLLMEngineConfig,
     load_config,
 )
 from dreamr.demo import markdown as demo
@@ -51,17 +52,19 @@ def test_a_document_without_a_place_for_the_table_is_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_ready_configurations_load(path: Path) -> None:
-    assert load_config(path).group.target.engine.kind == "hf"
+    assert load_config(path).group.target.engine.kind in ("hf", "vllm")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md", "docs/models.md"])
 def test_configurations_in_documents_load(document: str) -> None:
     for text in re.findall(r"```yaml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
         Config.parse(text, document)
 
 
 @pytest.mark.parametrize(
-    "part", [GroupConfig, ActorConfig, HFEngineConfig, ScriptedEngineConfig, PipelineSettings, ClusterSettings]
+    "part",
+    [GroupConfig, ActorConfig, HFEngineConfig, VLLMEngineConfig, ScriptedEngineConfig]
+    + [PipelineSettings, ClusterSettings],
 )
 def test_every_key_is_documented(part: type[Config]) -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))

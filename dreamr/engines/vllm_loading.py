@@ -88,6 +88,8 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         distributed_executor_backend="mp" if config.tensor_parallel_size > 1 or device == "cpu" else "uni",
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_mb * 2**20 if config.kv_cache_mb else None,
+        # A CPU's own default, 128 tokens, would find little of steps that are much shorter.
+        block_size=32 if device == "cpu" else None,
         max_model_len=config.max_model_len or -1,
         limit_mm_per_prompt={"image": config.max_images, "video": 0},
         enforce_eager=config.enforce_eager,

@@ -63,8 +63,15 @@ def test_configurations_in_documents_load(document: str) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    [GroupConfig, ActorConfig, HFEngineConfig, VLLMEngineConfig, ScriptedEngineConfig]
-    + [PipelineSettings, ClusterSettings],
+    [
+        GroupConfig,
+        ActorConfig,
+        HFEngineConfig,
+        VLLMEngineConfig,
+        ScriptedEngineConfig,
+        PipelineSettings,
+        ClusterSettings,
+    ],
 )
 def test_every_key_is_documented(part: type[Config]) -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))

@@ -19,6 +19,7 @@ from dreamr.actors.types import ROOT
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
+from dreamr.engines.vllm_loading import core_pids
 from dreamr.tasks.ledger import make_problem
 
 PROMPT = make_problem("test", 1, 0).prompt
@@ -84,7 +85,7 @@ class TestOneEngine:
         step = asyncio.create_task(engine.next_step("a", PROMPT, ROOT, GREEDY))
         while engine._llm.get_num_unfinished_requests() < 1:  # noqa: ASYNC110 - vLLM tells nobody
             await asyncio.sleep(0.001)
-        for process in engine._llm.engine_core.resources.engine_manager.processes:
-            os.kill(process.pid, signal.SIGKILL)
+        for pid in core_pids(engine._llm):
+            os.kill(pid, signal.SIGKILL)
         with pytest.raises(EngineDied):
             await step

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoProcessor
 
 from dreamr.config import VLLMEngineConfig
+from dreamr.engines.guardian import guard
 from dreamr.engines.loading import find_config, first_line
 from dreamr.engines.weights import checkpoint_shapes, num_parameters
 from dreamr.tasks.chat import ChatEncoder
@@ -100,11 +101,19 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         disable_log_stats=True,
     )
     try:
-        return AsyncLLM.from_engine_args(arguments)
+        llm = AsyncLLM.from_engine_args(arguments)
     except Exception as error:
         raise ValueError(
             f"vLLM could not start on {model!r}: {first_line(error)}; its own messages above name the cause"
         ) from error
+    guard(core_pids(llm))
+    return llm
+
+
+def core_pids(llm: AsyncLLM) -> list[int]:
+    """The processes that hold the model; their own workers end with them."""
+    manager: Any = llm.engine_core.resources.engine_manager
+    return [process.pid for process in manager.processes]
 
 
 def _eos_tokens(llm: AsyncLLM, chat: ChatEncoder) -> frozenset[int]:

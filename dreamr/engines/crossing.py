@@ -10,7 +10,6 @@ prefix alone, never on what this engine happens to have written before.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
@@ -55,9 +54,9 @@ class TextCrossing:
 
     async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
         """Judge each step on its own prefix."""
-        async with asyncio.TaskGroup() as group:
-            scores = [group.create_task(self._engine.score(call_id, prompt, [self._as_own(step)])) for step in chain]
-        return [verdict for score in scores for verdict in score.result()]
+        return [
+            verdict for step in chain for verdict in await self._engine.score(call_id, prompt, [self._as_own(step)])
+        ]
 
     async def prefill(self, prompt: Prompt) -> None:
         """See `Engine`."""

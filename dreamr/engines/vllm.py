@@ -99,9 +99,13 @@ class VLLMEngine:
         Raises ValueError when a step is empty or the steps do not follow each other.
         """
         check_chain(chain)
-        async with asyncio.TaskGroup() as group:
-            verdicts = [group.create_task(self._verdict(call_id, prompt, step)) for step in chain]
-        return [verdict.result() for verdict in verdicts]
+        verdicts = [asyncio.create_task(self._verdict(call_id, prompt, step)) for step in chain]
+        try:
+            return await asyncio.gather(*verdicts)
+        finally:  # nothing goes on after the first failure
+            for verdict in verdicts:
+                verdict.cancel()
+            await asyncio.gather(*verdicts, return_exceptions=True)
 
     async def prefill(self, prompt: Prompt) -> None:
         """Run the prompt alone, so that the first step does not pay for it."""

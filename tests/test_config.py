@@ -117,6 +117,14 @@ def test_resources_carry_rays_names_and_leave_out_what_is_not_asked_for() -> Non
     assert ActorConfig(engine=ENGINE, num_cpus=0).resources() == {}
 
 
+def test_a_vllm_actor_needs_a_gpu_for_each_part_of_its_model() -> None:
+    engine = {"kind": "vllm", "model": "some/model", "tensor_parallel_size": 4}
+    said = problem(with_group(target={"engine": engine, "num_gpus": 2}))
+    assert "group.target: num_gpus = 2, but engine.tensor_parallel_size = 4: set num_gpus: 4" in said
+    ActorConfig.model_validate({"engine": engine, "num_gpus": 4})
+    ActorConfig.model_validate({"engine": engine})  # on CPUs
+
+
 def test_a_group_is_immutable() -> None:
     group = GroupConfig(draft={"engine": ENGINE}, target={"engine": ENGINE})
     with pytest.raises(ValueError, match="frozen"):

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from dreamr.actors.types import (
     COMPARING,
@@ -107,6 +108,10 @@ class HFEngine:
     @property
     def device(self) -> str:
         return str(self._forward.device)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._encoder.tokenizer
 
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
         """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""

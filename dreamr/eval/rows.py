@@ -45,8 +45,9 @@ class Rows:
 
 
 def _local(path: Path) -> Dataset:
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
 
+    disable_progress_bars()  # they are for downloads
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise BadData(f"--data {path}: there is no such file or folder; give a parquet file, or a folder with some.")

@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format models clean
+.PHONY: demo test test-cluster lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
 
 test: $(INSTALLED)-dev  ## all tests that this machine can run
 	$(BIN)/python -m pytest
+
+test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
+	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py
 
 lint: $(INSTALLED)-dev  ## format, lint and types
 	$(BIN)/ruff format --check .

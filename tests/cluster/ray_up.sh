@@ -130,9 +130,11 @@ if [ -e dreamr/serve/deployment.py ]; then
 fi
 
 say "ray status"
-ray exec /run/operator/cluster.yaml 'RAY_AUTH_MODE=token ~/dreamr/.venv/bin/ray status'
+ray exec /run/operator/cluster.yaml 'RAY_AUTH_MODE=token ray status'
 
 say "ray down"
 ray down -y /run/operator/cluster.yaml
+# Ray stops the head; the workers find that out by themselves.
+for _ in $(seq 100); do pgrep 'raylet|gcs_server' > /dev/null || break; sleep 1; done
 if pgrep -a 'raylet|gcs_server'; then echo "these are still there" >&2; exit 1; fi
 say "done"

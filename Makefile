@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-vllm soak serve lint format models clean
+.PHONY: demo test test-vllm test-cluster soak serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
@@ -20,6 +20,9 @@ serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
 
 test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in an environment of its own (7 GB)
 	.venv-vllm/bin/python -m pytest -m vllm tests/test_engine_contract.py tests/test_vllm_engine.py
+
+test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
+	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py
 
 lint: $(INSTALLED)-dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -24,9 +24,12 @@ from pydantic import (
     model_validator,
 )
 
+from dreamr.serve.settings import ServeSettings
+
 EMBEDDED_PREFIX = "embedded:"
-_EMBEDDED_NAMES = ("target", "draft")
-_UNION_TAGS = frozenset({"hf", "import", "scripted", "own", "shared"})
+_EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
+_OWN_FIELDS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory_mb"}
+_UNION_TAGS = frozenset({"hf", "vllm", "import", "scripted", "own", "shared"})
 
 
 class ConfigError(ValueError):
@@ -34,6 +37,8 @@ class ConfigError(ValueError):
 
 
 class _Strict(BaseModel):
+    """Base of all settings: unknown keys are errors, with the nearest known one as a way out."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -46,33 +51,66 @@ class _Strict(BaseModel):
         return values
 
 
+Strict = _Strict
+"""The base, for settings that live elsewhere."""
+StrictT = TypeVar("StrictT", bound=_Strict)
+
+
 def _unknown_key(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     way_out = f"did you mean '{close[0]}'?" if close else f"the keys are: {', '.join(known)}."
     return f"unknown key '{key}': {way_out}"
 
 
-class HFEngineConfig(_Strict):
-    """A Qwen3-VL checkpoint run by transformers."""
+class _CheckpointConfig(_Strict):
+    """What every engine that loads a checkpoint needs to know."""
 
-    kind: Literal["hf"] = "hf"
     model: str
-    """Checkpoint folder, hub id, or `embedded:target` / `embedded:draft` for the built-in pair."""
-    device: str = "cpu"
+    """Checkpoint folder, hub id, or a built-in model: `embedded:target`, `embedded:draft`, or
+    `embedded:draft-untrained`, the draft before reinforcement learning."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
-    max_cached_tokens: PositiveInt = 65_536
-    """Bound of the prefix KV cache, over all sequences together."""
 
     @field_validator("model")
     @classmethod
     def _embedded_name_exists(cls, model: str) -> str:
         if model.startswith(EMBEDDED_PREFIX) and model.removeprefix(EMBEDDED_PREFIX) not in _EMBEDDED_NAMES:
-            known = " and ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
+            known = ", ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
             raise ValueError(f"the built-in models are {known}, not '{model}'.")
         if not model.strip():
             raise ValueError("name a checkpoint folder, a hub id or a built-in model.")
         return model
+
+
+class HFEngineConfig(_CheckpointConfig):
+    """A Qwen3-VL checkpoint run by transformers."""
+
+    kind: Literal["hf"] = "hf"
+    device: str = "cpu"
+    max_cached_tokens: PositiveInt = 65_536
+    """Bound of the prefix KV cache, over all sequences together."""
+
+
+class VLLMEngineConfig(_CheckpointConfig):
+    """A checkpoint run by vLLM: Qwen3-VL, or any other vision-language model that vLLM knows and that speaks ChatML."""
+
+    kind: Literal["vllm"]
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that share the model; the actor needs as many (`num_gpus`)."""
+    quantization: Literal["awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8"] | None = None
+    """None: whatever the checkpoint says about itself."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of each GPU that weights and KV cache may take together."""
+    kv_cache_mb: PositiveInt | None = None
+    """KV cache, MiB, in place of what `gpu_memory_utilization` leaves; on a CPU better given."""
+    max_model_len: PositiveInt | None = None
+    """Longest prompt with its answer, in tokens; None: as long as the checkpoint allows, if the KV cache holds it."""
+    max_images: PositiveInt = 8
+    """Most images in one prompt."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: a start within seconds, slower tokens."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint; some architectures (R-4B, say) need it."""
 
 
 class ImportedEngineConfig(_Strict):
@@ -114,7 +152,9 @@ class ScriptedEngineConfig(_Strict):
     """Every latency is multiplied by a random factor within 1 - jitter .. 1 + jitter."""
 
 
-EngineConfig = Annotated[HFEngineConfig | ImportedEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")]
+EngineConfig = Annotated[
+    HFEngineConfig | VLLMEngineConfig | ImportedEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")
+]
 
 
 class ActorConfig(_Strict):
@@ -127,6 +167,8 @@ class ActorConfig(_Strict):
     """Ray's name of an accelerator, such as `L40S` or `H100`; None takes any."""
     memory_mb: float = Field(default=0.0, ge=0)
     """Memory that the scheduler sets aside, MiB; 0 sets none aside."""
+    custom_resources: dict[str, PositiveFloat] = {}
+    """Resources with names of your own, which nodes offer to show what they are for, such as `{target: 1}`."""
     num_threads: PositiveInt = 1
     """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
     background: bool = False
@@ -138,9 +180,26 @@ class ActorConfig(_Strict):
     env: dict[str, str] = {}
     """Environment variables of the actor's process."""
 
+    @model_validator(mode="after")
+    def _has_the_gpus_of_its_engine(self) -> Self:
+        shards = self.engine.tensor_parallel_size if isinstance(self.engine, VLLMEngineConfig) else 1
+        if shards > 1 and self.num_gpus not in (0, shards):  # none: vLLM on CPUs
+            raise ValueError(
+                f"num_gpus = {self.num_gpus:g}, but engine.tensor_parallel_size = {shards}: set num_gpus: {shards}."
+            )
+        return self
+
+    @field_validator("custom_resources")
+    @classmethod
+    def _has_no_field_of_its_own(cls, custom: dict[str, float]) -> dict[str, float]:
+        for name in custom:
+            if name in _OWN_FIELDS:
+                raise ValueError(f"'{name}' is not a custom resource: set {_OWN_FIELDS[name]} instead.")
+        return custom
+
     def resources(self) -> dict[str, float]:
         """What the actor takes, in Ray's resource names; memory in bytes."""
-        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20}
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20, **self.custom_resources}
         if self.accelerator_type:
             # Ray offers 1.0 of this marker per node of that type: a sliver pins the node without using it up.
             asked[f"accelerator_type:{self.accelerator_type}"] = 0.001
@@ -253,20 +312,27 @@ class Config(_Strict):
     group: GroupConfig
     pipeline: PipelineSettings = PipelineSettings()
     cluster: ClusterSettings = ClusterSettings()
+    serve: ServeSettings = ServeSettings()
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:
         """Read YAML text; `source` names it in errors. Raises ConfigError."""
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: expected keys such as 'group' and 'pipeline', found {values!r}.")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(f"{source}: {_first_problem(error)}") from error
+        return parse_strict(cls, text, source)
+
+
+def parse_strict(kind: type[StrictT], text: str, source: str) -> StrictT:
+    """Read YAML text as settings of one kind; `source` names it in errors. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        keys = " and ".join(f"'{key}'" for key in list(kind.model_fields)[:2])
+        raise ConfigError(f"{source}: expected keys such as {keys}, found {values!r}.")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_problem(error)}") from error
 
 
 def load_config(path: str | Path | None = None) -> Config:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from dreamr.actors.batching import VerdictBatcher
-from dreamr.actors.types import NO_VERDICT, Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import NO_VERDICT, Prefill, Prompt, Sampling, Step, Verdict
 
 FIRST, SECOND = Prompt("first"), Prompt("second")
 
@@ -31,7 +31,7 @@ class GatedEngine:
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
         raise NotImplementedError
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         raise NotImplementedError
 
     def stop(self, call_id: str) -> None:

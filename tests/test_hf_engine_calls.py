@@ -103,12 +103,6 @@ async def test_a_stopped_step_keeps_its_tokens_and_the_cache_stays_right(
     assert (again.tokens, again.finish) == (whole, finish)
 
 
-async def test_a_stop_that_overtakes_its_call_ends_it_at_once(engine: HFEngine) -> None:
-    engine.stop("late")
-    step = await engine.next_step("late", PROMPT, ROOT, GREEDY)
-    assert (step.tokens, step.finish) == ((), "stopped")
-
-
 async def test_a_stop_reaches_a_call_that_waits_for_its_turn(engine: HFEngine) -> None:
     engine.turns.take()
     call = asyncio.create_task(engine.next_step("waiting", PROMPT, ROOT, GREEDY))
@@ -193,15 +187,6 @@ async def test_prefill_leaves_only_the_last_token_to_run(engine: HFEngine) -> No
     assert lengths == [1, 1, 1]
 
 
-async def test_new_weights_replace_all_that_the_old_ones_computed(engine: HFEngine, tmp_path: Path) -> None:
-    old = await engine.next_step("a", PROMPT, ROOT, GREEDY)
-    other = Reference(save_checkpoint(tmp_path, seed=5))
-    await engine.update_weights(other.model.state_dict())
-    new = await engine.next_step("a", PROMPT, ROOT, GREEDY)
-    assert (new.tokens, new.finish) == other.step(PROMPT, (), GREEDY.max_tokens)
-    assert new.tokens != old.tokens
-
-
 async def test_new_weights_are_refused_while_a_step_is_written(
     engine: HFEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,24 +219,6 @@ async def test_broken_weights_are_an_error_and_the_engine_recovers(engine: HFEng
         await engine.score("a", PROMPT, [before])
     await engine.update_weights(good)
     assert (await engine.next_step("a", PROMPT, ROOT, GREEDY)).tokens == before.tokens
-
-
-async def test_a_prefix_beyond_the_models_positions_is_refused(engine: HFEngine) -> None:
-    with pytest.raises(ValueError, match="takes fewer than 2048"):
-        await engine.next_step("a", PROMPT, Step(tokens=(9,) * 2048), GREEDY)
-
-
-@pytest.mark.parametrize(
-    ("sampling", "message"),
-    [
-        (Sampling(temperature=-1.0), "temperature must be 0"),
-        (Sampling(temperature=1.0, top_p=0.0), "top_p must be above 0"),
-        (Sampling(max_tokens=0), "max_tokens must be at least 1"),
-    ],
-)
-async def test_sampling_out_of_range_is_refused(engine: HFEngine, sampling: Sampling, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        await engine.next_step("a", PROMPT, ROOT, sampling)
 
 
 async def test_close_stops_what_runs(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from reference import Reference
 from safetensors.torch import load_file, save_file
 from tiny import PROMPTS, save_checkpoint
 
-from dreamr.actors.types import ROOT, Prompt, Sampling
+from dreamr.actors.types import ROOT, Sampling
 from dreamr.engines.hf import HFEngine
 from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
 
@@ -134,20 +134,6 @@ async def test_prompt_settings_given_at_load_win_over_the_folders(original: Path
     [[swapped], [rho]] = await asyncio.gather(*(e.score("a", PROMPTS["no image"], [step]) for e in (engine, plain)))
     await asyncio.gather(engine.close(), plain.close())
     assert swapped.rho == pytest.approx(1 - rho.rho, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        (Prompt("what is <|image_pad|>?"), "contains '<|image_pad|>'".replace("|", r"\|")),
-        (Prompt("what?", (b"no image",)), r"image 1 of the prompt cannot be read \(8 bytes\)"),
-    ],
-)
-async def test_a_prompt_that_cannot_be_encoded_is_one_sentence(original: Path, prompt: Prompt, message: str) -> None:
-    engine = HFEngine.load(str(original))
-    with pytest.raises(ValueError, match=message):
-        await engine.next_step("a", prompt, ROOT, Sampling())
-    await engine.close()
 
 
 async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_path: Path) -> None:

@@ -110,8 +110,9 @@ def test_counts_add_up() -> None:
 def test_a_schedule_whose_calls_cost_nothing_has_no_orchestration() -> None:
     async def run() -> None:
         world = World.make(3, acceptance=0.5, first_token_s=0.01, token_s=0.01, verdict_s=0.01)
-        for method in ("autoregressive", "sequential"):
-            trace = await world.run(method, PROMPT)  # type: ignore[arg-type]
+        for method in ("autoregressive", "sequential", "fpsr"):
+            # A window of one: else a verdict may wait for another that it is not judged together with.
+            trace = await world.run(method, PROMPT, window=1)  # type: ignore[arg-type]
             assert trace.wall_s > 0
             assert trace.orchestration_s == pytest.approx(0, abs=1e-9)
 

@@ -71,6 +71,13 @@ def test_hover_texts_tell_every_span_and_every_commit() -> None:
     )
 
 
+def test_the_verifier_is_seen_to_read_the_prompt_once_and_it_has_no_number() -> None:
+    trace = traced("fpsr")
+    (prefill,) = [one for one in trace.spans if one.outcome == "prefill"]
+    assert (prefill.lane, prefill.number) == ("verifier", "")
+    assert sum(text.startswith("verifier: prompt\nreads the prompt") for text in hover_texts(trace)) == 1
+
+
 def test_lost_work_is_drawn() -> None:
     trace = traced()
     trace = replace(trace, spans=(*trace.spans, Span("draft", 0.1, 0.4, "lost", 2, 0)))
@@ -93,7 +100,7 @@ def test_png_is_a_picture_with_the_colours_of_what_happened(method: Method, tmp_
     with Image.open(path) as image:
         colors = {color for _, color in image.convert("RGB").getcolors(1 << 24) or []}
         assert image.width > 1000
-    solid = {one.outcome for one in trace.spans} & {"committed", "rejected", "unused", "verdict"}
+    solid = {one.outcome for one in trace.spans} & {"committed", "rejected", "unused", "verdict", "prefill"}
     for outcome in solid:
         assert tuple(bytes.fromhex(LOOKS[outcome].fill[1:])) in colors
 

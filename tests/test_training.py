@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dreamr.models.architecture import Size, build_model
 from dreamr.models.corpus import Corpus, Recipe
 from dreamr.models.grow import grow
 from dreamr.models.language import Images, hidden_states
-from dreamr.models.packing import positions_of
+from dreamr.models.packing import SAMENESS, SCORE, VERDICT, positions_of
 from dreamr.models.phases import Phase, Stage
 from dreamr.models.run import Run
 from dreamr.models.tokenizer import build_tokenizer
@@ -68,6 +69,45 @@ def test_a_packed_chain_has_the_hidden_states_of_a_plain_forward(
         final = packed.mask[row, 0, _chain_end(packed, plain, row)].nonzero()[:, 0]
         assert packed.tokens[row, final].tolist() == plain.tokens[row, :length].tolist()
         torch.testing.assert_close(of_packed[row, final], of_plain[row, :length], atol=0.05, rtol=0.05)
+
+
+def test_a_comparison_of_two_steps_is_a_text_of_its_own(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    images = bank_images(model)
+    recipe = Recipe(0.5, 1.0, verdicts=True, scores=1.0, sameness=1.0)
+    problem = make_problem("train", 0, 0, num_steps=3)
+    batch = Corpus(tokenizer, recipe).batch([problem], [0], None, random.Random(0))
+    with torch.no_grad():
+        packed = hidden_states(model, batch, images)[0]
+    ends = (batch.task[0] == SAMENESS).nonzero()[:, 0].tolist()
+    assert len(ends) == 4  # three steps and the answer line
+    for end in ends:
+        seen = batch.mask[0, 0, end].nonzero()[:, 0]
+        tokens = batch.tokens[0, seen]
+        assert tokenizer.decode(tokens).startswith("<|im_start|>user\n")
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            plain = model.model.language_model(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(packed[seen], plain.float(), atol=0.05, rtol=0.05)
+
+
+def test_a_score_is_nine_for_a_right_step_and_low_for_a_wrong_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = Recipe(0.5, 1.0, verdicts=True, scores=1.0)
+    problems = [make_problem("train", 0, index, num_steps=6) for index in range(8)]
+    batch = Corpus(tokenizer, recipe).batch(problems, list(range(8)), None, random.Random(0))
+    scores, verdicts = [], []
+    for row in range(len(problems)):
+        tasks = batch.task[row].tolist()
+        asked = [index for index, task in enumerate(tasks) if task in (VERDICT, SCORE)]
+        words = dict(zip(asked, tokenizer.convert_ids_to_tokens(batch.labels[row, asked].tolist()), strict=True))
+        for verdict, score in pairwise(asked):
+            if tasks[score] == SCORE:  # each score is asked right behind the verdict on the same step
+                verdicts.append(words[verdict])
+                scores.append(int(words[score]))
+    assert {score for score, word in zip(scores, verdicts, strict=True) if word == "positive"} == {9}
+    wrong = {score for score, word in zip(scores, verdicts, strict=True) if word == "negative"}
+    assert len(wrong) > 2
+    assert max(wrong) <= 5
 
 
 def _chain_end(packed: object, plain: object, row: int) -> int:

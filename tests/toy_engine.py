@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from dreamr.actors.types import Prompt, Sampling, Step, Verdict
+from dreamr.actors.types import Prefill, Prompt, Sampling, Step, Verdict
 
 
 class ToyEngine:
@@ -35,8 +35,9 @@ class ToyEngine:
         await self._fault(prompt)
         return [Verdict(rho=1.0 / (1 + len(step.prefix))) for step in chain]
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         await self._fault(prompt)
+        return Prefill()
 
     def stop(self, call_id: str) -> None:
         self._stopped.add(call_id)

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import ray
 
-from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
+from dreamr.actors.types import ActorLost, EngineInfo, Prefill, Prompt, Role
 from dreamr.config import ActorConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import LoadedEngine, build_engine
@@ -77,8 +77,11 @@ class EngineActor:
         """Never returns; fails at the caller when this process dies."""
         await asyncio.Event().wait()
 
-    async def prefill(self, prompt: Prompt) -> None:
-        await self._engine.prefill(prompt)
+    async def prefill(self, prompt: Prompt) -> Prefill:
+        return await self._engine.prefill(prompt)
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return await self._engine.count_tokens(prompt)
 
     @ray.method(num_returns=0)
     async def stop(self, call_id: str) -> None:

@@ -4,6 +4,9 @@ start:  reserve ──▶ create + load, all at once ──▶ ready          st
           │                    │                                           │
           ▼                    ▼ first failure                             ▼
    NotEnoughResources     stop, then raise                         processes killed, awaited ──▶ room given back
+
+A lasting group outlives the process that made it: `start` finds by their names the actors that are there, `leave` ends
+the supervision alone, and any process that has found them may `stop` them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dreamr.actors.draft import DraftActor
 from dreamr.actors.handles import RayJudge, RayWriter
 from dreamr.actors.member import Member
 from dreamr.actors.prompt_store import PromptStore
-from dreamr.actors.resources import reserve
+from dreamr.actors.resources import find_or_reserve, reserve
 from dreamr.actors.target import TargetActor
 from dreamr.actors.types import EngineInfo, Role
 from dreamr.actors.verifier import VerifierActor
@@ -31,10 +34,16 @@ _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": Target
 
 
 class ActorGroup:
-    """Draft, target and verifier. `async with ActorGroup(config) as group:` starts and stops it."""
+    """Draft, target and verifier. `async with ActorGroup(config) as group:` starts and stops it.
 
-    def __init__(self, config: GroupConfig) -> None:
+    With `lasting`, actors and room have names (`config.name` is needed) and live until somebody stops them.
+    """
+
+    def __init__(self, config: GroupConfig, *, lasting: bool = False) -> None:
+        if lasting and not config.name:
+            raise ValueError("a lasting ActorGroup is found by its name: set group.name.")
         self._config = config
+        self._lasting = lasting
         self._members: dict[Role, Member] = {}
         self._placement: PlacementGroup | None = None
         self._prompts = PromptStore()
@@ -53,13 +62,20 @@ class ActorGroup:
         if self._members:
             raise RuntimeError("this ActorGroup has been started already; make a new one.")
         try:
-            self._placement = await reserve(self._config)
-            actors = self._config.actors()
-            self._members = {role: Member(_CLASSES[role], config, self._config) for role, config in actors.items()}
+            self._placement = await (find_or_reserve if self._lasting else reserve)(self._config)
+            self._members = {
+                role: Member(_CLASSES[role], config, self._config, lasting=self._lasting)
+                for role, config in self._config.actors().items()
+            }
             await self._start_members(self._placement)
-        except BaseException:
-            await self.stop()
+        except BaseException as error:
+            # Others may be using the actors of a lasting group, unless its models cannot be loaded by anybody.
+            await (self.leave() if self._lasting and not isinstance(error, ValueError) else self.stop())
             raise
+
+    async def leave(self) -> None:
+        """End the supervision by this process; the actors of a lasting group go on."""
+        await asyncio.gather(*(member.leave() for member in self._members.values()))
 
     async def stop(self) -> None:
         """Kill the actors and give their room back; returns when both are done. May be called again."""

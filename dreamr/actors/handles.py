@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dreamr.actors.member import Member
 from dreamr.actors.prompt_store import PromptStore
 from dreamr.actors.refs import RayRef, resolve
-from dreamr.actors.types import Checked, Criterion, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 from dreamr.pipelines.handles import Ref
 
 
@@ -27,14 +27,27 @@ class RayHandle:
     def up(self) -> bool:
         return self._member.up
 
+    @property
+    def gone(self) -> bool:
+        """True when it will not come back."""
+        return self._member.gone
+
     def report_lost(self) -> None:
         self._member.report_lost()
 
     async def recovered(self) -> None:
         await self._member.recovered()
 
-    async def prefill(self, prompt: Prompt) -> None:
-        await RayRef[None](self._member.actor.prefill.remote(self._prompts.argument(prompt)), self._member, None)
+    async def prefill(self, prompt: Prompt) -> Prefill:
+        return await RayRef[Prefill](
+            self._member.actor.prefill.remote(self._prompts.argument(prompt)), self._member, None
+        )
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Length of the prompt as this actor's model reads it. Raises ValueError when it cannot be read at all."""
+        return await RayRef[int](
+            self._member.actor.count_tokens.remote(self._prompts.argument(prompt)), self._member, None
+        )
 
     def stop(self, call_id: str) -> None:
         # No result to wait for: the stopped call's own reference tells how it ended.

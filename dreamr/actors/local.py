@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 from dreamr.actors.batching import VerdictBatcher
-from dreamr.actors.types import ActorLost, Checked, Criterion, Prompt, Proposal, Role, Sampling, Step, Verdict
+from dreamr.actors.types import ActorLost, Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
 from dreamr.engines.base import Engine, TokenSpeculation
 from dreamr.pipelines.handles import Ref
 
@@ -57,8 +57,8 @@ class LocalHandle:
     async def recovered(self) -> None:
         await self._up.wait()
 
-    async def prefill(self, prompt: Prompt) -> None:
-        await self.engine.prefill(prompt)
+    async def prefill(self, prompt: Prompt) -> Prefill:
+        return await self.engine.prefill(prompt)
 
     def stop(self, call_id: str) -> None:
         self.engine.stop(call_id)

@@ -48,7 +48,9 @@ Loss = Literal["died", "hangs"]
 class Member:
     """One actor and its supervision. Use it from one event loop."""
 
-    def __init__(self, actor_class: type[EngineActor], config: ActorConfig, group: GroupConfig) -> None:
+    def __init__(
+        self, actor_class: type[EngineActor], config: ActorConfig, group: GroupConfig, *, lasting: bool = False
+    ) -> None:
         self.role: Role = actor_class.role
         self.generation = 0
         self.info: EngineInfo | None = None
@@ -59,6 +61,7 @@ class Member:
         self._actor_class = actor_class
         self._config = config
         self._group = group
+        self._lasting = lasting
         self._supervisor: asyncio.Task[None] | None = None
         self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loss: asyncio.Future[Loss] = asyncio.get_running_loop().create_future()
@@ -68,6 +71,11 @@ class Member:
     def up(self) -> bool:
         return self._ready.done() and self._ready.exception() is None
 
+    @property
+    def gone(self) -> bool:
+        """True when it will not come back."""
+        return self._ready.done() and self._ready.exception() is not None
+
     async def recovered(self) -> None:
         """Return when up; raises ActorLost when the actor is gone for good."""
         await asyncio.shield(self._ready)
@@ -75,7 +83,7 @@ class Member:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self, placement: PlacementGroup, bundle: int) -> None:
-        """Create the actor, load its model, begin to supervise it.
+        """Create the actor (or find it, where it lasts), load its model, begin to supervise it.
 
         Raises:
             ActorLost: not ready within `ready_deadline_s`, or its process died.
@@ -86,12 +94,16 @@ class Member:
             await self._come_up()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"supervise {self.role}")
 
-    async def stop(self) -> None:
-        """End the supervision, kill the process, return when it is gone."""
+    async def leave(self) -> None:
+        """End the supervision by this process; the actor goes on if it lasts."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._mark_gone(ActorLost(f"the {self.role} actor was stopped"))
+
+    async def stop(self) -> None:
+        """End the supervision, kill the process, return when it is gone."""
+        await self.leave()
         if self.actor is None:
             return
         ray.kill(self.actor, no_restart=True)
@@ -203,10 +215,12 @@ class Member:
             "num_gpus": config.num_gpus,
             "memory": int(needs["memory"]) if "memory" in needs else None,
             "accelerator_type": config.accelerator_type,
+            "resources": dict(config.custom_resources),
             "max_restarts": config.max_restarts,
             "max_concurrency": MAX_CONCURRENCY,
             "name": f"{group.name}-{self.role}" if group.name else None,
             "namespace": group.namespace,
+            **({"lifetime": "detached", "get_if_exists": True} if self._lasting else {}),
             "runtime_env": {"env_vars": dict(config.env)} if config.env else None,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle),
         }

@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import RaySystemError
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 
 from dreamr.config import GroupConfig
 
@@ -21,20 +22,52 @@ class NotEnoughResources(RuntimeError):
     """The cluster cannot hold the group; the sentence says what is needed and what there is."""
 
 
-async def reserve(config: GroupConfig) -> PlacementGroup:
+async def find_or_reserve(config: GroupConfig) -> PlacementGroup:
+    """The room that has the group's name, else a new one that has it, and stays until it is removed.
+
+    Raises:
+        NotEnoughResources: as `reserve`.
+    """
+    assert config.name, "a room is found by its name"
+    try:
+        return get_placement_group(config.name)
+    except ValueError:
+        pass
+    try:
+        return await reserve(config, lasting=True)
+    except RaySystemError as error:
+        try:
+            return get_placement_group(config.name)  # another process was faster
+        except ValueError:
+            raise error from None
+
+
+async def reserve(config: GroupConfig, *, lasting: bool = False) -> PlacementGroup:
     """Reserve one bundle per actor, in the order of `config.actors()`; nothing else is started before that.
 
     Raises:
         NotEnoughResources: the group does not fit, now or within `wait_for_resources_s`.
     """
     bundles = [actor.resources() or EMPTY_BUNDLE for actor in config.actors().values()]
+    name = config.name if lasting else None
+    return await reserve_bundles(bundles, config.wait_for_resources_s, config.placement, name)
+
+
+async def reserve_bundles(
+    bundles: list[dict[str, float]], wait_for_resources_s: float, strategy: str = "PACK", name: str | None = None
+) -> PlacementGroup:
+    """Reserve all the bundles or none; room with a `name` stays until it is removed.
+
+    Raises NotEnoughResources as `reserve` does.
+    """
     needed = total(bundles)
     everything: dict[str, float] = ray.cluster_resources()
-    if config.wait_for_resources_s == 0 and (short := missing(needed, everything)):
+    if wait_for_resources_s == 0 and (short := missing(needed, everything)):
         raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
-    placement: PlacementGroup = placement_group(bundles, strategy=config.placement)
+    names = {"name": name, "lifetime": "detached"} if name else {}
+    placement: PlacementGroup = placement_group(bundles, strategy=strategy, **names)
     try:
-        patience = max(config.wait_for_resources_s, RELEASE_GRACE_S)
+        patience = max(wait_for_resources_s, RELEASE_GRACE_S)
         placed = await asyncio.to_thread(placement.wait, patience)
         if not placed:
             available: dict[str, float] = ray.available_resources()
@@ -67,7 +100,8 @@ def refusal(short: list[str], needed: dict[str, float], offered: dict[str, float
     reason = "" if short else " in total, but not where group.placement wants them"
     return (
         f"not enough resources for the actors: needed {wants}; {where}: {has}{reason}. "
-        "Ask for less (num_cpus, num_gpus, memory_mb, accelerator_type), free some, or set group.wait_for_resources_s."
+        "Ask for less (num_cpus, num_gpus, memory_mb, accelerator_type, custom_resources), free some, or set "
+        "group.wait_for_resources_s."
     )
 
 

@@ -36,6 +36,16 @@ class ActorLost(Exception):
     """The actor behind a handle died, restarts, or missed its deadline; its unfinished work is gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the conversation before the question."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    num_images: int = 0
+    """How many of the prompt's images it shows, ahead of its text."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question as the user gave it; each engine applies its own chat template and image processor."""
@@ -43,6 +53,8 @@ class Prompt:
     question: str
     images: tuple[bytes, ...] = ()
     """Encoded image files (PNG, JPEG, ...), in the order in which they precede the question."""
+    earlier: tuple[Turn, ...] = ()
+    """The conversation so far; its images are the first ones of `images`."""
 
     @cached_property
     def key(self) -> str:
@@ -50,6 +62,8 @@ class Prompt:
         digest = hashlib.sha256(self.question.encode())
         for image in self.images:
             digest.update(len(image).to_bytes(8, "big") + image)
+        for turn in self.earlier:
+            digest.update(repr(turn).encode())
         return digest.hexdigest()
 
 
@@ -109,6 +123,14 @@ class Verdict:
 
 
 NO_VERDICT = Verdict(rho=0.0, judged=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """When a prompt was read: seconds on the engine's clock, equal when it was cached."""
+
+    started: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
@@ -16,7 +17,7 @@ def cold_copy(prompt: Prompt, mark: str) -> Prompt:
     Engines share cached prefixes between prompts with equal keys, and the key is a digest of the images' bytes. A
     prompt without images comes back as it is: nothing but its text could be changed, and that would change the answer.
     """
-    return Prompt(prompt.question, tuple(_marked(image, mark) for image in prompt.images))
+    return replace(prompt, images=tuple(_marked(image, mark) for image in prompt.images))
 
 
 def _marked(data: bytes, mark: str) -> bytes:

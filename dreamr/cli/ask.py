@@ -15,7 +15,7 @@ from dreamr.bench.contender import Entry, PipelineContender
 from dreamr.bench.runner import Runner
 from dreamr.bench.summary import BASELINE
 from dreamr.cli.answer import Answered, print_answer
-from dreamr.cli.inputs import check_timeline, read_config, read_prompt
+from dreamr.cli.inputs import check_timeline, read_config, read_prompt, with_draft
 from dreamr.cli.lines import print_step
 from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
@@ -34,9 +34,10 @@ def ask(
     compare: bool,
     timeline: Path | None,
     as_json: bool,
+    draft: str | None = None,
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipeline raise."""
-    prompt, settled = read_prompt(question, images), read_config(config, settings)
+    prompt, settled = read_prompt(question, images), with_draft(read_config(config, settings), draft)
     check_timeline(timeline)
     screen = Console(stderr=as_json)
 

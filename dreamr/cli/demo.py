@@ -15,7 +15,7 @@ from dreamr.bench.machine import Machine
 from dreamr.bench.report import make_report
 from dreamr.bench.schema import Report
 from dreamr.bench.summary import pictured
-from dreamr.cli.inputs import check_timeline, check_writable, read_config
+from dreamr.cli.inputs import check_timeline, check_writable, read_config, with_draft
 from dreamr.cli.lines import print_step
 from dreamr.cli.measuring import read_entries, run_problems
 from dreamr.cli.picture import draw_timeline
@@ -37,9 +37,10 @@ def demo(
     out: Path | None,
     timeline: Path | None,
     as_json: bool,
+    draft: str | None = None,
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipelines raise."""
-    settled = read_config(config, {})
+    settled = with_draft(read_config(config, {}), draft)
     entries = read_entries(problems, methods, None, settled.pipeline)
     check_timeline(timeline)
     check_writable("--out", out)

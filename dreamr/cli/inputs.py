@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dreamr.actors.types import Prompt
 from dreamr.cli.failures import BadInput
-from dreamr.config import Config, PipelineSettings, load_config
+from dreamr.config import Config, HFEngineConfig, PipelineSettings, load_config
 
 PICTURES = (".html", ".png")
 
@@ -56,6 +56,22 @@ def read_config(path: Path | None, options: Mapping[str, object]) -> Config:
         reason = problem["msg"].removeprefix("Input ")
         raise BadInput(f"--{option} {problem['input']}: the value {reason}.") from error
     return config.model_copy(update={"pipeline": pipeline})
+
+
+def with_draft(config: Config, draft: str | None) -> Config:
+    """The configuration with another draft model: a folder, hub id or built-in name. Raises BadInput."""
+    if draft is None:
+        return config
+    actor = config.group.draft
+    if not isinstance(actor.engine, HFEngineConfig):
+        raise BadInput(f"--draft {draft}: the configured draft is of kind '{actor.engine.kind}'; it needs kind 'hf'.")
+    try:
+        engine = HFEngineConfig.model_validate(actor.engine.model_dump() | {"model": draft})
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise BadInput(f"--draft {draft}: {reason}") from error
+    drafter = actor.model_copy(update={"engine": engine})
+    return config.model_copy(update={"group": config.group.model_copy(update={"draft": drafter})})
 
 
 def check_timeline(path: Path | None) -> None:

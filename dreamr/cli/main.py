@@ -16,6 +16,9 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; without it, the built-in models.")]
+Draft = Annotated[
+    str | None, typer.Option(help="Draft model instead of the configured one: folder, hub id, embedded:NAME.")
+]
 BENCHED = (
     "autoregressive,autoregressive_all_cores,transformers,transformers_assisted,token_speculative,specreason,lookahead,"
     "parallel_prefix,sequential,fpsr"
@@ -37,6 +40,7 @@ def ask(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling at temperatures above 0.")] = None,
     compare: Annotated[bool, typer.Option(help="Answer again by the target alone, for the speedup.")] = True,
+    draft: Draft = None,
     timeline: Annotated[Path | None, typer.Option(help="Picture of who did what when: .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +57,9 @@ def ask(
         "seed": seed,
     }
     with reported():
-        command.ask(question, images or [], config, settings, compare=compare, timeline=timeline, as_json=as_json)
+        command.ask(
+            question, images or [], config, settings, compare=compare, timeline=timeline, as_json=as_json, draft=draft
+        )
 
 
 @app.command()
@@ -62,6 +68,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "autoregressive,fpsr",
     config: ConfigFile = None,
+    draft: Draft = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the report, with a row per problem.")] = None,
     timeline: Annotated[Path | None, typer.Option(help="Picture of the first problem: .html or .png.")] = None,
     as_json: AsJson = False,
@@ -71,7 +78,43 @@ def demo(
     from dreamr.cli.failures import reported
 
     with reported():
-        command.demo(problems, seed, methods, config, out=out, timeline=timeline, as_json=as_json)
+        command.demo(problems, seed, methods, config, out=out, timeline=timeline, as_json=as_json, draft=draft)
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of training runs; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="Picture: .png or .html; without it, curves.png in the run.")] = None,
+) -> None:
+    """Draw the reward curves of training runs."""
+    from dreamr.cli import curves as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.curves(runs, out)
+
+
+@app.command("eval")
+def evaluate(
+    benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],
+    config: ConfigFile = None,
+    data: Annotated[Path | None, typer.Option(help="Parquet file or folder; without it, the hub's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows, so many.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for rows and results; the same again goes on.")] = None,
+    method: Annotated[str | None, typer.Option(help="Schedule; without it, the configuration's.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Ask an OpenAI-compatible endpoint instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model at the endpoint; without it, its first one.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Rows that are answered at the same time.")] = 1,
+) -> None:
+    """Answer a public benchmark and score it: accuracy per category, unparsed and truncated answers."""
+    from dreamr.cli import evaluate as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.evaluate_benchmark(
+            benchmark, config, data=data, limit=limit, out=out, method=method, base_url=base_url, model=model,
+            concurrency=concurrency,
+        )  # fmt: skip
 
 
 @app.command()

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from dreamr.actors.types import Checked, Criterion, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
+
+
+class EngineDied(RuntimeError):
+    """The process behind an engine is gone for good: only a new engine helps."""
 
 
 class Engine(Protocol):
@@ -42,8 +46,12 @@ class Engine(Protocol):
         """
         ...
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
+        ...
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """Length of the prompt as the model reads it. Raises ValueError when it cannot be read at all."""
         ...
 
     def stop(self, call_id: str) -> None:

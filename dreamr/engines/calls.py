@@ -6,7 +6,7 @@
     stop(id) ── sets that call's event ──────────────┘
     task cancelled ── sets the event, awaits the thread, then raises CancelledError
 
-A stop may overtake its call (the call waits for its arguments elsewhere), so the newest ids are remembered.
+A stop may overtake its call (early_stops.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-T = TypeVar("T")
+from dreamr.engines.early_stops import EarlyStops
 
-_MAX_REMEMBERED = 1024
+T = TypeVar("T")
 
 
 class Calls:
@@ -32,8 +31,7 @@ class Calls:
         # Threads of their own: without privileges, a thread that has stepped back cannot return.
         self._background = ThreadPoolExecutor(max_calls, f"{name}-background", initializer=_step_back)
         self._running: dict[threading.Event, str] = {}
-        self._remembered: OrderedDict[str, bool] = OrderedDict()
-        """Call id -> whether it was stopped before it began; False means that it has ended."""
+        self._early_stops = EarlyStops()
 
     @property
     def num_running(self) -> int:
@@ -47,7 +45,7 @@ class Calls:
         When this coroutine is cancelled, `stop` is set and the thread is awaited before CancelledError goes on.
         """
         stop = threading.Event()
-        if self._remembered.pop(call_id, False):
+        if self._early_stops.begin(call_id):
             stop.set()
         future = asyncio.get_running_loop().run_in_executor(
             self._background if background else self._threads, work, stop
@@ -61,15 +59,15 @@ class Calls:
             raise cancelled from future.exception()
         finally:
             del self._running[stop]
-            self._remember(call_id, stopped=False)
+            self._early_stops.end(call_id)
 
     def stop(self, call_id: str) -> None:
         """Stop every running call with this id, or the next one when none has run yet."""
         running = [stop for stop, running_id in self._running.items() if running_id == call_id]
         for stop in running:
             stop.set()
-        if not running and call_id not in self._remembered:
-            self._remember(call_id, stopped=True)
+        if not running:
+            self._early_stops.stop(call_id)
 
     async def close(self) -> None:
         """Stop all calls and end the threads."""
@@ -77,12 +75,6 @@ class Calls:
             stop.set()
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self._background.shutdown)
-
-    def _remember(self, call_id: str, *, stopped: bool) -> None:
-        self._remembered[call_id] = stopped
-        self._remembered.move_to_end(call_id)
-        if len(self._remembered) > _MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
 
 
 def _step_back() -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamr.config import EMBEDDED_PREFIX, EngineConfig, HFEngineConfig, ImportedEngineConfig, ScriptedEngineConfig
+from dreamr.config import (
+    EMBEDDED_PREFIX,
+    EngineConfig,
+    HFEngineConfig,
+    ImportedEngineConfig,
+    ScriptedEngineConfig,
+    VLLMEngineConfig,
+)
 from dreamr.engines.base import Engine
 
 _MODELS = Path(__file__).parent.parent / "models" / "embedded"
@@ -20,6 +28,8 @@ class LoadedEngine:
     model: str
     device: str
     num_parameters: int
+    warm_up: Callable[[], Awaitable[None]] | None = None
+    """To be awaited once, before the first call."""
 
 
 def build_engine(config: EngineConfig) -> LoadedEngine:
@@ -31,6 +41,8 @@ def build_engine(config: EngineConfig) -> LoadedEngine:
     match config:
         case HFEngineConfig():
             return _build_hf(config)
+        case VLLMEngineConfig():
+            return _build_vllm(config)
         case ImportedEngineConfig():
             return _build_imported(config)
         case ScriptedEngineConfig():
@@ -56,6 +68,13 @@ def _build_hf(config: HFEngineConfig) -> LoadedEngine:
         max_cached_tokens=config.max_cached_tokens,
     )
     return LoadedEngine(engine, config.model, engine.device, engine.num_parameters)
+
+
+def _build_vllm(config: VLLMEngineConfig) -> LoadedEngine:
+    from dreamr.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine.load(config, model_location(config.model))
+    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, warm_up=engine.warm_up)
 
 
 def _build_imported(config: ImportedEngineConfig) -> LoadedEngine:

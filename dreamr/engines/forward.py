@@ -100,6 +100,17 @@ class ForwardPass:
         """
         return self._run(kv, positions, input_ids=ids, attention_mask=mask)
 
+    def rows(self, kv: DynamicCache, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Append text tokens to every row of `kv`; hidden states (b, n, h).
+
+        `ids` (b, n); `positions` (3, b, n); `mask` boolean (b, 1, n, c + n), True where a token may look.
+        """
+        output = self._language(
+            position_ids=positions, past_key_values=kv, use_cache=True, input_ids=ids, attention_mask=mask
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
     def text_positions(self, prompt: PlacedPrompt, start: int, stop: int) -> Tensor:
         """(3, 1, stop - start): positions of text at indices start..stop-1, counted from the prompt's first token.
 

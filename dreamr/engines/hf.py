@@ -27,6 +27,7 @@ from dreamr.actors.types import (
     Checked,
     Criterion,
     Finish,
+    Prefill,
     Prompt,
     Proposal,
     Sampling,
@@ -34,6 +35,7 @@ from dreamr.actors.types import (
     Tokens,
     Verdict,
 )
+from dreamr.engines.batched import BatchedSequences
 from dreamr.engines.calls import Calls
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.loading import eos_tokens, load_model, load_processor, new_kv, pick_device, pick_dtype
@@ -65,7 +67,7 @@ class HFEngine:
         self.cache = PrefixCache(max_cached_tokens, lambda: new_kv(model))
         self._prompts: OrderedDict[str, PlacedPrompt] = OrderedDict()
         self._prompts_lock = threading.Lock()
-        self._step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
+        self.step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
         self._reader = Reader(self._forward, self.cache)
         self._questions = questions(self._forward, encoder)
         self._pairs = PairJudge(self._forward, encoder, lambda: new_kv(model))
@@ -92,6 +94,11 @@ class HFEngine:
         loaded = load_model(model, target, number_type)
         encoder = PromptEncoder(load_processor(model), prompts or load_prompt_config(Path(model)))
         return cls(loaded, encoder, max_cached_tokens)
+
+    @property
+    def image_tokens(self) -> list[int]:
+        """Tokens that stand for images and videos, which no text may contain."""
+        return [self.model.config.image_token_id, self.model.config.video_token_id]
 
     @property
     def num_parameters(self) -> int:
@@ -145,9 +152,13 @@ class HFEngine:
         """See `TokenSpeculation`; one forward, which `stop` cannot shorten."""
         return await self._calls.run(call_id, lambda _: self._check(prompt, after, proposal, sampling))
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
-        await self._calls.run(f"prefill {prompt.key}", lambda _: self._fill(prompt))
+        return await self._calls.run(f"prefill {prompt.key}", lambda _: self._fill(prompt))
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`."""
+        return await self._calls.run(f"count {prompt.key}", lambda _: len(self._placed(prompt).tokens))
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and forget all that the old ones computed.
@@ -155,6 +166,22 @@ class HFEngine:
         Raises RuntimeError while a step is being written, and for weights that do not fit the model.
         """
         await self._calls.run("update_weights", lambda _: self._replace_weights(state_dict))
+
+    def batch(self, prompts: Sequence[Prompt], rows: Sequence[int]) -> BatchedSequences:
+        """Sequences that grow together, row i behind prompt number `rows[i]`; outside of the prefix cache.
+
+        Blocks for the prompts' forward passes. The caller holds `turns` and inference mode, now and in using them.
+        """
+        placed = [self._placed(prompt) for prompt in prompts]
+        return BatchedSequences(self._forward, placed, rows, lambda: new_kv(self.model))
+
+    def prompt_tokens(self, prompt: Prompt) -> Tokens:
+        """The prompt as this model reads it."""
+        return self._placed(prompt).tokens
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 logits (b, v) of hidden states (b, h)."""
+        return self._forward.logits(hidden)
 
     def stop(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is no error."""
@@ -180,7 +207,7 @@ class HFEngine:
                 with self.cache.lease(prompt.key, whole) as sequence:
                     hidden = self._reader.catch_up(sequence, placed, whole)
                     finish = self._decode(sequence, placed, hidden, tokens, chooser, room, stop)
-            text = self._step_end.text(tokens)
+            text = self.step_end.text(tokens)
             return Step(prefix, tuple(tokens), text, finish, started, time.time())
 
     def _decode(
@@ -199,7 +226,7 @@ class HFEngine:
         ids = torch.empty(1, 1, dtype=torch.long, device=self._forward.device)
         while True:
             tokens.append(token := chooser.choose(self._forward.logits(hidden)))
-            if finish := self._step_end.finish(tokens, max_tokens):
+            if finish := self.step_end.finish(tokens, max_tokens):
                 return finish
             self.turns.pass_on()
             if stop.is_set():
@@ -222,7 +249,7 @@ class HFEngine:
             with self.cache.lease(prompt.key, whole) as sequence:
                 hidden = self._reader.catch_up(sequence, placed, whole)
                 tokens, q = propose_round(
-                    self._forward, placed, sequence.kv, hidden, len(whole), room, sampling, self._step_end.eos_tokens
+                    self._forward, placed, sequence.kv, hidden, len(whole), room, sampling, self.step_end.eos_tokens
                 )
                 # Most of them will be followed by a token of the target's: a crop is cheaper than a fork.
                 self.cache.crop(sequence, len(whole))
@@ -237,7 +264,7 @@ class HFEngine:
                 logits = self._reader.logits_behind(sequence, placed, whole, proposal.tokens)
                 accepted, own = check_round(logits, proposal, sampling)
                 self.cache.crop(sequence, len(whole) + accepted)
-            steps = self._step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
+            steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
             return Checked(steps, accepted, started, time.time())
 
     def judge(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho") -> list[Verdict]:
@@ -257,10 +284,12 @@ class HFEngine:
             values = [compare(reference.text, step.text) for reference, step in zip(references, steps, strict=True)]
             return [Verdict(value, started, time.time()) for value in values]
 
-    def _fill(self, prompt: Prompt) -> None:
+    def _fill(self, prompt: Prompt) -> Prefill:
         placed = self._placed(prompt)
         with self.turns, torch.inference_mode(), self.cache.lease(prompt.key, placed.tokens) as sequence:
+            started = time.time()
             self._reader.fill_prompt(sequence, placed)
+            return Prefill(started, time.time())
 
     def _replace_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         with self.turns, torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
 
 from dreamr.tasks.processor import ImageTextProcessor
 
@@ -21,7 +21,12 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> n
     `dtype` None keeps the type on disk on a GPU, and means float32 on a CPU. Raises ValueError in one sentence when
     the checkpoint cannot be found, is no Qwen3-VL model, or lacks weights.
     """
-    _check_config(model)
+    model_type = find_config(model).model_type
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"{model!r} is a {model_type!r} model; this engine runs {' and '.join(MODEL_TYPES)}: "
+            f"use engine kind 'vllm' for others"
+        )
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
     auto: Any = AutoModelForImageTextToText
@@ -31,7 +36,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> n
             model, dtype=dtype or "auto", attn_implementation="sdpa", output_loading_info=True
         )
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"the weights of {model!r} cannot be loaded: {_first_line(error)}") from error
+        raise ValueError(f"the weights of {model!r} cannot be loaded: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the checkpoint {model!r} lacks {len(missing)} weights, among them {missing[0]}")
     module: nn.Module = loaded.to(device).eval().requires_grad_(False)
@@ -44,7 +49,7 @@ def load_processor(model: str) -> ImageTextProcessor:
     try:
         processor: ImageTextProcessor = ImageTextProcessor.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{model!r} has no usable tokenizer or image processor: {_first_line(error)}") from error
+        raise ValueError(f"{model!r} has no usable tokenizer or image processor: {first_line(error)}") from error
     if not processor.chat_template:
         raise ValueError(f"{model!r} has no chat template: add chat_template.jinja to the checkpoint")
     return processor
@@ -104,17 +109,18 @@ def _fused(norm: Any) -> nn.RMSNorm:
     return fused
 
 
-def _check_config(model: str) -> None:
+def find_config(model: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model configuration, before anything large is loaded. Raises ValueError when there is none."""
     folder = Path(model)
     if not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
         raise ValueError(f"model folder {model!r} does not exist: give a checkpoint folder or a hub id like org/name")
     try:
-        config = AutoConfig.from_pretrained(model)
+        config: PretrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no model configuration found for {model!r}: {_first_line(error)}") from error
-    if config.model_type not in MODEL_TYPES:
-        raise ValueError(f"{model!r} is a {config.model_type!r} model; this engine runs {' and '.join(MODEL_TYPES)}")
+        raise ValueError(f"no model configuration found for {model!r}: {first_line(error)}") from error
+    return config
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for sentences of our own."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

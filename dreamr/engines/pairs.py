@@ -28,7 +28,7 @@ class PairJudge:
 
     def similarity(self, first: str, second: str) -> float:
         """Cosine of the texts' mean hidden states; 0 when one is empty."""
-        tokens = [self._encoder.text(text) for text in (first, second)]
+        tokens = [self._encoder.ids(text) for text in (first, second)]
         if not all(tokens):
             return 0.0
         one, other = (self._read(text).mean(0) for text in tokens)

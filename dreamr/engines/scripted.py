@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from dreamr.actors.types import Checked, Criterion, Finish, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.base import DELIMITER
 from dreamr.engines.cores import Cores
@@ -120,10 +120,16 @@ class ScriptedEngine:
         prefix, place = (last.prefix, len(last.tokens)) if is_open else (last.end, 0)
         return self.script(prompt, prefix, sampling)[place]
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """See `Engine`."""
         async with self._forward:
+            started = self._now()
             await self._pass(self._config.first_token_s + self._reading(prompt))
+            return Prefill(started, self._now())
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`. A scripted model reads words, and images not at all."""
+        return len(prompt.question.split())
 
     def stop(self, call_id: str) -> None:
         """See `Engine`."""

@@ -16,6 +16,13 @@ from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
 PROMPTS = PromptConfig(instruction="", generation_suffix="<think>", verdict_question=VERDICT_QUESTION)
 
 
+def load(folder: Path) -> Qwen3VLForConditionalGeneration:
+    """A model to be trained further, in float32, its vision tower frozen."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.model.visual.requires_grad_(False)
+    return model
+
+
 def export(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save weights (float16 safetensors), tokenizer, image processor and prompt texts; `model` stays float32."""
     half = type(model)(model.config)

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Qwen3VLForConditionalGeneration
 
-from dreamr.models.packing import IGNORE, IMAGE_START, Batch
+from dreamr.models.packing import CHAIN, IGNORE, IMAGE_START, SAMENESS, SCORE, VERDICT, Batch
 from dreamr.tasks.ledger_image import COLUMNS, ROWS, Cell
 
 CHAIN_WEIGHT = 5.0
 """The chain's loss falls far below the verdicts' long before every look-up is right, and would drown in it."""
+HIGH_SCORE = 7
+"""SpecReason accepts a step from this score on."""
+EXTRA_WEIGHT = 0.5
+"""Scores and sameness serve the baselines: they must not cost the verdicts anything."""
 _IMAGE = slice(IMAGE_START, IMAGE_START + ROWS * COLUMNS)
 
 
@@ -35,6 +39,10 @@ class Losses:
     """Share of digits of the chains that are predicted rightly."""
     verdicts: float
     """Balanced accuracy of the verdicts; nan without verdicts."""
+    scores: float = float("nan")
+    """Share of scores on the right side of HIGH_SCORE."""
+    sameness: float = float("nan")
+    """Share of right answers about two steps."""
 
 
 def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Batch, images: Images) -> Tensor:
@@ -48,24 +56,28 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Batch, images: 
 
 
 class Loss(nn.Module):
-    """Next-token, verdict and (for training only) per-token mistake loss."""
+    """Next-token loss, the three questions' losses and (for training only) a per-token mistake loss."""
 
     digit_ids: Tensor
+    high_ids: Tensor
 
     def __init__(self, model: Qwen3VLForConditionalGeneration, digit_ids: list[int]) -> None:
+        """`digit_ids`: from 0 to 9, each digit's two tokens, without and with a space before it."""
         super().__init__()
         self.mistake_head = nn.Linear(model.config.get_text_config().hidden_size, 1)
         self.register_buffer("digit_ids", torch.tensor(digit_ids))
+        self.register_buffer("high_ids", torch.tensor(digit_ids[2 * HIGH_SCORE :]))
 
     def forward(self, model: Qwen3VLForConditionalGeneration, batch: Batch, images: Images) -> Losses:
         hidden = hidden_states(model, batch, images)
         wanted = batch.labels != IGNORE
-        labels, weights, verdict = batch.labels[wanted], batch.weights[wanted], batch.is_verdict[wanted]
+        labels, weights, task = batch.labels[wanted], batch.weights[wanted], batch.task[wanted]
         logits = model.lm_head(hidden[wanted])
         losses = cross_entropy(logits, labels, reduction="none") * weights
-        total = CHAIN_WEIGHT * losses[~verdict].mean()
+        total = CHAIN_WEIGHT * losses[task == CHAIN].mean()
         right = logits.argmax(-1) == labels
-        is_digit = torch.isin(labels, self.digit_ids) & ~verdict
+        is_digit = torch.isin(labels, self.digit_ids) & (task == CHAIN)
+        verdict = task == VERDICT
         if not verdict.any():
             return Losses(total, right[is_digit].float().mean().item(), float("nan"))
         known = batch.mistake >= 0
@@ -73,7 +85,17 @@ class Loss(nn.Module):
         total = total + binary_cross_entropy_with_logits(self.mistake_head(hidden[known])[:, 0], batch.mistake[known])
         words = labels[verdict]
         balanced = torch.stack([right[verdict][words == word].float().mean() for word in words.unique()]).mean()
-        return Losses(total, right[is_digit].float().mean().item(), balanced.item())
+        for question in (SCORE, SAMENESS):
+            if (task == question).any():
+                total = total + EXTRA_WEIGHT * losses[task == question].mean()
+        above = torch.isin(logits.argmax(-1), self.high_ids) == torch.isin(labels, self.high_ids)
+        return Losses(
+            total,
+            digits=right[is_digit].float().mean().item(),
+            verdicts=balanced.item(),
+            scores=above[task == SCORE].float().mean().item(),
+            sameness=right[task == SAMENESS].float().mean().item(),
+        )
 
 
 class Optimizers:

@@ -14,6 +14,8 @@ from dreamr.tasks.ledger_image import COLUMNS, ROWS
 
 IGNORE = -100
 UNKNOWN = -1.0
+CHAIN, VERDICT, SCORE, SAMENESS = range(4)
+"""What a label belongs to: a chain of thought, or the answer to one of three questions about a step."""
 IMAGE_START = 4
 """Tokens before the image: <|im_start|>, user, newline, <|vision_start|>."""
 
@@ -27,7 +29,7 @@ class Batch:
     mask: Tensor  # (B, 1, L, L) bool, True where attention is allowed
     labels: Tensor  # (B, L) long, the token that follows, or IGNORE
     weights: Tensor  # (B, L) loss weight of the label
-    is_verdict: Tensor  # (B, L) bool
+    task: Tensor  # (B, L) long: CHAIN, VERDICT, SCORE or SAMENESS
     mistake: Tensor  # (B, L) float: 1 from a step's first wrong token on, 0 before it, UNKNOWN outside judged steps
     image_rows: Tensor  # (B,) long, row of the image bank
 
@@ -41,19 +43,21 @@ class Tree:
     branch: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    is_verdict: list[bool] = field(default_factory=list)
+    task: list[int] = field(default_factory=list)
     mistake: list[float] = field(default_factory=list)
     ancestors: list[set[int]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     """For each branch, the place that follows its last token."""
 
-    def add(self, parent: int | None, ids: list[int], labelled: bool, mistake_from: int | None = None) -> int:
-        """Append a branch behind `parent`; returns its number.
+    def add(
+        self, parent: int | None, ids: list[int], labelled: bool, mistake_from: int | None = None, root_place: int = 0
+    ) -> int:
+        """Append a branch behind `parent`; returns its number. None: a root, which begins at `root_place`.
 
         `labelled` tokens predict the next one of their branch; `mistake_from` is a judged step's first wrong token.
         """
         branch = len(self.ancestors)
-        start = self.ends[parent] if parent is not None else 0
+        start = self.ends[parent] if parent is not None else root_place
         self.ancestors.append({branch} | (self.ancestors[parent] if parent is not None else set()))
         self.ends.append(start + len(ids))
         self.tokens += ids
@@ -61,9 +65,13 @@ class Tree:
         self.branch += [branch] * len(ids)
         self.labels += [*ids[1:], IGNORE] if labelled else [IGNORE] * len(ids)
         self.weights += [1.0] * len(ids)
-        self.is_verdict += [False] * len(ids)
+        self.task += [CHAIN] * len(ids)
         self.mistake += [UNKNOWN if mistake_from is None else float(i >= mistake_from) for i in range(len(ids))]
         return branch
+
+    def answer(self, task: int, token: int) -> None:
+        """The last token's label: the answer to a question about a step."""
+        self.labels[-1], self.task[-1] = token, task
 
     @property
     def last(self) -> int:
@@ -107,7 +115,7 @@ def pad(trees: list[Tree], image_rows: list[int]) -> Batch:
         mask=mask,
         labels=padded("labels", IGNORE, torch.long),
         weights=padded("weights", 0.0, torch.float),
-        is_verdict=padded("is_verdict", False, torch.bool),
+        task=padded("task", CHAIN, torch.long),
         mistake=padded("mistake", UNKNOWN, torch.float),
         image_rows=torch.tensor(image_rows),
     )

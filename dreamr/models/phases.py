@@ -45,10 +45,12 @@ class Phase:
 DRAFT_PHASES = (Phase("draft-chains", Size(96, 2), Recipe(0.5, 1.0, verdicts=False), 1000, 64, 3e-3, UNTIL_FAIR),)
 _CHAINS = Recipe(0.3, 0.1, verdicts=False)
 _VERDICTS = Recipe(0.3, 0.1, verdicts=True)
+_ALL = Recipe(0.3, 0.1, verdicts=True, scores=0.3, sameness=0.15)
 TARGET_PHASES = (
     Phase("target-chains", Size(192, 4), _CHAINS, 700, 64, 3e-3, LOOK_UPS_FIRST),
     Phase("target-verdicts", Size(192, 8), _VERDICTS, 1100, 32, 2e-3, grow_on_top=True, from_draft=0.5),
     Phase("target-both", Size(192, 8), _VERDICTS, 550, 32, 1.5e-3, from_draft=0.5, chains_only=0.5),
     Phase("target-look-ups", Size(192, 8), _VERDICTS, 600, 32, 2.5e-3, from_draft=0.5, chains_only=0.85),
     Phase("target-deep", Size(192, 16), _VERDICTS, 100, 32, 8e-4, from_draft=0.5, chains_only=0.35),
+    Phase("target-all", Size(192, 16), _ALL, 360, 32, 1.5e-3, from_draft=0.5, chains_only=0.6),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,12 +32,15 @@ class Progress:
     stage: int = 0
     digits: float = 0.0
     verdicts: float = 0.0
+    scores: float = 0.0
+    sameness: float = 0.0
 
     def update(self, losses: Losses, phase: Phase) -> None:
         self.batch += 1
-        self.digits = _SMOOTHING * self.digits + (1 - _SMOOTHING) * losses.digits
-        if losses.verdicts == losses.verdicts:
-            self.verdicts = _SMOOTHING * self.verdicts + (1 - _SMOOTHING) * losses.verdicts
+        for name in ("digits", "verdicts", "scores", "sameness"):
+            new = getattr(losses, name)
+            if not math.isnan(new):  # nan: the batch has none of them
+                setattr(self, name, _SMOOTHING * getattr(self, name) + (1 - _SMOOTHING) * new)
         if self.digits > phase.stages[self.stage].until:
             self.stage, self.digits = self.stage + 1, 0.0
 
@@ -82,6 +86,8 @@ class Run:
                     loss=f"{loss:.3f}",
                     digits=f"{progress.digits:.4f}",
                     verdicts=f"{progress.verdicts:.3f}",
+                    scores=f"{progress.scores:.3f}",
+                    sameness=f"{progress.sameness:.3f}",
                 )
                 if progress.batch % SAVE_EVERY == 0:
                     self._save()

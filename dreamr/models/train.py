@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 
 from dreamr.models.architecture import build_model
 from dreamr.models.candidates import DraftSteps, load_or_sample
-from dreamr.models.checkpoint import export
+from dreamr.models.checkpoint import export, load
 from dreamr.models.grow import grow
 from dreamr.models.language import Images
 from dreamr.models.phases import DRAFT_PHASES, TARGET_PHASES, Phase
@@ -37,6 +37,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the checkpoint folders 'target' and 'draft' go.")] = Path(
         ".work/models/out"
     ),
+    go_on_from: Annotated[
+        Path | None, typer.Option(help="Folder with a trained 'target' and 'draft': run the target's last phase only.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
 ) -> None:
     """Train the embedded target and draft; about two hours on two cores."""
@@ -45,6 +48,10 @@ def main(
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer()
     bank = render_bank("train", SEED, NUM_IMAGES)
+    if go_on_from:
+        drafts = load_or_sample(go_on_from / "draft", bank.cells, work)
+        _train(TARGET_PHASES[-1:], load(go_on_from / "target"), tokenizer, bank, drafts, work, out / "target")
+        return
     models = {
         role: build_model(phases[0].size, tokenizer)
         for role, phases in (("target", TARGET_PHASES), ("draft", DRAFT_PHASES))

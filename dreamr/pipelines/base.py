@@ -8,8 +8,8 @@ from typing import Protocol
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import CommittedStep, Trace
 
-OnCommit = Callable[[CommittedStep], None]
-"""Called with each step the moment it is committed; must not block."""
+OnCommit = Callable[[CommittedStep], bool | None]
+"""Called with each step the moment it is committed; must not block. True ends the request with this step."""
 
 
 class Pipeline(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dreamr.actors.types import NO_VERDICT, Criterion, Prompt, Step, Verdict
+from dreamr.actors.types import NO_VERDICT, Criterion, Prefill, Prompt, Step, Verdict
 from dreamr.pipelines.handles import Ref
 
 
@@ -50,7 +50,8 @@ class Coin:
 
     async def recovered(self) -> None: ...
 
-    async def prefill(self, prompt: Prompt) -> None: ...
+    async def prefill(self, prompt: Prompt) -> Prefill:
+        return Prefill()
 
     def stop(self, call_id: str) -> None: ...
 

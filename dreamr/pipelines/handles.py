@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from dreamr.actors.types import Checked, Criterion, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -37,7 +37,7 @@ class Handle(Protocol):
         """Return when the actor is up. Raises `ActorLost` when it did not come back within its deadline."""
         ...
 
-    async def prefill(self, prompt: Prompt) -> None: ...
+    async def prefill(self, prompt: Prompt) -> Prefill: ...
 
 
 class Writer(Handle, Protocol):

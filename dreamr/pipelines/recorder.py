@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dreamr.actors.types import ROOT, Checked, Proposal, Role, Step, Verdict
+from dreamr.actors.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.call import Call
 from dreamr.pipelines.request import Request
@@ -43,6 +43,8 @@ class Recorder:
         """The last committed step: what follows is written from `frontier.end`."""
         self.end: End | None = None
         self.num_losses = 0
+        self.prefill: Prefill | None = None
+        """When the verifier read the prompt, if it did so ahead of the first step."""
 
     @property
     def num_committed(self) -> int:
@@ -60,8 +62,8 @@ class Recorder:
         self._waits.append(waited_for)
         self.end = self._end_after(step)
         self.frontier = step
-        if self._on_commit:
-            self._on_commit(committed)
+        if self._on_commit and self._on_commit(committed):
+            self.end = self.end or "enough"
 
     def _end_after(self, step: Step) -> End | None:
         """The stop rules, the same for every schedule: they look at nothing but what is committed."""
@@ -87,7 +89,7 @@ class Recorder:
             end=self.end,
             wall_s=wall,
             orchestration_s=self._orchestration_s(),
-            spans=tuple(sorted((span for call in calls if (span := self._span(call))), key=lambda span: span.start)),
+            spans=tuple(sorted(self._spans(calls), key=lambda span: span.start)),
             num_drafted=counts.drafted,
             num_judged=counts.judged,
             num_accepted=counts.accepted,
@@ -97,6 +99,13 @@ class Recorder:
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
         )
+
+    def _spans(self, calls: Sequence[Call[Any]]) -> Iterator[Span]:
+        if self.prefill:
+            yield Span("verifier", *self._interval(self.prefill), "prefill", 0, 0)
+        for call in calls:
+            if span := self._span(call):
+                yield span
 
     def _step_counts(self, calls: Sequence[Call[Any]]) -> _Counts:
         decided = [step for step in self._steps if step.rho is not None]
@@ -124,15 +133,20 @@ class Recorder:
         outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
         return Span(call.role, start, end, outcome, call.step, len(value.tokens)) if value.tokens else None
 
-    def _interval(self, value: Value) -> Interval:
+    def _interval(self, value: Value | Prefill) -> Interval:
         first, last = (value[0], value[-1]) if isinstance(value, tuple) else (value, value)
         return first.started - self._began, last.ended - self._began
 
     def _orchestration_s(self) -> float:
-        """Between two commits, the time in which none of the calls that the second one waited for was computing."""
+        """Between two commits, the time in which none of the calls that the second one waited for was computing.
+
+        A first verdict waits for the prompt to be read as well.
+        """
         previous, idle = 0.0, 0.0
         for step, waits in zip(self._steps, self._waits, strict=True):
             busy = [self._interval(call.value) for call in waits if call.value is not None]
+            if self.prefill and any(call.role == "verifier" for call in waits):
+                busy.append(self._interval(self.prefill))
             idle += (step.at - previous) - _covered(busy, previous, step.at)
             previous = step.at
         return idle

@@ -121,7 +121,7 @@ class Session:
     async def _prefill_verifier(self) -> None:
         try:
             async with asyncio.timeout(self._request.settings.verifier_deadline_s):
-                await self._judge.prefill(self._request.prompt)
+                self._recorder.prefill = await self._judge.prefill(self._request.prompt)
         except Exception as error:
             # The first verdict will meet the same difficulty, and deal with it.
             log.debug("request %s: the verifier could not read the prompt: %s", self._request.id, error)

@@ -7,12 +7,14 @@ from typing import Literal
 
 from dreamr.actors.types import Role, Tokens
 
-Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict"]
+Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
 """What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
-early; it was finished but not needed (behind a rejection or the end); its actor was lost; it was a verdict."""
+early; it was finished but not needed (behind a rejection or the end); its actor was lost; it was a verdict; the
+verifier read the prompt."""
 
-End = Literal["answered", "budget", "loop"]
-"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row."""
+End = Literal["answered", "budget", "loop", "enough"]
+"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; whoever
+listens to the steps wanted no more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class Span:
     """Index of the step that the work was for."""
     num_tokens: int
     rho: float | None = None
+
+    @property
+    def number(self) -> str:
+        """The step's number as people count; empty for work that is for all steps."""
+        return "" if self.outcome == "prefill" else str(self.step + 1)
 
 
 @dataclass(frozen=True, slots=True)

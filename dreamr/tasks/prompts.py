@@ -94,11 +94,19 @@ def load_prompt_config(folder: Path) -> PromptConfig:
 
 
 def chat_messages(prompt: Prompt, config: PromptConfig) -> list[Message]:
-    """The chat that ends with the user's turn: all images in order, then the question with the instruction."""
-    content: list[Message] = [{"type": "image"} for _ in prompt.images]
-    content.append({"type": "text", "text": prompt.question + config.instruction})
-    system: list[Message] = [{"role": "system", "content": config.system}] if config.system else []
-    return [*system, {"role": "user", "content": content}]
+    """The chat that ends with the user's turn: in every turn its images, then its text; the instruction comes last."""
+    system = "\n\n".join(filter(None, [config.system, *(t.text for t in prompt.earlier if t.role == "system")]))
+    turns = [turn for turn in prompt.earlier if turn.role != "system"]
+    num_images = len(prompt.images) - sum(turn.num_images for turn in turns)
+    return [
+        *([{"role": "system", "content": system}] if system else []),
+        *(_message(turn.role, turn.text, turn.num_images) for turn in turns),
+        _message("user", prompt.question + config.instruction, num_images),
+    ]
+
+
+def _message(role: str, text: str, num_images: int) -> Message:
+    return {"role": role, "content": [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": text}]}
 
 
 def verdict_turn(config: PromptConfig) -> str:

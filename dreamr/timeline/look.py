@@ -28,6 +28,7 @@ LOOKS: dict[Outcome, Look] = {
     "unused": Look("#F0E442", "#33383E", "finished, not needed"),
     "lost": Look("#2B2B2B", "#FFFFFF", "lost with its actor", hatched=True),
     "verdict": Look("#56B4E9", "#102A43", "verdict"),
+    "prefill": Look("#CC79A7", "#FFFFFF", "reads the prompt"),
 }
 HATCH = {"stopped": "#A3AAB3", "lost": "#8A8A8A"}
 GRID, TEXT, FAINT, LANE = "#D9DEE4", "#1F2933", "#66707C", "#F5F7F9"

@@ -76,11 +76,10 @@ def _draw_bar(axes: Axes, span: Span, top: float, inches_per_s: float) -> None:
             zorder=3,
         )
     )
-    text = str(span.step + 1)
-    if width * inches_per_s > 0.1 * len(text) + 0.04:
+    if width * inches_per_s > 0.1 * len(span.number) + 0.04:
         axes.text(
-            span.start + width / 2, top + BAR / 2 + 0.02, text, color=look.ink, fontsize=8, ha="center", va="center",
-            fontweight="bold", zorder=4,
+            span.start + width / 2, top + BAR / 2 + 0.02, span.number, color=look.ink, fontsize=8,
+            fontweight="bold", ha="center", va="center", zorder=4,
         )  # fmt: skip
 
 

@@ -96,9 +96,8 @@ class _Drawing:
         fill = f"url(#{span.outcome})" if look.hatched else look.fill
         bar = _add(self.root, "rect", x=x, y=top, width=width, height=BAR, rx=2.5, fill=fill, stroke="#FFFFFF")
         _add(bar, "title").text = _told(span)
-        number = str(span.step + 1)
-        if width > 8 * len(number) + 4:
-            self._text(number, x + width / 2, top + BAR / 2, 12, look.ink, weight=600)
+        if width > 8 * len(span.number) + 4:
+            self._text(span.number, x + width / 2, top + BAR / 2, 12, look.ink, weight=600)
 
     def _line(self, x: float, top: float, color: str, **look: str) -> None:
         _add(self.root, "line", x1=x, x2=x, y1=top, y2=self._bottom, stroke=color, **look)
@@ -125,7 +124,9 @@ def _set(element: Element, **attributes: float | str) -> None:
 
 
 def _told(span: Span) -> str:
-    what = f"verdict on step {span.step + 1}" if span.lane == "verifier" else f"step {span.step + 1}"
+    what = "prompt" if span.outcome == "prefill" else f"step {span.number}"
+    if span.outcome == "verdict":
+        what = f"verdict on {what}"
     facts = [f"{span.lane}: {what}", LOOKS[span.outcome].label if span.rho is None else f"rho {span.rho:.3f}"]
     if span.num_tokens:
         facts.append(f"{span.num_tokens} tokens")

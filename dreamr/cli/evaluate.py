@@ -1,0 +1,161 @@
+"""`dreamr eval`: a public benchmark, answered by our own actors or by an endpoint, scored, and written down."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dreamr.cli.failures import BadInput
+from dreamr.cli.inputs import read_config
+from dreamr.cli.running import run_with_actors
+from dreamr.config import Config
+from dreamr.eval.benchmark import Benchmark
+from dreamr.eval.evaluation import evaluate
+from dreamr.eval.journal import Journal, JournalMismatch
+from dreamr.eval.outcome import Outcome
+from dreamr.eval.registry import BENCHMARKS
+from dreamr.eval.reply import Answerer
+from dreamr.eval.results import Results
+
+if TYPE_CHECKING:
+    from dreamr.actors.group import ActorGroup
+    from dreamr.eval.rows import Rows
+
+NO_KEY = "none"
+"""What a server without keys is sent: the client insists on something."""
+
+
+def evaluate_benchmark(
+    benchmark: str,
+    config: Path | None,
+    *,
+    data: Path | None,
+    limit: int | None,
+    out: Path | None,
+    method: str | None,
+    base_url: str | None,
+    model: str | None,
+    concurrency: int,
+) -> None:
+    """Run the command. Raises BadInput, ConfigError, and what the answerers raise."""
+    chosen, settled = _benchmark(benchmark), read_config(config, {"method": method})
+    for option, number in (("--limit", limit), ("--concurrency", concurrency)):
+        if number is not None and number < 1:
+            raise BadInput(f"{option} {number}: at least one is needed.")
+    if model and not base_url:
+        raise BadInput(f"--model {model}: is the name of a model at an endpoint; give its --base-url as well.")
+    folder = _folder(out or Path(f"eval-{benchmark}"))
+    _check_installed(["datasets", *(["openai"] if base_url else [])])
+    rows = _rows(chosen, data, limit)
+    run = {"benchmark": benchmark, "data": rows.source, **_who(settled, base_url, model)}
+    try:
+        journal = Journal(folder / "rows.jsonl", run)
+    except JournalMismatch as error:
+        raise BadInput(str(error)) from error
+    with journal:
+        if base_url:
+            asyncio.run(_by_endpoint(rows, journal, concurrency, settled, base_url, model))
+        else:
+            _by_actors(rows, journal, concurrency, settled)
+    _write(folder, Results(run, shlex.join(["dreamr", *sys.argv[1:]]), list(journal.outcomes.values())))
+
+
+def _benchmark(name: str) -> Benchmark:
+    if name not in BENCHMARKS:
+        raise BadInput(f"--benchmark {name}: there is no such benchmark; choose one of {', '.join(BENCHMARKS)}.")
+    return BENCHMARKS[name]
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {path}: cannot be made ({error.strerror}); choose another folder.") from error
+    return path
+
+
+def _check_installed(modules: list[str]) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise BadInput(f"the package '{module}' is not installed: pip install 'dreamr[eval]'.")
+
+
+def _rows(benchmark: Benchmark, data: Path | None, limit: int | None) -> Rows:
+    from dreamr.eval.rows import BadData, Rows
+
+    try:
+        return Rows(benchmark, data, limit)
+    except BadData as error:
+        raise BadInput(str(error)) from error
+
+
+def _who(config: Config, base_url: str | None, model: str | None) -> dict[str, Any]:
+    """Whatever the answers depend on."""
+    settings = config.pipeline.model_dump(mode="json")
+    if base_url:
+        return {"endpoint": base_url, "model": model, "settings": settings}
+    return {"actors": config.group.model_dump(mode="json"), "settings": settings}
+
+
+def _by_actors(rows: Rows, journal: Journal, concurrency: int, config: Config) -> None:
+    from dreamr.eval.pipeline_answerer import PipelineAnswerer
+
+    async def answer(group: ActorGroup) -> None:
+        await _answer(rows, journal, concurrency, PipelineAnswerer(group.actors, config.pipeline))
+
+    if len(journal.outcomes) < len(rows):
+        run_with_actors(config, Console(stderr=True), answer)
+
+
+async def _by_endpoint(
+    rows: Rows, journal: Journal, concurrency: int, config: Config, base_url: str, model: str | None
+) -> None:
+    from dreamr.eval.endpoint_answerer import EndpointAnswerer
+
+    key = os.environ.get("OPENAI_API_KEY", NO_KEY)
+    async with EndpointAnswerer(base_url, key, model, config.pipeline) as answerer:
+        await _answer(rows, journal, concurrency, answerer)
+
+
+async def _answer(rows: Rows, journal: Journal, concurrency: int, answerer: Answerer) -> None:
+    notices = Console(stderr=True)
+    with _progress(notices) as progress:
+        bar = progress.add_task("rows", total=len(rows), completed=len(journal.outcomes))
+
+        def advance(_: Outcome) -> None:
+            progress.update(bar, advance=1, refresh=True)
+
+        await evaluate(rows.items(), answerer, journal, concurrency, advance)
+
+
+def _progress(notices: Console) -> Progress:
+    """Drawn only between two rows: a live bar would compete with the models for the cores."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=notices,
+        transient=True,
+        auto_refresh=False,
+        disable=not notices.is_terminal,
+    )
+
+
+def _write(folder: Path, results: Results) -> None:
+    document = json.dumps(results.document(), indent=2, ensure_ascii=False)
+    (folder / "results.json").write_text(document + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(results.markdown(), encoding="utf-8")
+    Console().print(Markdown(results.markdown()))
+    Console(stderr=True).print(f"written to {folder}: results.json, results.md, rows.jsonl", style="dim")

@@ -1,0 +1,275 @@
+"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, behind the `Engine` protocol.
+
+    event loop     next_step ─▶ task: render ▶ stream of tokens ─▶ Step       stop(id)
+                       awaits ◀──────────────────┘      ▲                        │ cancels that call's task, which
+                   score ─▶ one request per step ───────┤ token by token         ▼ aborts its request in vLLM
+    vLLM process       [ batches all requests; finds cached prefixes; images are encoded once ]
+
+A step ends where `StepEnd` says, as in the other engine: vLLM itself stops at the tokens that hold the delimiter, so
+that it writes nothing behind them, and a delimiter that is split over two tokens is found here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dreamr.actors.types import Finish, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.config import VLLMEngineConfig
+from dreamr.engines.base import DELIMITER, EngineDied
+from dreamr.engines.early_stops import EarlyStops
+from dreamr.engines.sampling import NumericalError, check_sampling
+from dreamr.engines.step_end import StepEnd
+from dreamr.engines.verdicts import check_chain, verdict_branch
+from dreamr.engines.vllm_loading import LoadedVLLM, start
+from dreamr.tasks.processor import open_images
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+
+MAX_PROMPTS = 32
+"""Prompts whose decoded images are kept."""
+
+
+@dataclass(slots=True, eq=False)
+class _Writing:
+    """A step that is being written."""
+
+    task: asyncio.Task[Finish]
+    is_stopped: bool = False
+
+
+class VLLMEngine:
+    """One started vLLM. Build it with `load`; all methods belong to one event loop."""
+
+    def __init__(self, loaded: LoadedVLLM) -> None:
+        self._llm = loaded.llm
+        self._chat = loaded.chat
+        self._shapes = loaded.shapes
+        self._step_end = StepEnd(loaded.chat.decode, loaded.eos_tokens)
+        self._last_tokens = sorted(loaded.eos_tokens | _delimiter_tokens(loaded))
+        self._max_positions: int = loaded.llm.model_config.max_model_len
+        self._writing: dict[_Writing, str] = {}
+        self._early_stops = EarlyStops()
+        self._images: OrderedDict[str, list[Image.Image]] = OrderedDict()
+        """Decoded images by prompt key: vLLM keeps what it made of them, but wants to see them again."""
+        self._numbers = itertools.count()
+        self.device = loaded.device
+        self.num_parameters = loaded.num_parameters
+        self.num_cached_tokens = 0
+        """How many tokens of the request that began last were found in the prefix cache."""
+
+    @classmethod
+    def load(cls, config: VLLMEngineConfig, model: str) -> VLLMEngine:
+        """Start vLLM on a checkpoint folder or hub id. Raises ValueError in one sentence."""
+        return cls(start(config, model))
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._chat.tokenizer
+
+    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+        """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""
+        check_sampling(sampling)
+        if after.closed:
+            now = time.time()
+            return Step(prefix=after.end, finish="eos", started=now, ended=now)
+        tokens: list[int] = []
+        started = time.time()
+        finish = await self._stoppable(call_id, prompt, after.end, sampling, tokens)
+        return Step(after.end, tuple(tokens), self._step_end.text(tokens), finish, started, time.time())
+
+    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+        """Judge the steps at once, one request each over a shared prefix (see `Engine`); `stop` cannot shorten it.
+
+        Raises ValueError when a step is empty or the steps do not follow each other.
+        """
+        check_chain(chain)
+        async with asyncio.TaskGroup() as group:
+            verdicts = [group.create_task(self._verdict(call_id, prompt, step)) for step in chain]
+        return [verdict.result() for verdict in verdicts]
+
+    async def prefill(self, prompt: Prompt) -> None:
+        """Run the prompt alone, so that the first step does not pay for it."""
+        await self._contrast(f"prefill {prompt.key}", prompt, ())
+
+    async def warm_up(self) -> None:
+        """Have vLLM compile what it compiles only when a verdict is asked for the first time."""
+        await self.prefill(Prompt("?"))
+
+    async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load weights in place and forget all that the old ones computed; names as in the checkpoint.
+
+        Raises RuntimeError while requests run, and for weights that do not fit the checkpoint.
+        """
+        if num_requests := self._llm.get_num_unfinished_requests():
+            raise RuntimeError(
+                f"weights cannot be replaced while {num_requests} requests run: await or stop them first"
+            )
+        self._check_weights(state_dict)
+        with tempfile.TemporaryDirectory(prefix="dreamr-weights-") as folder:
+            tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+            await asyncio.to_thread(save_file, tensors, Path(folder) / "model.safetensors", {"format": "pt"})
+            await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        await self._llm.reset_encoder_cache()
+        await self._llm.reset_prefix_cache()
+
+    def stop(self, call_id: str) -> None:
+        """End that call between two tokens; an unknown or ended one is no error."""
+        running = [writing for writing, running_id in self._writing.items() if running_id == call_id]
+        for writing in running:
+            writing.is_stopped = True
+            writing.task.cancel()
+        if not running:
+            self._early_stops.stop(call_id)
+
+    async def close(self) -> None:
+        """Stop all calls and end vLLM's processes; the engine is of no use afterwards."""
+        for writing in self._writing:
+            writing.is_stopped = True
+            writing.task.cancel()
+        await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))])
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    async def _stoppable(
+        self, call_id: str, prompt: Prompt, prefix: Tokens, sampling: Sampling, tokens: list[int]
+    ) -> Finish:
+        """Write in a task of its own, which `stop` cancels; what it has written until then stays in `tokens`."""
+        if self._early_stops.begin(call_id):
+            self._early_stops.end(call_id)
+            return "stopped"
+        task = asyncio.create_task(self._write(call_id, prompt, prefix, sampling, tokens), name=f"write {call_id}")
+        writing = _Writing(task)
+        self._writing[writing] = call_id
+        try:
+            return await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if not writing.is_stopped or (this is not None and this.cancelling()):
+                raise
+            return "stopped"
+        finally:
+            del self._writing[writing]
+            self._early_stops.end(call_id)
+
+    async def _write(
+        self, call_id: str, prompt: Prompt, prefix: Tokens, sampling: Sampling, tokens: list[int]
+    ) -> Finish:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        rendered = await self._rendered(prompt, prefix)
+        room = min(sampling.max_tokens, self._max_positions - len(rendered["prompt_token_ids"]))
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed % 2**63,
+            max_tokens=room,
+            stop_token_ids=self._last_tokens,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        async with aclosing(self._outputs(call_id, rendered, params)) as outputs:
+            async for output in outputs:
+                for token in output.outputs[0].token_ids:
+                    tokens.append(token)
+                    if finish := self._step_end.finish(tokens, room):
+                        return finish
+        raise RuntimeError(f"vLLM ended the request {call_id!r} after {len(tokens)} tokens without a reason")
+
+    # -- verdicts --------------------------------------------------------------------------------------------------
+
+    async def _verdict(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
+        started = time.time()
+        rho = await self._contrast(call_id, prompt, step.end + verdict_branch(step, self._chat.verdict_turn))
+        return Verdict(rho, started, time.time())
+
+    async def _contrast(self, call_id: str, prompt: Prompt, suffix: Tokens) -> float:
+        """rho behind prompt and suffix, from the float32 log-probabilities of the two verdict words."""
+        from vllm import SamplingParams
+
+        words = list(self._chat.verdict_words)
+        params = SamplingParams(
+            temperature=0, max_tokens=1, allowed_token_ids=words, logprob_token_ids=words, detokenize=False
+        )
+        rendered = await self._rendered(prompt, suffix)
+        async with aclosing(self._outputs(call_id, rendered, params)) as outputs:
+            async for output in outputs:
+                logprobs = output.outputs[0].logprobs[0]
+                positive, negative = (float(logprobs[word].logprob) for word in words)
+                if not (math.isfinite(positive) and math.isfinite(negative)):
+                    raise NumericalError(f"verdict log-probabilities are not finite: {positive}, {negative}")
+                return 1 / (1 + math.exp(negative - positive))
+        raise RuntimeError(f"vLLM ended the request {call_id!r} without a verdict")
+
+    # -- vLLM ------------------------------------------------------------------------------------------------------
+
+    async def _rendered(self, prompt: Prompt, suffix: Tokens) -> Any:
+        """vLLM's input for prompt and suffix: images are decoded and processed once per prompt, then known by key.
+
+        Raises ValueError when the model cannot go on from there.
+        """
+        tokens: dict[str, Any] = {"prompt_token_ids": [*self._chat.ids(self._chat.chat(prompt)), *suffix]}
+        if prompt.images:
+            images = await self._opened(prompt)
+            tokens["multi_modal_data"] = {"image": images}
+            tokens["multi_modal_uuids"] = {"image": [f"{prompt.key}/{number}" for number in range(len(images))]}
+        if len(tokens["prompt_token_ids"]) >= self._max_positions:
+            raise self._too_long(len(tokens["prompt_token_ids"]))
+        [rendered] = await self._llm.renderer.render_cmpl_async([tokens])
+        if len(rendered["prompt_token_ids"]) >= self._max_positions:  # the images have their full length now
+            raise self._too_long(len(rendered["prompt_token_ids"]))
+        return rendered
+
+    async def _opened(self, prompt: Prompt) -> list[Image.Image]:
+        if prompt.key not in self._images:
+            self._images[prompt.key] = await asyncio.to_thread(open_images, prompt)
+            if len(self._images) > MAX_PROMPTS:
+                self._images.popitem(last=False)
+        self._images.move_to_end(prompt.key)
+        return self._images[prompt.key]
+
+    async def _outputs(self, call_id: str, rendered: Any, params: SamplingParams) -> AsyncIterator[RequestOutput]:
+        """vLLM's answer to one request, which is aborted when this generator is closed early."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        stream = self._llm.generate(rendered, params, f"{call_id}/{next(self._numbers)}")
+        try:
+            async with aclosing(stream):
+                async for output in stream:
+                    self.num_cached_tokens = output.num_cached_tokens or 0
+                    yield output
+        except EngineDeadError as error:
+            raise EngineDied("vLLM's own process has died") from error
+
+    def _too_long(self, num_tokens: int) -> ValueError:
+        return ValueError(
+            f"prompt and prefix have {num_tokens} tokens, but the model takes fewer than {self._max_positions}: "
+            f"shorten the question, shrink the images or lower max_tokens"
+        )
+
+    def _check_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+        for name, shape in self._shapes.items():
+            if given.get(name) != shape:
+                raise RuntimeError(f"the new weights do not fit: {name} is {given.get(name)}, but must be {shape}")
+
+
+def _delimiter_tokens(loaded: LoadedVLLM) -> frozenset[int]:
+    """All tokens that hold a whole delimiter, such as ".\\n\\n"."""
+    tokens = range(len(loaded.chat.tokenizer))
+    return frozenset(token for token in tokens if DELIMITER in loaded.chat.decode((token,)))

@@ -1,0 +1,113 @@
+"""Starting vLLM on a checkpoint, with errors in one sentence before minutes of loading. Imports vLLM when called."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoProcessor
+
+from dreamr.config import VLLMEngineConfig
+from dreamr.engines.loading import find_config, first_line
+from dreamr.engines.weights import checkpoint_shapes, num_parameters
+from dreamr.tasks.chat import ChatEncoder
+from dreamr.tasks.prompts import load_prompt_config
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVLLM:
+    """A started vLLM and what is known of its checkpoint."""
+
+    llm: AsyncLLM
+    chat: ChatEncoder
+    device: str
+    num_parameters: int
+    eos_tokens: frozenset[int]
+    shapes: dict[str, tuple[int, ...]]
+    """Shape of every weight on disk, by name."""
+
+
+def start(config: VLLMEngineConfig, model: str) -> LoadedVLLM:
+    """Load the folder or hub id `model`; blocks until vLLM answers, and needs no event loop.
+
+    Raises ValueError in one sentence for anything that is missing or does not fit.
+    """
+    device = _check_platform(config)
+    find_config(model, trust_remote_code=config.trust_remote_code)
+    try:
+        processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"{model!r} has no usable tokenizer or image processor: {first_line(error)}") from error
+    chat = ChatEncoder(processor, load_prompt_config(Path(model)))
+    llm = _start_engine(config, model, device)
+    shapes = checkpoint_shapes(model)
+    return LoadedVLLM(llm, chat, device, num_parameters(shapes), _eos_tokens(llm, chat), shapes)
+
+
+def _check_platform(config: VLLMEngineConfig) -> str:
+    """Kind of device. Raises ValueError when vLLM, or a GPU that it needs, is not there."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "engine kind 'vllm' needs vLLM, which is not installed in this environment: "
+            "pip install 'dreamr[vllm]', or use engine kind 'hf'"
+        )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    from vllm.platforms import current_platform
+
+    device: str = current_platform.device_type
+    if not device:
+        raise ValueError(
+            "vLLM is built for GPUs, but this process sees none: set num_gpus of the actor and start it on a node "
+            "with GPUs"
+        )
+    if device != "cpu" and current_platform.device_count() < config.tensor_parallel_size:
+        raise ValueError(
+            f"engine.tensor_parallel_size = {config.tensor_parallel_size}, but this process sees "
+            f"{current_platform.device_count()} GPUs: set num_gpus of the actor to {config.tensor_parallel_size}"
+        )
+    return device
+
+
+def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(
+        model=model,
+        dtype="float32" if config.dtype == "auto" and device == "cpu" else config.dtype,
+        quantization=config.quantization,
+        tensor_parallel_size=config.tensor_parallel_size,
+        # Inside a Ray actor vLLM would look for a placement group of its own.
+        distributed_executor_backend="mp" if config.tensor_parallel_size > 1 or device == "cpu" else "uni",
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_memory_bytes=config.kv_cache_mb * 2**20 if config.kv_cache_mb else None,
+        max_model_len=config.max_model_len or -1,
+        limit_mm_per_prompt={"image": config.max_images, "video": 0},
+        enforce_eager=config.enforce_eager,
+        trust_remote_code=config.trust_remote_code,
+        enable_prefix_caching=True,
+        # In bfloat16 a logit near 20 is rounded to 1/8, which would move rho by several hundredths.
+        hf_overrides={"head_dtype": "float32"},
+        disable_log_stats=True,
+    )
+    try:
+        return AsyncLLM.from_engine_args(arguments)
+    except Exception as error:
+        raise ValueError(
+            f"vLLM could not start on {model!r}: {first_line(error)}; its own messages above name the cause"
+        ) from error
+
+
+def _eos_tokens(llm: AsyncLLM, chat: ChatEncoder) -> frozenset[int]:
+    """Ids that end an answer: those of the generation config, else the tokenizer's."""
+    ids = llm.model_config.try_get_generation_config().get("eos_token_id", chat.tokenizer.eos_token_id)
+    if ids is None:
+        raise ValueError("the checkpoint names no eos token: set eos_token_id in its generation_config.json")
+    return frozenset([ids] if isinstance(ids, int) else ids)

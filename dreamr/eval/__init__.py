@@ -1,0 +1,1 @@
+"""Public benchmarks: their rows, prompts, answers and scores."""

@@ -1,0 +1,84 @@
+"""The answer in what a model wrote. The reasoning is cut off first, the last match wins, and what cannot be found is
+None: it counts as wrong, nobody guesses.
+
+    text ─▶ behind the last </think> ─▶ \\boxed{...} ─▶ "the answer is ..." ─▶ a letter or a short text by itself
+                                        first kind that occurs; within a kind, the last one
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from dreamr.eval.equality import same_text
+
+END_OF_REASONING = "</think>"
+_VERB = r"(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\**\s*"
+_STATED_LETTER = re.compile(rf"\b(?:answer|choice|option)\b{_VERB}(?=(?P<rest>[^\n]+))", re.IGNORECASE)
+_STATED_TEXT = re.compile(
+    r"\banswer\**\s*(?:is|would be|should be|must be|:|=)\s*:?(?=(?P<rest>[^\n]+))", re.IGNORECASE
+)
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_MARKUP = "*_`$ \t\n"
+MAX_SHORT_WORDS = 6
+"""A reply of so many words or fewer, on one line, is an answer as it stands."""
+
+
+def after_reasoning(text: str, *, truncated: bool = False) -> str:
+    """What follows the reasoning. Nothing does when the text was cut off before the reasoning ended."""
+    _, closed, behind = text.rpartition(END_OF_REASONING)
+    if closed:
+        return behind.strip()
+    return "" if truncated or "<think>" in text else text.strip()
+
+
+def extract_letter(text: str, letters: str, options: Sequence[str] = ()) -> str | None:
+    """The letter of the chosen option; `text` is what follows the reasoning."""
+    if (box := last_boxed(text)) is not None:
+        return _leading_letter(box, letters) or _letter_of_option(box, letters, options)
+    for stated in reversed(list(_STATED_LETTER.finditer(text))):
+        if letter := _leading_letter(stated["rest"], letters):
+            return letter
+    if letter := _leading_letter(text.rpartition("\n")[2], letters):
+        return letter
+    bare = re.findall(rf"(?:^|[\s(\[*])([{letters}])(?:[\s)\].,:;*!]|$)(?!\s*[a-z])", text)
+    return bare[-1] if bare else _letter_of_option(text, letters, options)
+
+
+def extract_text(text: str) -> str | None:
+    """The answer as the model wrote it; `text` is what follows the reasoning."""
+    if (box := last_boxed(text)) is not None:
+        return _plain(box) or None
+    if stated := list(_STATED_TEXT.finditer(text)):
+        return _plain(stated[-1]["rest"]) or None
+    is_short = "\n" not in text and len(text.split()) <= MAX_SHORT_WORDS
+    return (_plain(text) or None) if is_short else None
+
+
+def last_boxed(text: str) -> str | None:
+    """What stands in the last complete \\boxed{...}, whose braces may be nested."""
+    for start in reversed([found.end() for found in re.finditer(r"\\boxed\s*\{", text)]):
+        depth = 1
+        for position in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                return text[start:position]
+    return None
+
+
+def _leading_letter(text: str, letters: str) -> str | None:
+    """The letter that a text such as "(B) 30 degrees" or "B is right" begins with; "A dog" does not begin with one."""
+    behind = r"[)\].:,;*]|\s*$|\s+(?![a-z])|\s+(?:is|because|since)\b"
+    found = re.match(rf"[(\[]?([{letters}])(?:{behind})", _plain(text))
+    return found[1] if found else None
+
+
+def _letter_of_option(text: str, letters: str, options: Sequence[str]) -> str | None:
+    """The letter of the one option that the text says in full."""
+    said = [letter for letter, option in zip(letters, options, strict=False) if same_text(_plain(text), option)]
+    return said[0] if len(said) == 1 else None
+
+
+def _plain(text: str) -> str:
+    """Without LaTeX's text commands and the signs of Markdown around it, and without the full stop."""
+    return _LATEX_TEXT.sub(r"\1", text).strip(_MARKUP).removesuffix(".").strip(_MARKUP)

@@ -1,0 +1,114 @@
+"""`Rows`: a benchmark's rows from a local parquet file or from the hub, checked before anybody loads a model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamr.eval.benchmark import Benchmark
+from dreamr.eval.item import Item
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HUB_DEADLINE_S = 10.0
+
+
+class BadData(ValueError):
+    """The data cannot be had, or is not this benchmark's; one sentence with the way out."""
+
+
+class Rows:
+    """The first `limit` rows of a benchmark; images stay encoded."""
+
+    def __init__(self, benchmark: Benchmark, path: Path | None = None, limit: int | None = None) -> None:
+        """Raises BadData."""
+        self._benchmark = benchmark
+        self.source = str(path) if path else f"{benchmark.hub_id}, {benchmark.split}"
+        rows = _local(path) if path else _from_hub(benchmark)
+        _check_columns(rows.column_names, benchmark, self.source)
+        self._rows = _with_encoded_images(rows, benchmark)
+        if limit is not None:
+            self._rows = self._rows.select(range(min(limit, len(self._rows))))
+        if not len(self._rows):
+            raise BadData(f"{self.source}: there are no rows in it.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def items(self) -> Iterator[Item]:
+        """In the order of the data set. Raises BadRow."""
+        for number, row in enumerate(self._rows):
+            yield self._benchmark.make_item(number, _images_as_bytes(row, self._benchmark.images))
+
+
+def _local(path: Path) -> Dataset:
+    from datasets import load_dataset
+
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise BadData(f"--data {path}: there is no such file or folder; give a parquet file, or a folder with some.")
+    try:
+        rows: Dataset = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except Exception as error:  # whatever the reader raises for files that are something else
+        raise BadData(f"--data {path}: is not parquet that can be read ({_first_line(error)}).") from error
+    return rows
+
+
+def _from_hub(benchmark: Benchmark) -> Dataset:
+    from datasets import concatenate_datasets, load_dataset
+
+    try:
+        _check_hub(benchmark.hub_id)
+        parts = [load_dataset(benchmark.hub_id, name, split=benchmark.split) for name in benchmark.parts or (None,)]
+    except Exception as error:  # no network, no such data set, no permission: each library underneath has its own
+        raise BadData(
+            f"{benchmark.hub_id}: cannot be read from the hub ({_first_line(error)}); check the network, or give a "
+            "parquet file with the same columns by --data."
+        ) from error
+    return concatenate_datasets(parts)
+
+
+def _check_hub(hub_id: str) -> None:
+    """One quick question: the libraries themselves ask again and again for minutes."""
+    from huggingface_hub import HfApi
+
+    HfApi().dataset_info(hub_id, timeout=HUB_DEADLINE_S)
+
+
+def _check_columns(found: Sequence[str], benchmark: Benchmark, source: str) -> None:
+    for column in benchmark.columns:
+        if column not in found:
+            close = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
+            hint = f"rename '{close[0]}'?" if close else f"it has {', '.join(found)}."
+            raise BadData(f"{source}: {benchmark.name} needs a column '{column}', which is missing: {hint}")
+
+
+def _with_encoded_images(rows: Dataset, benchmark: Benchmark) -> Dataset:
+    from datasets import Image
+
+    for column in benchmark.images:
+        if isinstance(rows.features.get(column), Image):
+            rows = rows.cast_column(column, Image(decode=False))
+    return rows
+
+
+def _images_as_bytes(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return row | {column: _encoded(row.get(column)) for column in columns}
+
+
+def _encoded(value: object) -> bytes | None:
+    """An image as data sets hold it: nothing, bytes, or bytes with a path."""
+    match value:
+        case {"bytes": bytes(data)} | bytes(data):
+            return data
+        case {"path": str(path)}:
+            return Path(path).read_bytes()
+        case _:
+            return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,125 @@
+"""What happens between optimizer steps: curves, tables, evaluations, sealed checkpoints."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from transformers import TrainerCallback
+
+from dreamr.rl import checkpoints
+from dreamr.rl.config import SapoConfig
+from dreamr.rl.data import TaskData
+from dreamr.rl.evaluation import evaluate
+from dreamr.rl.history import History
+from dreamr.rl.pool_client import PoolClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dreamr.rl.trainer import SapoTrainer
+
+COLUMNS: list[str | int] = [
+    "step",
+    "image",
+    "question",
+    "completion",
+    "answer",
+    "outcome",
+    "draft",
+    "length",
+    "total",
+    "rhos",
+    "end",
+]
+
+
+class Bookkeeper(TrainerCallback):
+    """On every rank; only rank 0 writes. `history` is None on the others."""
+
+    trainer: SapoTrainer
+
+    def __init__(
+        self,
+        config: SapoConfig,
+        data: TaskData,
+        held_out: TaskData,
+        pool: PoolClient,
+        history: History | None,
+        report: Callable[[dict[str, float]], None],
+    ) -> None:
+        self._config, self._data, self._held_out, self._pool = config, data, held_out, pool
+        self._history, self._report = history, report
+        self._last_evaluated = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self._evaluate(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = state.global_step
+        if step % self._config.log.completions_every == 0 or step == 1:
+            self._log_completions(step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:  # the summary at the end
+            return
+        step = state.global_step
+        values = dict(logs)
+        if step % self._config.evaluation.every == 0 or step == state.max_steps:
+            values |= self._metrics(step)
+        if self._history is not None:
+            self._history.log(step, values)
+            self._report({"step": step, **values})
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank has written its shards
+        if self._history is not None:
+            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def _evaluate(self, step: int) -> None:
+        metrics = self._metrics(step)
+        if self._history is not None:
+            self._history.log(step, metrics)
+            self._report({"step": step, **metrics})
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        self.trainer.sync_weights()
+        if self._history is None:
+            return {}
+        began = time.perf_counter()
+        metrics = evaluate(self._config, self._held_out, self._pool)
+        return metrics | {"eval/time_s": time.perf_counter() - began}
+
+    def _log_completions(self, step: int) -> None:
+        """One group as it was rolled out, with its image and the parts of every reward."""
+        if self._history is None:
+            return
+        rows = []
+        for index, scored in list(zip(self.trainer.examples, self.trainer.scored, strict=True))[
+            : self._config.rollout.group_size
+        ]:
+            example = self._data[index]
+            picture = Image.open(io.BytesIO(example.prompt.images[0])) if example.prompt.images else None
+            rhos = " ".join(f"{rho:.2f}" for rho in scored.chain.rhos)
+            rows.append(
+                [
+                    step,
+                    picture,
+                    example.prompt.question,
+                    scored.chain.text,
+                    example.answer,
+                    scored.outcome,
+                    scored.draft,
+                    scored.length,
+                    scored.total(self._config.rewards),
+                    rhos,
+                    scored.chain.end,
+                ]
+            )
+        self._history.log_table(step, "completions", COLUMNS, rows)

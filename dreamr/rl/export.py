@@ -1,0 +1,27 @@
+"""The trained draft in Hugging Face form: loads wherever a model is named, `--draft` included."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from dreamr.engines.loading import load_processor
+from dreamr.tasks.prompts import PROMPT_FILE
+
+
+def export(weights: Mapping[str, Tensor], source: str, folder: Path) -> Path:
+    """Write `weights` with everything else of the checkpoint `source`; in its number type. Returns `folder`."""
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
+    model.load_state_dict({name: weight.to(model.dtype) for name, weight in weights.items()})
+    model.save_pretrained(folder)
+    processor = load_processor(source)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    prompts = Path(source) / PROMPT_FILE
+    if prompts.is_file():
+        shutil.copy(prompts, folder / PROMPT_FILE)
+    return folder

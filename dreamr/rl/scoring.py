@@ -1,0 +1,88 @@
+"""A chain with what its reward is made of, and the credit that each of its tokens gets."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dreamr.rl.chains import Chain
+from dreamr.rl.config import RewardSettings
+from dreamr.rl.data import Example
+from dreamr.rl.rewards import draft_reward, length_reward, outcome_reward
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The raw parts of one chain's reward."""
+
+    chain: Chain
+    outcome: float
+    draft: float
+    length: float
+
+    def total(self, weights: RewardSettings) -> float:
+        return weights.outcome * self.outcome + weights.draft * self.draft + weights.length * self.length
+
+
+def score_group(example: Example, chains: Sequence[Chain], settings: RewardSettings) -> list[Scored]:
+    """Rewards of all chains of one prompt."""
+    right = [example.is_right(chain.text) for chain in chains]
+    needed = example.needed_steps or _needed_steps(chains, right)
+    return [
+        Scored(
+            chain,
+            outcome_reward(good),
+            draft_reward(chain.drafted, needed),
+            length_reward(chain.drafted, needed, settings.step_allowance),
+        )
+        for chain, good in zip(chains, right, strict=True)
+    ]
+
+
+def _needed_steps(chains: Sequence[Chain], right: Sequence[bool]) -> int:
+    """Where the task does not say how many steps an answer needs: the median of the group's right answers, or of all
+    when none is right. One lucky short chain does not move it."""
+    lengths = [len(chain.steps) for chain, good in zip(chains, right, strict=True) if good]
+    return round(statistics.median(lengths or [len(chain.steps) for chain in chains]))
+
+
+def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSettings) -> list[list[float]]:
+    """Per chain of all groups, in order, and token its advantage under `credit: step`; zeros where the target wrote.
+
+    R_draft and R_length are means over steps of what each verdict says. GRPO credits every token of a chain with the
+    whole mean; here a token gets what its own step has earned,
+
+        s = w1 * R_outcome + w2 * accepted + w3 * accepted * (1 - tokens / allowance)
+
+    against the mean of s over the group's steps at the same place in their chains, in units of the standard deviation
+    of these differences over the batch: a group whose chains are all as good teaches little, and is not blown up.
+    """
+    differences = [values for group in groups for values in _against_the_group(group, settings)]
+    spread = statistics.pstdev(value for values in differences for value in values) + 1e-4
+    chains = [scored.chain for group in groups for scored in group]
+    return [
+        [
+            value / spread if step.source == "draft" else 0.0
+            for step, value in zip(chain.steps, values, strict=True)
+            for _ in step.tokens
+        ]
+        for chain, values in zip(chains, differences, strict=True)
+    ]
+
+
+def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> list[list[float]]:
+    """Per chain and step, what it has earned less the mean at that place; the group's mean where it is alone there."""
+    earned = [[_earned(scored, place, settings) for place in range(len(scored.chain.steps))] for scored in group]
+    mean = statistics.fmean(value for values in earned for value in values)
+    baselines = []
+    for place in range(max(map(len, earned))):
+        here = [values[place] for values in earned if place < len(values)]
+        baselines.append(statistics.fmean(here) if len(here) > 1 else mean)
+    return [[value - baselines[place] for place, value in enumerate(values)] for values in earned]
+
+
+def _earned(scored: Scored, place: int, settings: RewardSettings) -> float:
+    drafted = scored.chain.steps[place].drafted
+    saved = 1 - min(drafted.num_tokens / settings.step_allowance, 1.0)
+    return settings.outcome * scored.outcome + drafted.accepted * (settings.draft + settings.length * saved)

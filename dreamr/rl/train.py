@@ -1,0 +1,78 @@
+"""The training command: `python rl/train.py --config configs/smoke-sapo.yaml`, here or by `ray job submit`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamr.cli.failures import BadInput, reported
+from dreamr.rl.config import SapoConfig, load_sapo_config
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+SHOWN = {
+    "reward": "reward",
+    "rewards/outcome/mean": "outcome",
+    "rewards/draft/mean": "draft",
+    "rewards/length/mean": "length",
+    "acceptance/rate": "accepted",
+    "rollout/step_tokens": "tokens/step",
+    "eval/accuracy": "eval right",
+    "eval/acceptance_rate": "eval accepted",
+    "eval/drafted_step_tokens": "eval tokens/step",
+    "eval/fpsr_speedup": "eval speedup",
+}
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="YAML file; configs/*-sapo.yaml are ready to use.")],
+    run: Annotated[Path | None, typer.Option(help="The run's folder, instead of the file's `run`.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
+) -> None:
+    """Train a draft by SAPO: steps that the target accepts, right answers, few tokens."""
+    with reported():
+        settings = load_sapo_config(config)
+        if run is not None:
+            settings = settings.model_copy(update={"run": run})
+        settings = settings.model_copy(update={"run": settings.run.absolute()})
+        folder = start(settings, resume=resume)
+    typer.echo(f"trained draft: {folder}")
+
+
+def start(config: SapoConfig, *, resume: bool) -> Path:
+    """Check everything that can be checked without loading anything heavy, then train."""
+    from dreamr.rl import checkpoints
+    from dreamr.rl.checks import check
+
+    check(config, resume=resume)
+    checkpoint = checkpoints.newest(config.run) if resume else None
+    from dreamr.actors.cluster import connected
+    from dreamr.actors.resources import NotEnoughResources
+    from dreamr.rl.launch import launch
+
+    config.run.mkdir(parents=True, exist_ok=True)
+    (config.run / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if checkpoint:
+        typer.echo(f"resuming behind step {checkpoints.step_of(checkpoint)}: {checkpoint}")
+    with connected(config.cluster):
+        try:
+            return asyncio.run(launch(config, checkpoint, _print))
+        except NotEnoughResources as error:
+            raise BadInput(str(error)) from error
+
+
+def _print(line: dict[str, float]) -> None:
+    values = [f"{label} {line[name]:.3g}" for name, label in SHOWN.items() if name in line]
+    typer.echo(f"step {int(line['step']):>4}  " + "  ".join(values))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What TRL's trainer is given: its arguments, and the data set in its form."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from datasets import Dataset
+from PIL import Image
+from trl.trainer.grpo_config import GRPOConfig
+
+from dreamr.rl import checkpoints
+from dreamr.rl.config import SapoConfig
+from dreamr.rl.data import TaskData
+from dreamr.rl.distributed import deepspeed_config
+from dreamr.tasks.prompts import PromptConfig, chat_messages
+
+
+def training_args(config: SapoConfig) -> GRPOConfig:
+    """One optimizer step per batch of rollouts and iteration, whatever the micro batch is."""
+    learner, rollout, rewards = config.learner, config.rollout, config.rewards
+    accumulation = config.chains_per_learner // learner.micro_batch
+    return GRPOConfig(
+        output_dir=str(checkpoints.folder(config.run)),
+        use_cpu=learner.num_gpus == 0,
+        bf16=learner.bf16,
+        fp16=False,
+        seed=config.seed,
+        max_steps=learner.steps,
+        learning_rate=learner.learning_rate,
+        lr_scheduler_type=learner.schedule,
+        warmup_steps=learner.warmup_steps,
+        weight_decay=learner.weight_decay,
+        max_grad_norm=learner.max_grad_norm,
+        optim="adamw_torch",
+        per_device_train_batch_size=learner.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation,
+        gradient_checkpointing=learner.gradient_checkpointing,
+        num_iterations=learner.iterations,
+        num_generations=rollout.group_size,
+        max_completion_length=rollout.max_tokens,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        beta=learner.kl_beta,
+        epsilon=learner.clip_low,
+        epsilon_high=learner.clip_high,
+        loss_type="dapo",
+        reward_weights=[rewards.outcome, rewards.draft, rewards.length],
+        shuffle_dataset=config.data.name != "ledger",  # its problems are random already
+        remove_unused_columns=False,
+        save_strategy="steps",
+        save_steps=config.checkpoints.every,
+        save_total_limit=config.checkpoints.keep,
+        logging_strategy="steps",
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        deepspeed=deepspeed_config(learner),
+    )
+
+
+def dataset(data: TaskData, prompts: PromptConfig) -> Dataset:
+    """Rows of chat messages and images, made when they are read."""
+
+    def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        examples = [data[index] for index in batch["example"]]
+        return {
+            "example": batch["example"],
+            "prompt": [chat_messages(example.prompt, prompts) for example in examples],
+            "images": [[_picture(image) for image in example.prompt.images] for example in examples],
+        }
+
+    return Dataset.from_dict({"example": list(range(len(data)))}).with_transform(rows)
+
+
+def _picture(image: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(image)) as opened:
+        return opened.convert("RGB")

@@ -1,0 +1,1 @@
+"""The pipelines behind HTTP: an OpenAI-compatible endpoint on Ray Serve, and a page that shows the reasoning."""

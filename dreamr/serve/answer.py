@@ -1,0 +1,94 @@
+"""From committed steps to what a client reads: the chain of thought, the answer, and where the answer has to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+END_OF_THOUGHT = "</think>"
+BEGIN_OF_THOUGHT = "<think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that can be sent."""
+
+    reasoning: str = ""
+    content: str = ""
+
+
+class AnswerReader:
+    """Splits one answer as it grows. Text that may turn out to be a mark or a stop string is held back.
+
+    `thinks`: the answer begins inside the chain of thought. Stop strings end the answer where they begin, and are
+    looked for behind the chain of thought only.
+    """
+
+    def __init__(self, thinks: bool, stop: Sequence[str] = ()) -> None:
+        self._in_thought = thinks
+        self._stop = tuple(stop)
+        self._held = ""
+        self._has_content = False
+        self._at_start = True
+        self.stopped = False
+        """True when a stop string was found: nothing comes behind it."""
+
+    @property
+    def in_thought(self) -> bool:
+        return self._in_thought
+
+    def read(self, text: str) -> Piece:
+        """What can be sent now that `text` has been written as well."""
+        if self.stopped:
+            return Piece()
+        self._held += text
+        reasoning = self._read_thought() if self._in_thought else ""
+        content = "" if self._in_thought else self._read_content()
+        return Piece(reasoning, content)
+
+    def finish(self) -> Piece:
+        """What was held back, when nothing follows."""
+        held, self._held = self._held, ""
+        return Piece(reasoning=held) if self._in_thought else Piece(content=self._trimmed(held))
+
+    def _read_thought(self) -> str:
+        if self._at_start:
+            if BEGIN_OF_THOUGHT.startswith(self._held):
+                return ""
+            self._held = self._held.removeprefix(BEGIN_OF_THOUGHT)
+            self._at_start = False
+        thought, found, behind = self._held.partition(END_OF_THOUGHT)
+        if found:
+            self._in_thought, self._held = False, behind
+            return thought
+        return self._release([END_OF_THOUGHT])
+
+    def _read_content(self) -> str:
+        found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            content, self._held = self._held[: min(found)[0]], ""
+            return self._trimmed(content)
+        return self._trimmed(self._release(self._stop))
+
+    def _release(self, marks: Sequence[str]) -> str:
+        """Take out of `_held` all that cannot be the beginning of one of the marks."""
+        longest = max((len(mark) - 1 for mark in marks), default=0)
+        keep = next(
+            (
+                size
+                for size in range(min(longest, len(self._held)), 0, -1)
+                if any(mark.startswith(self._held[-size:]) for mark in marks)
+            ),
+            0,
+        )
+        cut = len(self._held) - keep
+        released, self._held = self._held[:cut], self._held[cut:]
+        return released
+
+    def _trimmed(self, content: str) -> str:
+        """Blank lines between the chain of thought and the answer belong to neither."""
+        if not self._has_content:
+            content = content.lstrip()
+            self._has_content = bool(content)
+        return content

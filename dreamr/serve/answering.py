@@ -1,0 +1,124 @@
+"""`Answering`: the choices of one request, each a run of the pipeline, as one stream of events.
+
+choice 0: place in line ─▶ pipeline.run ─ on_commit ─▶┐
+choice 1: place in line ─▶ pipeline.run ─ on_commit ─▶┴▶ queue ─▶ events() ─▶ HTTP
+                                                                   │ closed early (client gone, a choice failed):
+tasks cancelled and awaited: nothing is left at the actors ◀───────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from dreamr.pipelines.base import OnCommit
+from dreamr.pipelines.handles import Actors
+from dreamr.pipelines.registry import build_pipeline
+from dreamr.pipelines.request import Request
+from dreamr.pipelines.trace import CommittedStep, Trace
+from dreamr.serve.admission import Admission
+from dreamr.serve.answer import AnswerReader
+from dreamr.serve.errors import ApiError
+from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
+from dreamr.serve.live import Watch
+from dreamr.serve.meters import Meters
+from dreamr.serve.settings import ServeSettings
+from dreamr.serve.sharing import Load, shared
+
+
+class Answering:
+    """One request. `events` may be read once."""
+
+    def __init__(
+        self, question: Question, actors: Actors, settings: ServeSettings, admission: Admission, meters: Meters
+    ) -> None:
+        self._question, self._actors, self._settings = question, actors, settings
+        self._admission, self._meters = admission, meters
+        self._load = Load(lambda: admission.num_running, settings.write_ahead_up_to, settings.draft_up_to)
+        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Everything until the last choice has ended.
+
+        Raises:
+            ApiError: no place in line, or not answered in time.
+            ActorLost: the target is gone.
+            ValueError: the target refuses the prompt, in one sentence.
+        """
+        self._admission.check(self._question.num_choices)
+        names = [f"{self._question.id}/{choice}" for choice in range(self._question.num_choices)]
+        tasks = [asyncio.create_task(self._answer(choice), name=name) for choice, name in enumerate(names)]
+        try:
+            open_choices = len(tasks)
+            while open_choices:
+                event = await self._events.get()
+                if isinstance(event, Exception):
+                    raise event
+                open_choices -= isinstance(event, Answered)
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, choice: int) -> None:
+        text = AnswerReader(self._settings.thinks, self._question.stop)
+        listener = _ChoiceListener(choice, text, self._events)
+        arrived = time.monotonic()
+        try:
+            async with self._admission.place(), self._deadline():
+                queued_s = time.monotonic() - arrived
+                trace = await self._run(choice, listener.commit)
+        except asyncio.CancelledError:
+            self._meters.ended(self._question.settings.method, "cancelled")
+            raise
+        except Exception as error:
+            self._meters.ended(self._question.settings.method, "failed")
+            self._events.put_nowait(error)
+            return
+        self._meters.answered(trace, queued_s)
+        self._events.put_nowait(Answered(choice, trace, text.finish(), queued_s, listener.reasoning_tokens))
+
+    async def _run(self, choice: int, on_commit: OnCommit) -> Trace:
+        question = self._question
+        settings = question.settings.model_copy(update={"seed": question.settings.seed + choice})
+        request = Request(question.prompt, settings, f"{question.id}-{choice}")
+        if not question.watched:
+            return await build_pipeline(settings.method, shared(self._actors, self._load)).run(request, on_commit)
+        watch = Watch(lambda what: self._events.put_nowait(ActorWorked(choice, what)))
+        try:
+            actors = shared(watch.over(self._actors), self._load)
+            return await build_pipeline(settings.method, actors).run(request, on_commit)
+        finally:
+            await watch.settled()
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncGenerator[None, None]:
+        seconds = self._settings.request_deadline_s
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise ApiError(504, f"no answer within {seconds:g} s: ask for fewer tokens.", code="timeout") from None
+
+
+class _ChoiceListener:
+    """Makes events of the steps of one choice."""
+
+    def __init__(self, choice: int, text: AnswerReader, events: asyncio.Queue[Event | Exception]) -> None:
+        self.text = text
+        self.reasoning_tokens = 0
+        self._choice, self._events = choice, events
+
+    def commit(self, step: CommittedStep) -> bool:
+        """Listen to a step; True when the answer is complete."""
+        piece = self.text.read(step.text)
+        if in_thought := self.text.in_thought:
+            self.reasoning_tokens += len(step.tokens)
+        self._events.put_nowait(StepCommitted(self._choice, step, piece, in_thought))
+        return self.text.stopped

@@ -1,0 +1,78 @@
+"""The HTTP application over a `Service`: endpoints, the gate before them, and errors in OpenAI's form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from dreamr.serve.chat import api_error, chat_routes
+from dreamr.serve.errors import ApiError, refused
+from dreamr.serve.gate import Gate
+from dreamr.serve.routes import PAGE, routes
+from dreamr.serve.schema import NEUTRAL_ONLY
+from dreamr.serve.service import Service
+
+OPEN_PATHS = ("/", "/health")
+
+
+def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echoes_id: bool = True) -> FastAPI:
+    """The application; the API keys are read from the environment now.
+
+    `headers` go with every response, and the request id does unless somebody else sends it.
+    """
+    app = FastAPI(title="dreamr", docs_url=None, redoc_url=None, description=__doc__)
+    app.include_router(chat_routes(service))
+    app.include_router(routes(service))
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.add_exception_handler(ApiError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_error)
+    app.add_exception_handler(HTTPException, _on_error)
+    app.add_exception_handler(Exception, _on_error)
+    app.add_middleware(
+        Gate,
+        keys=api_keys(service.settings.api_key_env),
+        open_paths=OPEN_PATHS,
+        max_body_bytes=service.settings.max_body_bytes,
+        meters=service.meters,
+        headers=headers or {},
+        echoes_id=echoes_id,
+    )
+    return app
+
+
+def api_keys(variable: str) -> list[str]:
+    """The keys in the environment variable; none when it is unset or empty."""
+    return [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    match error:
+        case RequestValidationError():
+            return _invalid(error.errors()).response()
+        case HTTPException():
+            return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").response()
+        case _:
+            return api_error(error).response()
+
+
+def _invalid(problems: Sequence[Any]) -> ApiError:
+    """The first problem, named as the client named it."""
+    problem = problems[0]
+    place = [str(part) for part in problem["loc"] if part not in ("body", "query")]
+    field = place[0] if place else ""
+    if problem["type"] == "json_invalid":
+        return refused("body", "the body is not valid JSON.")
+    if problem["type"] == "extra_forbidden":
+        return refused(".".join(place), f"'{place[-1]}' is not known here: leave it out.", "unknown_field")
+    if field in NEUTRAL_ONLY:
+        return refused(field, f"'{field}' is not supported in this value: leave it out.", "unsupported_field")
+    where = ".".join(place) or "body"
+    message = problem["msg"]
+    return refused(where, f"{where}: {message[:1].lower()}{message[1:]}.")

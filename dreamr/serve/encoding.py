@@ -1,0 +1,163 @@
+"""Events as OpenAI's objects: chunks of a stream, or one completion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict
+
+from dreamr.pipelines.trace import CommittedStep, Trace
+from dreamr.serve.answer import Piece
+from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
+from dreamr.serve.replies import (
+    Answer,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Completion,
+    CompletionTokensDetails,
+    Delta,
+    FinishReason,
+    RunInfo,
+    Speculation,
+    StepInfo,
+    Usage,
+)
+
+_FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
+"""An answer that went round in circles is not complete, which clients know as `length`."""
+
+
+class Encoder:
+    """The objects of one request."""
+
+    def __init__(self, question: Question, model: str, *, include_usage: bool = False) -> None:
+        self._question, self._model, self._include_usage = question, model, include_usage
+        self._created = int(time.time())
+        self._introduced: set[int] = set()
+        self._answered: list[Answered] = []
+
+    # -- as a stream -----------------------------------------------------------------------------------------------
+
+    def chunks(self, event: Event) -> Iterator[Chunk]:
+        """At least one per committed step; the last one of each choice says how it came about."""
+        if event.choice not in self._introduced:
+            self._introduced.add(event.choice)
+            yield self._chunk(ChunkChoice(index=event.choice, delta=Delta(role="assistant", content="")))
+        for choice in self._choices(event):
+            yield self._chunk(choice)
+
+    def last_chunks(self) -> Iterator[Chunk]:
+        """What follows the last event."""
+        if self._include_usage:
+            yield self._chunk(usage=self._usage())
+
+    def _choices(self, event: Event) -> Iterator[ChunkChoice]:
+        match event:
+            case ActorWorked():
+                yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.what)
+            case StepCommitted():
+                yield ChunkChoice(index=event.choice, delta=_delta(event.piece), dreamr=_step_info(event.step))
+            case Answered():
+                self._answered.append(event)
+                if event.piece != Piece():
+                    yield ChunkChoice(index=event.choice, delta=_delta(event.piece))
+                finish, info = _FINISH[event.trace.end], self._run_info(event)
+                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=finish, dreamr=info)
+
+    def _chunk(self, choice: ChunkChoice | None = None, usage: Usage | None = None) -> Chunk:
+        choices = [choice] if choice else []
+        return Chunk(
+            id=f"chatcmpl-{self._question.id}", created=self._created, model=self._model, choices=choices, usage=usage
+        )
+
+    # -- at once ---------------------------------------------------------------------------------------------------
+
+    async def completion(self, events: AsyncIterator[Event]) -> Completion:
+        texts = [[Piece()] for _ in range(self._question.num_choices)]
+        async for event in events:
+            match event:
+                case StepCommitted():
+                    texts[event.choice].append(event.piece)
+                case Answered():
+                    texts[event.choice].append(event.piece)
+                    self._answered.append(event)
+        self._answered.sort(key=lambda answered: answered.choice)
+        return Completion(
+            id=f"chatcmpl-{self._question.id}",
+            created=self._created,
+            model=self._model,
+            choices=[self._choice(answered, texts[answered.choice]) for answered in self._answered],
+            usage=self._usage(),
+        )
+
+    def _choice(self, answered: Answered, pieces: Sequence[Piece]) -> Choice:
+        reasoning = "".join(piece.reasoning for piece in pieces) or None
+        content = "".join(piece.content for piece in pieces) or None
+        return Choice(
+            index=answered.choice,
+            message=Answer(content=content, reasoning=reasoning, reasoning_content=reasoning),
+            finish_reason=_FINISH[answered.trace.end],
+            dreamr=self._run_info(answered),
+        )
+
+    # -- counts ----------------------------------------------------------------------------------------------------
+
+    def _run_info(self, answered: Answered) -> RunInfo:
+        trace, settings = answered.trace, self._question.settings
+        return RunInfo(
+            method=trace.method,
+            alpha=settings.alpha,
+            window=settings.window,
+            end=trace.end,
+            wall_s=trace.wall_s,
+            queued_s=answered.queued_s,
+            orchestration_s=trace.orchestration_s,
+            steps=[_step_info(step) for step in trace.steps],
+            timeline=[asdict(span) for span in trace.spans] if self._question.watched else None,
+        )
+
+    def _usage(self) -> Usage:
+        traces = [answered.trace for answered in self._answered]
+        counts = _speculation(traces)
+        completion = sum(len(trace.tokens) for trace in traces)
+        return Usage(
+            prompt_tokens=self._question.prompt_tokens,
+            completion_tokens=completion,
+            total_tokens=self._question.prompt_tokens + completion,
+            completion_tokens_details=CompletionTokensDetails(
+                reasoning_tokens=sum(answered.reasoning_tokens for answered in self._answered),
+                accepted_prediction_tokens=counts.num_accepted_tokens,
+                rejected_prediction_tokens=counts.wasted_draft_tokens,
+            ),
+            speculation=counts,
+        )
+
+
+def _speculation(traces: Sequence[Trace]) -> Speculation:
+    steps = [step for trace in traces for step in trace.steps]
+    rhos = [step.rho for step in steps if step.rho is not None]
+    judged, accepted = sum(trace.num_judged for trace in traces), sum(trace.num_accepted for trace in traces)
+    return Speculation(
+        num_drafts=sum(trace.num_drafted for trace in traces),
+        num_judged=judged,
+        num_accepted=accepted,
+        num_draft_tokens=sum(trace.drafted_tokens for trace in traces),
+        num_accepted_tokens=sum(len(step.tokens) for step in steps if step.source == "draft"),
+        wasted_draft_tokens=sum(trace.wasted_draft_tokens for trace in traces),
+        wasted_target_tokens=sum(trace.wasted_target_tokens for trace in traces),
+        acceptance_rate=accepted / judged if judged else None,
+        coverage=sum(step.source == "draft" for step in steps) / len(steps),
+        mean_rho=sum(rhos) / len(rhos) if rhos else None,
+        num_losses=sum(trace.num_losses for trace in traces),
+    )
+
+
+def _step_info(step: CommittedStep) -> StepInfo:
+    return StepInfo(index=step.index, source=step.source, rho=step.rho, at=step.at, num_tokens=len(step.tokens))
+
+
+def _delta(piece: Piece) -> Delta:
+    return Delta(
+        content=piece.content or None, reasoning=piece.reasoning or None, reasoning_content=piece.reasoning or None
+    )

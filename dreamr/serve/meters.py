@@ -1,0 +1,80 @@
+"""`Meters`: what Prometheus gets. Ray exports each as `ray_<name>`; names follow vLLM's where it has the same."""
+
+from __future__ import annotations
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from dreamr.actors.types import Role
+from dreamr.pipelines.trace import Trace
+
+_SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
+_SHARES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]
+
+
+class Meters:
+    """The metrics of one replica. Without Ray they go nowhere."""
+
+    def __init__(self) -> None:
+        self._requests = Counter(
+            "dreamr_requests_total", "Answers by how they ended: an `End`, failed, or cancelled.", ("method", "outcome")
+        )
+        self._generated = Counter("dreamr_generation_tokens_total", "Committed tokens.", ("source",))
+        self._wasted = Counter("dreamr_wasted_tokens_total", "Tokens written and thrown away.", ("role",))
+        self._drafts = Counter("dreamr_spec_decode_num_drafts", "Drafted steps.")
+        self._judged = Counter("dreamr_spec_decode_num_judged", "Drafted steps that a verdict decided on.")
+        self._accepted = Counter("dreamr_spec_decode_num_accepted", "Accepted drafted steps.")
+        self._draft_tokens = Counter("dreamr_spec_decode_num_draft_tokens", "Drafted tokens.")
+        self._accepted_tokens = Counter("dreamr_spec_decode_num_accepted_tokens", "Accepted drafted tokens.")
+        self._losses = Counter("dreamr_actor_losses_total", "Calls lost with their actor.")
+        self._rho = Histogram("dreamr_verifier_rho", "Verdicts that decided something.", _SHARES)
+        self._latency = Histogram(
+            "dreamr_e2e_request_latency_seconds", "Wall time of an answer.", _SECONDS, ("method",)
+        )
+        self._queued = Histogram("dreamr_request_queue_time_seconds", "Time in line.", _SECONDS)
+        self._first = Histogram("dreamr_time_to_first_step_seconds", "Until the first step is committed.", _SECONDS)
+        self._refused = Counter("dreamr_refused_total", "Requests refused, by HTTP status.", ("status",))
+        self._running = Gauge("dreamr_num_requests_running", "Answers worked on.")
+        self._waiting = Gauge("dreamr_num_requests_waiting", "Answers that wait in line.")
+        self._up = Gauge("dreamr_actor_up", "1 when the actor answers.", ("role",))
+
+    def load(self, running: int, waiting: int) -> None:
+        self._running.set(running)
+        self._waiting.set(waiting)
+
+    def actors(self, up: dict[Role, bool]) -> None:
+        for role, answers in up.items():
+            self._up.set(float(answers), {"role": role})
+
+    def refused(self, status: int) -> None:
+        self._refused.inc(1, {"status": str(status)})
+
+    def ended(self, method: str, outcome: str) -> None:
+        """An answer that failed or was cancelled."""
+        self._requests.inc(1, {"method": method, "outcome": outcome})
+
+    def answered(self, trace: Trace, queued_s: float) -> None:
+        """A finished answer."""
+        self._queued.observe(queued_s)
+        self.ended(trace.method, trace.end)
+        self._latency.observe(trace.wall_s, {"method": trace.method})
+        self._first.observe(trace.steps[0].at)
+        for source in ("draft", "target"):
+            written = sum(len(step.tokens) for step in trace.steps if step.source == source)
+            _add(self._generated, written, {"source": source})
+            if source == "draft":
+                _add(self._accepted_tokens, written)
+        _add(self._wasted, trace.wasted_draft_tokens, {"role": "draft"})
+        _add(self._wasted, trace.wasted_target_tokens, {"role": "target"})
+        _add(self._drafts, trace.num_drafted)
+        _add(self._judged, trace.num_judged)
+        _add(self._accepted, trace.num_accepted)
+        _add(self._draft_tokens, trace.drafted_tokens)
+        _add(self._losses, trace.num_losses)
+        for step in trace.steps:
+            if step.rho is not None:
+                self._rho.observe(step.rho)
+
+
+def _add(counter: Counter, amount: float, tags: dict[str, str] | None = None) -> None:
+    if amount:  # Ray refuses to add nothing
+        counter.inc(amount, tags)

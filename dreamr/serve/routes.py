@@ -1,0 +1,81 @@
+"""The endpoints beside the chat: models, health, metrics, a sample problem, the page."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
+
+from dreamr.demo.report import model_rows
+from dreamr.pipelines.registry import METHODS
+from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
+from dreamr.serve.sample import data_url
+from dreamr.serve.scrape import CONTENT_TYPE, scrape
+from dreamr.serve.service import Service
+from dreamr.tasks.ledger import make_problem
+
+PAGE = Path(__file__).parent / "page"
+HEALTH_DEADLINE_S = 5.0
+"""A target that is silent for longer cannot answer, whatever it does."""
+
+
+class SampleProblem(BaseModel):
+    question: str
+    image: str
+    """A data URL."""
+    answer: str
+    seed: int
+
+
+def routes(service: Service) -> APIRouter:
+    """All endpoints but the chat."""
+    router = APIRouter()
+    started = int(time.time())
+
+    @router.get("/v1/models")
+    async def models() -> ModelList:
+        """The one pipeline that is served, its methods and the models behind it."""
+        rows = model_rows(service.group.infos)
+        model = Model(id=service.settings.model_name, created=started, methods=list(METHODS), actors=dict(rows))
+        return ModelList(data=[model])
+
+    @router.get("/health", response_model=Health, responses={503: {"model": Health}})
+    async def health() -> Response:
+        """200 as long as the target can answer; `degraded` when it has to do without draft or verifier."""
+        try:
+            async with asyncio.timeout(HEALTH_DEADLINE_S):
+                status, up = await service.check()
+        except TimeoutError:
+            status, up = "unavailable", {}
+        body = Health(
+            status=status,
+            actors={str(role): answers for role, answers in up.items()},
+            running=service.admission.num_running,
+            waiting=service.admission.num_waiting,
+        )
+        return JSONResponse(body.model_dump(), 503 if status == "unavailable" else 200)
+
+    @router.get("/metrics", response_class=PlainTextResponse, responses={503: {"model": ErrorReply}})
+    async def metrics() -> Response:
+        """Prometheus text of all replicas and nodes."""
+        return Response(await scrape(), media_type=CONTENT_TYPE)
+
+    @router.get("/v1/problems/sample", responses={400: {"model": ErrorReply}})
+    async def sample_problem(seed: int | None = Query(default=None, ge=0, lt=2**31)) -> SampleProblem:
+        """A ledger problem that the built-in models have not been trained on."""
+        chosen = secrets.randbits(31) if seed is None else seed
+        problem = make_problem("test", chosen, 0)
+        return SampleProblem(
+            question=problem.question, image=data_url(problem), answer=str(problem.answer), seed=chosen
+        )
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    return router

@@ -1,0 +1,70 @@
+"""From a prompt to text and token ids: chat template and tokenizer of one checkpoint, whatever its architecture."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from dreamr.actors.types import Prompt, Tokens
+from dreamr.tasks.prompts import PromptConfig, chat_messages, same_chat, score_turn, verdict_turn
+
+
+class ChatEncoder:
+    """Applies one checkpoint's chat template and tokenizer under one `PromptConfig`.
+
+    Raises ValueError at construction when a verdict word is not exactly one token.
+    """
+
+    def __init__(self, processor: Any, config: PromptConfig) -> None:
+        """`processor` may be a bare tokenizer, if the chat template is the tokenizer's."""
+        self.config = config
+        self.tokenizer = cast(PreTrainedTokenizerBase, getattr(processor, "tokenizer", processor))
+        self.processor = processor
+        self._control_tokens = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        self.verdict_turn: Tokens = self.ids(verdict_turn(config))
+        self.score_turn: Tokens = self.ids(score_turn(config))
+        self.verdict_words = (
+            self._word_id("positive verdict", config.positive),
+            self._word_id("negative verdict", config.negative),
+        )
+        """Token ids of the words for a good and a bad step."""
+
+    def chat(self, prompt: Prompt) -> str:
+        """The chat up to where the answer begins. Raises ValueError for control tokens in the question."""
+        for text in (prompt.question, *(turn.text for turn in prompt.earlier)):
+            for token in self._control_tokens:
+                if token in text:
+                    raise ValueError(f"the question contains {token!r}, a control token of the model: remove it")
+        messages = chat_messages(prompt, self.config)
+        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return cast(str, chat) + self.config.generation_suffix
+
+    @cached_property
+    def digits(self) -> Tokens:
+        """Token ids of "0" to "9". Raises ValueError when one is not exactly one token."""
+        return tuple(self._word_id("score", str(digit)) for digit in range(10))
+
+    def same_chat(self, first: str, second: str) -> Tokens:
+        """The chat, text alone, that asks whether two steps mean the same."""
+        return self.ids(same_chat(self.config, first, second))
+
+    def ids(self, text: str) -> Tokens:
+        """Token ids of `text` as it is, nothing put before or behind it."""
+        return tuple(cast(list[int], self.tokenizer.encode(text, add_special_tokens=False)))
+
+    def decode(self, tokens: Tokens) -> str:
+        """Text of generated tokens, without control tokens."""
+        return cast(
+            str, self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def _word_id(self, field: str, word: str) -> int:
+        ids = self.ids(word)
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            raise ValueError(
+                f"the {field} word {word!r} is {len(ids)} tokens {list(ids)} of this tokenizer, not one known "
+                f"token: choose another word in the prompt settings"
+            )
+        return ids[0]

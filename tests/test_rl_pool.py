@@ -1,0 +1,120 @@
+"""Rollouts by real actors: reproducible, equal to what the pipelines do, and not lost with a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.util.placement_group import remove_placement_group
+
+from dreamr.actors.handles import RayJudge, RayWriter
+from dreamr.actors.prompt_store import PromptStore
+from dreamr.actors.resources import reserve_bundles
+from dreamr.actors.types import ActorLost
+from dreamr.config import PipelineSettings
+from dreamr.pipelines.handles import Actors
+from dreamr.pipelines.registry import build_pipeline
+from dreamr.pipelines.request import Request
+from dreamr.rl.chains import Chain, GroupRequest
+from dreamr.rl.config import SapoConfig
+from dreamr.rl.launch import bundles
+from dreamr.rl.pool import RolloutPool
+from dreamr.tasks.ledger import make_problem
+
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+CONFIG = SapoConfig.model_validate(
+    {
+        "run": Path("nowhere"),
+        "draft": {"engine": {"kind": "hf", "model": "embedded:draft"}, "num_cpus": 0.5},
+        "target": {"engine": {"kind": "hf", "model": "embedded:target"}, "num_cpus": 0.5},
+        "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
+    }
+)
+PROBLEMS = [make_problem("validation", 5, index) for index in range(3)]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[RolloutPool]:
+    rooms = bundles(CONFIG)[CONFIG.learner.world_size :]
+    placement = await reserve_bundles(rooms, 30)
+    pool = RolloutPool(CONFIG, placement, 0)
+    try:
+        await pool.start()
+        yield pool
+    finally:
+        await pool.stop()
+        remove_placement_group(placement)
+
+
+def requests(temperature: float, size: int) -> list[GroupRequest]:
+    return [GroupRequest(problem.prompt, tuple(range(size)), temperature) for problem in PROBLEMS]
+
+
+def tokens(chains: tuple[Chain, ...]) -> list[tuple[int, ...]]:
+    return [chain.tokens for chain in chains]
+
+
+async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits() -> None:
+    async with running() as pool:
+        for temperature in (0.0, 1.0):
+            groups = await pool.roll_out(requests(temperature, 2), "in_pipeline")
+            store = PromptStore()
+            worker, verifier = pool._workers[0], pool._verifiers[0]
+            actors = Actors(RayWriter(worker, store), RayWriter(verifier, store), RayJudge(verifier, store))
+            pipeline = build_pipeline("sequential", actors)
+            sources = set()
+            for problem, group in zip(PROBLEMS, groups, strict=True):
+                for seed, chain in enumerate(group.chains):
+                    settings = PipelineSettings(temperature=temperature, seed=seed, max_tokens=512, max_step_tokens=96)
+                    trace = await pipeline.run(Request(problem.prompt, settings))
+                    assert [step.tokens for step in chain.steps] == [step.tokens for step in trace.steps]
+                    assert [step.source for step in chain.steps] == [step.source for step in trace.steps]
+                    assert sum(step.accepted for step in chain.drafted) == trace.num_accepted
+                    sources |= {step.source for step in chain.steps}
+            assert sources == {"draft", "target"}
+
+
+async def test_a_killed_worker_is_replaced_and_changes_no_chain() -> None:
+    async with running() as pool:
+        weights = {name: weight + 0.01 for name, weight in _draft_weights().items()}
+        reference = ray.put(weights)
+        before = await pool.roll_out(requests(1.0, 4), "free")
+        await pool.set_weights([reference], 7)
+        undisturbed = await pool.roll_out(requests(1.0, 4), "free")
+        assert [group.version for group in undisturbed] == [7, 7, 7]
+        assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
+        rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), "free"))
+        await asyncio.sleep(0.1)
+        pids = await pool.pids()
+        os.kill(pids[0], signal.SIGKILL)
+        disturbed = await rollout
+        assert [tokens(group.chains) for group in disturbed] == [tokens(group.chains) for group in undisturbed]
+        assert [group.version for group in disturbed] == [7, 7, 7]
+        for worker in pool._workers:
+            await worker.recovered()
+        again = await pool.roll_out(requests(1.0, 4), "free")
+        assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
+        assert pids[0] not in await pool.pids()
+
+
+def _draft_weights() -> dict[str, torch.Tensor]:
+    from dreamr.engines.factory import model_location
+    from dreamr.engines.hf import HFEngine
+
+    return dict(HFEngine.load(model_location("embedded:draft")).model.named_parameters(remove_duplicate=False))
+
+
+async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:
+    async with running() as pool:
+        for member in pool._workers:
+            await member.stop()
+        with pytest.raises(ActorLost, match="was stopped"):
+            await pool.roll_out(requests(0.0, 1), "free")

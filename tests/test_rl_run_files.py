@@ -1,0 +1,101 @@
+"""What a run keeps on disk: history, curves, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dreamr.cli.main import app
+from dreamr.rl import checkpoints
+from dreamr.rl.config import LogSettings
+from dreamr.rl.history import History, read_history
+
+QUIET = LogSettings(wandb="off")
+
+
+def filled(run: Path, steps: int) -> Path:
+    run.mkdir()
+    history = History(run, 0, QUIET, {})
+    for step in range(steps):
+        history.log(step, {"reward": step / 10, "rewards/draft/mean": 0.5, "nan": float("nan"), "text": "no"})
+    return run
+
+
+def test_history_holds_numbers_only_and_a_resumed_run_replaces_what_it_does_again(tmp_path: Path) -> None:
+    run = filled(tmp_path / "run", 5)
+    assert read_history(run)[2] == {"step": 2, "reward": 0.2, "rewards/draft/mean": 0.5}
+    with (run / "history.jsonl").open("a") as file:
+        file.write('{"step": 5, "rew')  # killed while it wrote
+    resumed = History(run, 2, QUIET, {})
+    resumed.log(3, {"reward": 9.0})
+    assert [(row["step"], row["reward"]) for row in read_history(run)] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 9.0)]
+
+
+def test_curves_of_one_run_and_of_two(tmp_path: Path) -> None:
+    first, second = filled(tmp_path / "first", 3), filled(tmp_path / "second", 4)
+    run = CliRunner().invoke(app, ["curves", str(first)])
+    assert run.exit_code == 0, run.output
+    assert (first / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = tmp_path / "both.html"
+    assert CliRunner().invoke(app, ["curves", str(first), str(second), "--out", str(page)]).exit_code == 0
+    assert "<svg" in page.read_text()
+    assert "first, second" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere holds no history of a training run: give a folder that rl/train.py has written."),
+        (["run", "--out", "curves.gif"], "--out curves.gif: the name must end in .html or .png"),
+    ],
+)
+def test_curves_refuse_in_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(app, ["curves", *arguments])
+    assert run.exit_code == 2
+    assert sentence in run.stderr
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    folder = checkpoints.folder(run) / f"checkpoint-{step}"
+    (folder / "shards").mkdir(parents=True)
+    (folder / "weights").write_bytes(bytes(1000))
+    (folder / "shards" / "optimizer").write_bytes(bytes([step]) * 500)
+    checkpoints.seal(folder)
+    return folder
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path) is None
+    checkpoint(tmp_path, 9)
+    newest = checkpoint(tmp_path, 10)
+    assert checkpoints.newest(tmp_path) == newest
+    assert checkpoints.step_of(newest) == 10
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "unfinished", "garbled"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    optimizer = newest / "shards" / "optimizer"
+    match damage:
+        case "cut":
+            optimizer.write_bytes(optimizer.read_bytes()[:100])
+        case "changed":
+            optimizer.write_bytes(bytes(500))
+        case "missing":
+            optimizer.unlink()
+        case "unfinished":
+            (newest / checkpoints.MANIFEST).unlink()
+        case "garbled":
+            (newest / checkpoints.MANIFEST).write_text(json.dumps({"weights": 1})[:5])
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.newest(tmp_path) == before
+    assert "checkpoint-10 is passed over" in caplog.text

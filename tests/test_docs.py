@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreamr.demo import markdown as demo
 
 from dreamr.bench import markdown as bench
 from dreamr.bench.schema import Report, Speedup

@@ -12,6 +12,10 @@ import asyncio
 from dataclasses import dataclass
 
 
+TICK_S = 1e-6
+"""What is left of a piece of work that is done: clocks advance in ticks, and a virtual one never by less."""
+
+
 @dataclass(slots=True, eq=False)
 class _Work:
     left: float
@@ -75,7 +79,7 @@ class Cores:
 
     def _end(self) -> None:
         self._advance()
-        for piece in [piece for piece in self._work if piece.left <= 1e-12]:
+        for piece in [piece for piece in self._work if piece.left <= TICK_S]:
             self._work.remove(piece)
             if not piece.done.done():
                 piece.done.set_result(None)

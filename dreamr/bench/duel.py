@@ -54,7 +54,7 @@ class Duel:
                 await self._runner.warm_up(contender, prompt)
             except Exception as error:
                 # A library that does not support this pair, an engine without token speculation: the others go on.
-                self.failed[contender.entry.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                self.failed[contender.entry.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 if len(self.failed) == len(self.contenders):
                     raise
         self.contenders = tuple(one for one in self.contenders if one.entry.name not in self.failed)

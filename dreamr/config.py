@@ -142,6 +142,12 @@ class ScriptedEngineConfig(_Strict):
     token_s: float = Field(default=0.0, ge=0)
     verdict_s: float = Field(default=0.0, ge=0)
     """Time of one verdict forward, whatever the number of steps in it."""
+    prompt_s: float = Field(default=0.0, ge=0)
+    """Time to read a prompt that was not read before."""
+    call_s: float = Field(default=0.0, ge=0)
+    """What a call costs beside the model's work."""
+    max_batch: PositiveInt = 1
+    """Calls that are computed at the same time without slowing each other down."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Every latency is multiplied by a random factor within 1 - jitter .. 1 + jitter."""
 

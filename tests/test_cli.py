@@ -66,7 +66,7 @@ def test_ask_refuses_in_one_sentence(folder: Path, arguments: list[str], parts: 
     [
         (["--problems", "0"], ["--problems 0", "at least one"]),
         (["--methods", "fpsr,fast"], ["'fast'", "autoregressive, sequential, fpsr"]),
-        (["--methods", ""], ["no method ''"]),
+        (["--methods", ""], ["name at least one"]),
         (["--out", "no/report.json"], ["--out no/report.json", "no folder 'no'"]),
         (["--out", "."], ["--out .", "folder"]),
         (["--timeline", "t"], ["--timeline t", ".html or .png"]),

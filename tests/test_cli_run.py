@@ -11,6 +11,7 @@ import yaml
 from tiny import picture
 from typer.testing import CliRunner, Result
 
+from dreamr.bench.schema import Report
 from dreamr.cli.main import app
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -106,5 +107,29 @@ def test_demo_as_json_is_one_document_on_stdout(config: str) -> None:
     report = json.loads(
         dreamr("demo", "--problems", "1", "--methods", "sequential", "--config", config, "--json").stdout
     )
-    assert [method["method"] for method in report["methods"]] == ["sequential"]
+    assert [method["name"] for method in report["methods"]] == ["sequential"]
     assert report["methods"][0]["speedup"] is None
+
+
+def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "results"
+    methods = "autoregressive,sequential,specreason,lookahead,parallel_prefix,token_speculative,fpsr,transformers"
+    arguments = ["--problems", "2", "--config", config, "--out", str(out), "--methods", methods]
+    shown = dreamr("bench", *arguments, "--sweep", "window=1,2").stdout
+    assert "transformers could not be measured: it runs checkpoints by transformers" in " ".join(shown.split())
+    report = Report.read(out / "report.json")
+    names = [*methods.split(",")[:-1]]
+    assert [one.name for one in report.methods] == [
+        *names,
+        *(f"{name}:window={value}" for name in names[1:] for value in (1, 2)),
+    ]
+    assert {one.num_problems for one in report.methods} == {2}
+    assert set(report.self_acceptance) == {"rho", "digit"}
+    assert report.measured is not None
+    for name in ("report.md", "speedup.png", "accuracy.png", "roles.png", "sweep-window.png"):
+        assert (out / name).stat().st_size > 100
+    predicted = json.loads(
+        dreamr("simulate", "--calibrate", str(out / "report.json"), "--problems", "2", "--json").stdout
+    )
+    assert {row["method"] for row in predicted["methods"]} == set(names)
+    assert all(row["reference"] for row in predicted["methods"])

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreamr.demo import markdown as demo
 
+from dreamr.bench import markdown as bench
+from dreamr.bench.schema import Report, Speedup
 from dreamr.config import (
     ActorConfig,
     ClusterSettings,
@@ -34,21 +35,30 @@ def result(name: str) -> dict[str, Any]:
 
 
 def test_documents_show_the_committed_reports() -> None:
-    assert shown(ROOT / "README.md", demo.NAME) == demo.table(result("demo.json"))
-    assert shown(ROOT / "docs/embedded-pair.md", "two threads") == demo.table(result("two_threads.json"))
+    report = Report.read(ROOT / "bench/results/embedded/report.json")
+    for document in ("README.md", "docs/bench.md"):
+        assert shown(ROOT / document, bench.NAME) == bench.table(report)
     assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(result("embedded_pair.json"))
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "bench/results").glob("*/report.json")), ids=lambda path: path.parent.name
+)
+def test_committed_reports_are_of_the_present_version(path: Path) -> None:
+    report = Report.read(path)
+    assert (path.parent / "report.md").read_text() == bench.page(report)
+
+
 def test_a_report_of_one_problem_has_no_interval() -> None:
-    report = result("demo.json")
-    report["methods"][1]["speedup"] = {"mean": 2.0, "low": None, "high": None}
-    assert "| **2.00** |" in demo.table(report)
+    report = Report.read(ROOT / "bench/results/embedded/report.json")
+    fast = report.methods[-1].model_copy(update={"speedup": Speedup(geomean=2.0, low=None, high=None)})
+    assert "| **2.00** |" in bench.table(report.model_copy(update={"methods": [fast]}))
 
 
 def test_a_document_without_a_place_for_the_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.md").write_text("nothing")
     with pytest.raises(ValueError, match="has no place for the table"):
-        shown(tmp_path / "text.md", demo.NAME)
+        shown(tmp_path / "text.md", bench.NAME)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

@@ -62,7 +62,7 @@ class Arena:
             case name if name in (GENERATE, ASSISTED):
                 return GenerateContender(entry, await self._transformers(), self._config.target)
             case _:
-                actors: dict[str, ActorConfig] = {**self._config.actors()}
+                actors: dict[str, ActorConfig] = dict(self._config.actors().items())
                 return PipelineContender(entry, self._group.actors, actors)
 
     async def _all_cores(self, entry: Entry) -> Contender:
@@ -80,7 +80,7 @@ class Arena:
         if self._pair is None:
             target, draft = self._hf(self._config.target), self._hf(self._config.draft)
             options = {"num_cpus": 0.0, "num_gpus": self._config.target.num_gpus}
-            actor = ray.remote(TransformersActor).options(**options)  # type: ignore[attr-defined]
+            actor = ray.remote(TransformersActor).options(**options)
             self._pair = actor.remote(target, draft, self._config.target.num_threads)
             self._stack.callback(ray.kill, self._pair)
             async with asyncio.timeout(self._config.ready_deadline_s):

@@ -28,9 +28,6 @@ GENERATE = "transformers"
 ASSISTED = "transformers_assisted"
 NAMES = (*METHODS, ALL_CORES, GENERATE, ASSISTED)
 
-WARM_UP_TOKENS = 256
-"""Enough for every kind of call to have been made; a whole answer of a large model would take minutes."""
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -46,7 +43,7 @@ class Entry:
 
 
 class Contender(Protocol):
-    """Answers prompts. Each run starts from cold prefix caches, as the first run of a prompt does."""
+    """Answers prompts."""
 
     @property
     def entry(self) -> Entry: ...

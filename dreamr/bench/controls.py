@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from dreamr.config import PipelineSettings
 from dreamr.pipelines.handles import Actors, Writer
 from dreamr.pipelines.trace import CommittedStep
 from dreamr.pipelines.verification import Rule
+
+log = logging.getLogger(__name__)
 
 CRITERIA: tuple[Criterion, ...] = ("rho", "digit")
 NUM_ALTERNATIONS = 12
@@ -27,10 +30,14 @@ async def self_acceptance(
     for criterion in CRITERIA:
         rule = Rule.of(PipelineSettings(verdict=criterion, alpha=settings.alpha))
         accepted: list[bool] = []
-        for prompt, run in answers:
-            chain = _chain(run.trace.steps)
-            verdicts = await actors.judge.score_chain(f"self/{criterion}/{run.problem}", prompt, chain, criterion)
-            accepted += [rule.accepts(verdict) for verdict in verdicts]
+        try:
+            for prompt, run in answers:
+                chain = _chain(run.trace.steps)
+                verdicts = await actors.judge.score_chain(f"self/{criterion}/{run.problem}", prompt, chain, criterion)
+                accepted += [rule.accepts(verdict) for verdict in verdicts]
+        except ValueError as error:  # an engine need not know every kind of verdict
+            log.warning("no self-acceptance by %s: %s", criterion, error)
+            continue
         if accepted:
             shares[criterion] = sum(accepted) / len(accepted)
     return shares

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dreamr.bench.cold import cold_copy
-from dreamr.bench.contender import WARM_UP_TOKENS, Contender
+from dreamr.bench.contender import Contender
+from dreamr.bench.runner import Runner
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.trace import Trace
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
@@ -39,7 +38,7 @@ class Duel:
         self.contenders, self._seed = tuple(contenders), seed
         self.failed: dict[str, str] = {}
         """Contenders that could not answer the warm-up, and why; they take no further part."""
-        self._marks = itertools.count()
+        self._runner = Runner()
 
     def problem(self, index: int) -> Problem:
         return make_problem("test", self._seed, index)
@@ -51,22 +50,17 @@ class Duel:
         """
         prompt = make_problem("validation", self._seed, 0).prompt
         for contender in self.contenders:
-            most = min(contender.entry.settings.max_tokens, WARM_UP_TOKENS)
             try:
-                await contender.run(cold_copy(prompt, self._mark()), max_tokens=most)
+                await self._runner.warm_up(contender, prompt)
             except Exception as error:
                 # A library that does not support this pair, an engine without token speculation: the others go on.
-                self.failed[contender.entry.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                self.failed[contender.entry.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 if len(self.failed) == len(self.contenders):
                     raise
         self.contenders = tuple(one for one in self.contenders if one.entry.name not in self.failed)
 
     async def run(self, index: int, on_commit: Callable[[str], OnCommit] | None = None) -> list[Run]:
-        """Answer problem number `index` by every contender; whatever drifts in the machine meets them in turn.
-
-        No run finds what another has cached: each gets a copy of the prompt with a key of its own, made before its
-        clock starts.
-        """
+        """Answer problem number `index` by every contender; whatever drifts in the machine meets them in turn."""
         problem = self.problem(index)
         prompt = problem.prompt
         contenders = self.contenders if index % 2 == 0 else self.contenders[::-1]
@@ -74,9 +68,6 @@ class Duel:
         for contender in contenders:
             name = contender.entry.name
             listener = on_commit(name) if on_commit else None
-            trace = await contender.run(cold_copy(prompt, self._mark()), listener)
+            trace = await self._runner.run(contender, prompt, listener)
             runs.append(Run(index, name, problem.answer, trace))
         return runs
-
-    def _mark(self) -> str:
-        return f"run {next(self._marks)}"

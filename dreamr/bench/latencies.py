@@ -19,9 +19,9 @@ def measured(runs: Sequence[Run], together: float) -> Measured | None:
     """From the runs of the autoregressive and the sequential method; None when one of them is missing."""
     alone = [run.trace for run in runs if run.name == BASELINE]
     taking_turns = [run.trace for run in runs if run.name == SEQUENTIAL]
-    if not alone or not taking_turns:
-        return None
     verdicts = [span.end - span.start for trace in taking_turns for span in trace.spans if _is_later_verdict(span)]
+    if not alone or not verdicts:
+        return None
     lengths = [len(trace.steps) for trace in alone]
     return Measured(
         target=_step_time(alone, "target"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from dreamr.bench.schema import MethodReport, Report
+from dreamr.bench.sweeps import swept_settings
 from dreamr.documents import fill, markdown_table, percent
 
 NAME = "bench results"
@@ -65,6 +66,7 @@ def page(report: Report) -> str:
     parts += [f"`{name}` could not be measured: {reason}." for name, reason in report.failed.items()]
     parts.append("![Speedup with 95 % intervals](speedup.png)\n\n![Accuracy against speedup](accuracy.png)")
     parts.append("![Model time by role](roles.png)")
+    parts += [f"![Over the values of {setting}](sweep-{setting}.png)" for setting in swept_settings(report)]
     return "\n\n".join(parts) + "\n"
 
 

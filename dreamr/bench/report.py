@@ -34,13 +34,18 @@ def make_report(
         seed=seed,
         config=config.model_dump(mode="json"),
         machine=MachineReport(**asdict(machine)),
-        models={
-            role: Model(model=info.model, device=info.device, num_parameters=info.num_parameters)
-            for role, info in models.items()
-        },
+        models=model_reports(models),
         problems=[row(run) for run in runs],
         methods=summarise(runs, contenders, machine.cores, seed),
         failed=dict(failed or {}),
         self_acceptance=dict(self_acceptance or {}),
         measured=measured,
     )
+
+
+def model_reports(models: Mapping[Role, EngineInfo]) -> dict[str, Model]:
+    """What is worth knowing about the model in each actor."""
+    return {
+        role: Model(model=info.model, device=info.device, num_parameters=info.num_parameters)
+        for role, info in models.items()
+    }

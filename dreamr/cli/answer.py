@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dreamr.actors.types import EngineInfo, Role
+from dreamr.bench.report import model_reports
 from dreamr.cli.lines import percent, printable
 from dreamr.config import PipelineSettings
-from dreamr.demo.report import model_rows
 from dreamr.pipelines.trace import Trace
 
 _LABEL = re.compile(r"^(final )?answer:\s*", re.IGNORECASE)
@@ -53,7 +53,7 @@ class Answered:
             "answer": self.answer,
             "speedup": self.speedup,
             "settings": self.settings.model_dump(),
-            "models": model_rows(self.models),
+            "models": {role: model.model_dump() for role, model in model_reports(self.models).items()},
             "result": trace_document(self.trace),
             "plain_decoding": trace_document(self.plain) if self.plain else None,
         }

@@ -11,14 +11,15 @@ import typer
 from rich.console import Console
 
 from dreamr.actors.types import Prompt
+from dreamr.bench.contender import Entry, PipelineContender
+from dreamr.bench.runner import Runner
+from dreamr.bench.summary import BASELINE
 from dreamr.cli.answer import Answered, print_answer
 from dreamr.cli.inputs import check_timeline, read_config, read_prompt, with_draft
 from dreamr.cli.lines import print_step
 from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
 from dreamr.config import PipelineSettings
-from dreamr.demo.runner import Runner
-from dreamr.demo.summary import BASELINE
 
 if TYPE_CHECKING:
     from dreamr.actors.group import ActorGroup
@@ -61,17 +62,21 @@ async def _answer(
     screen: Console,
 ) -> Answered:
     notices = Console(stderr=True)
-    runner = Runner(group.actors, settings)
+    runner = Runner()
+    chosen, alone = (
+        PipelineContender(Entry(method, settings.model_copy(update={"method": method})), group.actors, {})
+        for method in (settings.method, BASELINE)
+    )
     # Without an image, the second run could only be made from the caches that the first one has filled.
     compares = compare and bool(prompt.images) and settings.method != BASELINE
     if compares:
         with notices.status("Warming up ..."):
-            await runner.warm_up(settings.method, prompt)
-            await runner.warm_up(BASELINE, prompt)
-    trace = await runner.run(settings.method, prompt, lambda step: print_step(screen, step))
+            await runner.warm_up(chosen, prompt)
+            await runner.warm_up(alone, prompt)
+    trace = await runner.run(chosen, prompt, lambda step: print_step(screen, step))
     plain = None
     if compares:
         # No spinner here: it would compete with the models for the cores while time is measured.
         notices.print("Once more by the target alone ...", style="dim")
-        plain = await runner.run(BASELINE, prompt)
+        plain = await runner.run(alone, prompt)
     return Answered(prompt.question, images, settings, group.infos, trace, plain)

@@ -54,10 +54,12 @@ def bench(problems: int, seed: int, methods: str, config: Path | None, *, sweep:
 def write_folder(report: Report, folder: Path) -> None:
     """report.json, report.md and the pictures that it shows."""
     from dreamr.bench.plots import draw  # matplotlib takes half a second to import
+    from dreamr.bench.sweep_plot import draw_sweeps
 
     report.write(folder / "report.json")
     (folder / "report.md").write_text(page(report), encoding="utf-8")
     draw(report, folder)
+    draw_sweeps(report, folder)
 
 
 async def _controls(

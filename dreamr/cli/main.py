@@ -134,6 +134,22 @@ def bench(
         command.bench(problems, seed, methods, config, sweep=sweep, out=out)
 
 
+@app.command()
+def simulate(
+    scenario: Annotated[str, typer.Option(help="q32b-q2b, q32b-q4b, or a YAML file of your own.")] = "q32b-q2b",
+    calibrate: Annotated[Path | None, typer.Option(help="report.json: predict what it measured.")] = None,
+    problems: Annotated[int, typer.Option(help="How many simulated problems.")] = 40,
+    window: Annotated[int, typer.Option(help="How many steps the draft may be ahead.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Predict speedups from latencies and acceptance rates: the schedules themselves, under a virtual clock."""
+    from dreamr.cli import simulate as command
+    from dreamr.cli.failures import reported
+
+    with reported():
+        command.simulate(scenario, calibrate, problems, window, as_json=as_json)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version

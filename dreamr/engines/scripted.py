@@ -1,7 +1,8 @@
 """`ScriptedEngine`: an engine without a model, for tests and simulation under a virtual clock.
 
 What it writes depends on its seed and on every token of the prefix, so one wrong prefix changes all that follows.
-Calls share one clock-time resource, the forward, in the order in which they ask for it, as they share a real model.
+Calls share one clock-time resource, the forward, in the order in which they ask for it, as they share a real model;
+`max_batch` of them fit into one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dreamr.actors.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.base import DELIMITER
+from dreamr.engines.cores import Cores
 from dreamr.engines.step_end import StepEnd
 
 END_OF_STEP = 0
@@ -26,19 +28,25 @@ _SLIP = 1000
 class ScriptedEngine:
     """Draft, target or verifier: two engines with the same seed are the same model, whatever their latencies.
 
-    `clock` stamps steps and verdicts; under a virtual clock, give it the event loop's.
+    `clock` stamps steps and verdicts; under a virtual clock, give it the event loop's. With `cores`, which other
+    engines may share, all work takes place on these.
     """
 
-    def __init__(self, config: ScriptedEngineConfig, clock: Callable[[], float] = time.time) -> None:
-        self._config, self._now = config, clock
+    def __init__(
+        self, config: ScriptedEngineConfig, clock: Callable[[], float] = time.time, cores: Cores | None = None
+    ) -> None:
+        self._config, self._now, self._cores = config, clock, cores
         self._latency = random.Random(f"latency/{config.seed}")
-        self._forward = asyncio.Lock()
+        self._forward = asyncio.Semaphore(config.max_batch)
         self._stopped: set[str] = set()
+        self._read: set[str] = set()
+        """Keys of the prompts that were read."""
 
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
         """See `Engine`."""
         if after.closed:
             return Step(prefix=after.end, finish="eos", started=self._now(), ended=self._now())
+        await self._arrive()
         script = self.script(prompt, after.end, sampling)
         tokens: list[int] = []
         started = self._now()
@@ -47,7 +55,8 @@ class ScriptedEngine:
                 break
             async with self._forward:
                 started = started if tokens else self._now()
-                await self._pass(self._config.token_s + (0.0 if tokens else self._config.first_token_s))
+                first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
+                await self._pass(self._config.token_s + first, background=sampling.background)
             tokens.append(script[len(tokens)])
         return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
 
@@ -60,9 +69,10 @@ class ScriptedEngine:
         references: Sequence[Step] = (),
     ) -> list[Verdict]:
         """See `Engine`. A step that is accepted by one criterion is accepted by all of them."""
+        await self._arrive()
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.verdict_s)
+            await self._pass(self._config.verdict_s + self._reading(prompt))
             scale = 9 if criterion in ("digit", "mean_digit") else 1
             return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
 
@@ -70,11 +80,12 @@ class ScriptedEngine:
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
         """See `TokenSpeculation`: the tokens that the imitated engine would write, but for some slips."""
+        await self._arrive()
         started = self._now()
         tokens: list[int] = []
         while len(tokens) < num_tokens and END_OF_ANSWER not in tokens:
             async with self._forward:
-                await self._pass(self._config.token_s + (0.0 if tokens else self._config.first_token_s))
+                await self._pass(self._config.token_s + self._reading(prompt))
             tokens.append(self._imitated(prompt, after, tokens, sampling))
         return Proposal(tuple(tokens), started=started, ended=self._now())
 
@@ -82,9 +93,10 @@ class ScriptedEngine:
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
         """See `TokenSpeculation`; takes as long as one token."""
+        await self._arrive()
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.token_s)
+            await self._pass(self._config.token_s + self._reading(prompt))
         own: list[int] = []
         while END_OF_ANSWER not in own:
             own.append(self._next(prompt, after, own, sampling))
@@ -112,7 +124,7 @@ class ScriptedEngine:
         """See `Engine`."""
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.first_token_s)
+            await self._pass(self._config.first_token_s + self._reading(prompt))
             return Prefill(started, self._now())
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -138,9 +150,26 @@ class ScriptedEngine:
         rng = random.Random(f"rho/{self._config.seed}/{prompt.key}/{step.end}")
         return 0.95 if rng.random() < self._config.acceptance else 0.05
 
-    async def _pass(self, seconds: float) -> None:
+    def _reading(self, prompt: Prompt) -> float:
+        """Seconds that the prompt still takes."""
+        if prompt.key in self._read:
+            return 0.0
+        self._read.add(prompt.key)
+        return self._config.prompt_s
+
+    async def _pass(self, seconds: float, *, background: bool = False) -> None:
         jitter = self._config.jitter
-        await asyncio.sleep(seconds * self._latency.uniform(1 - jitter, 1 + jitter))
+        await self._work(seconds * self._latency.uniform(1 - jitter, 1 + jitter), background=background)
+
+    async def _arrive(self) -> None:
+        if self._config.call_s:
+            await self._work(self._config.call_s)
+
+    async def _work(self, seconds: float, *, background: bool = False) -> None:
+        if self._cores is None:
+            await asyncio.sleep(seconds)
+        else:
+            await self._cores.work(seconds, background=background)
 
 
 def _text(tokens: Sequence[int]) -> str:

@@ -1,0 +1,118 @@
+"""`Scenario`: a pair of models as latencies and rates, from which `dreamr simulate` predicts speedups."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+
+from dreamr.bench.schema import Measured, Report, StepTime
+from dreamr.config import ConfigError, Method, VerdictKind
+
+PRESETS = ("q32b-q2b", "q32b-q4b")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Writing(_Part):
+    """How one model writes."""
+
+    prompt_s: NonNegativeFloat = 0.0
+    """To read a question with its images, once."""
+    first_token_s: NonNegativeFloat = 0.0
+    """Before the first token of a step, on top of that token's own time."""
+    token_s: NonNegativeFloat
+    step_tokens: tuple[PositiveInt, PositiveInt]
+    """Shortest and longest step."""
+
+
+class Scenario(_Part):
+    """Latencies in seconds, on devices that are busy with nothing else."""
+
+    assumptions: list[str] = []
+    target: Writing
+    draft: Writing
+    verdict_s: NonNegativeFloat
+    """One verdict forward, whatever the number of steps in it."""
+    call_s: NonNegativeFloat = 0.0
+    """What a call costs beside the model's work."""
+    num_steps: tuple[PositiveInt, PositiveInt]
+    """Fewest and most steps of an answer."""
+    acceptance: dict[VerdictKind, float]
+    """Share of drafted steps that each kind of verdict accepts."""
+    token_acceptance: float = Field(default=0.8, ge=0, le=1)
+    """Share of drafted tokens that are the target's own."""
+    max_batch: PositiveInt = 1
+    """Steps that the target writes at the same time without slowing each other down."""
+    cores: PositiveInt | None = None
+    """Cores that all three share; null: each has a device of its own."""
+    background: bool = False
+    """A step of the target that may not be needed gets only the core time that others leave."""
+    together: float = Field(default=1.0, ge=1)
+    """How much longer work takes on shared cores when more than one piece is under way."""
+    paper: dict[Method, float] = {}
+    """Speedups that the paper reports."""
+
+    @classmethod
+    def read(cls, source: str) -> Self:
+        """A preset by its name, or a YAML file by its path. Raises ConfigError."""
+        preset = resources.files("dreamr").joinpath("configs", "simulation", f"{source}.yaml")
+        try:
+            text = preset.read_text("utf-8") if source in PRESETS else Path(source).read_text("utf-8")
+            return cls.model_validate(yaml.safe_load(text))
+        except OSError as error:
+            raise ConfigError(f"--scenario {source}: no such file, nor one of {', '.join(PRESETS)}.") from error
+        except (yaml.YAMLError, ValidationError) as error:
+            raise ConfigError(f"--scenario {source}: {' '.join(str(error).split())}") from error
+
+    @classmethod
+    def calibrated(cls, report: Report) -> Self:
+        """The pair and the machine that a report measured. Raises ConfigError when it lacks the measurements."""
+        if report.measured is None:
+            raise ConfigError("--calibrate: the report measured no latencies; bench autoregressive and sequential too.")
+        measured, group = report.measured, report.config["group"]
+        return cls(
+            assumptions=[f"latencies as measured by: {report.command}"],
+            target=_writing(measured.target),
+            draft=_writing(measured.draft),
+            verdict_s=measured.verdict_s,
+            call_s=measured.call_s,
+            num_steps=(measured.steps_low, measured.steps_high),
+            acceptance=_acceptance(measured),
+            token_acceptance=_token_acceptance(report),
+            cores=None if group["target"]["num_gpus"] else report.machine.cores,
+            background=group["target"]["background"],
+            together=measured.together,
+        )
+
+
+def _writing(time: StepTime) -> Writing:
+    spread = min(time.tokens_mean - time.tokens_low, time.tokens_high - time.tokens_mean)
+    shortest, longest = (max(1, round(time.tokens_mean + sign * spread)) for sign in (-1, 1))
+    return Writing(
+        prompt_s=time.prompt_s, first_token_s=time.first_s, token_s=time.token_s, step_tokens=(shortest, longest)
+    )
+
+
+def _acceptance(measured: Measured) -> dict[VerdictKind, float]:
+    methods: dict[VerdictKind, str] = {"rho": "sequential", "digit": "specreason", "same": "lookahead"}
+    return {kind: measured.acceptance[name] for kind, name in methods.items() if name in measured.acceptance}
+
+
+def _token_acceptance(report: Report) -> float:
+    """From the share a of proposed tokens that were accepted: a = (q + q^2 + ... + q^k) / k, solved for q."""
+    one = report.method("token_speculative")
+    if one is None or one.acceptance_rate is None:
+        return 0.8
+    settings: dict[str, Any] = report.config["pipeline"]
+    num, low, high = settings["proposed_tokens"], 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        share = sum(middle**place for place in range(1, num + 1)) / num
+        low, high = (middle, high) if share < one.acceptance_rate else (low, middle)
+    return low

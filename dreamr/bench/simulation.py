@@ -1,0 +1,134 @@
+"""Predicted speedups: the schedules themselves, on scripted engines under a virtual clock.
+
+Scenario ──▶ three scripted engines (and the cores that they share) ──▶ the same pipelines ──▶ wall times on a
+                                                                       clock that jumps from event to event
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import async_solipsism
+
+from dreamr.actors.local import LocalJudge, LocalWriter
+from dreamr.actors.types import Prompt, Sampling, Step
+from dreamr.bench.scenario import Scenario, Writing
+from dreamr.bench.schema import Speedup
+from dreamr.bench.speedup import speedup
+from dreamr.config import Method, PipelineSettings, ScriptedEngineConfig
+from dreamr.engines.cores import Cores
+from dreamr.engines.scripted import ScriptedEngine
+from dreamr.pipelines.handles import Actors, Ref
+from dreamr.pipelines.registry import build_pipeline
+from dreamr.pipelines.request import Request
+from dreamr.pipelines.trace import Trace
+from dreamr.pipelines.verification import Rule
+
+T = TypeVar("T")
+
+BASELINE: Method = "autoregressive"
+DRAFT, TARGET = 1, 2
+"""Seeds of the two scripted models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One method in a scenario."""
+
+    method: Method
+    speedup: Speedup
+    ideal: Speedup
+    """The same without what calls cost."""
+    acceptance_rate: float | None
+    coverage: float
+
+
+def predict(
+    scenario: Scenario, settings: PipelineSettings, methods: Sequence[Method], num_problems: int
+) -> list[Prediction]:
+    """A prediction per method; those whose kind of verdict has no acceptance rate in the scenario are left out."""
+    free = scenario.model_copy(update={"call_s": 0.0})
+    plain, plain_free = (_walls(_runs(one, settings, BASELINE, num_problems)) for one in (scenario, free))
+    predictions = []
+    for method in methods:
+        chosen = settings.model_copy(update={"method": method})
+        if method not in (BASELINE, "token_speculative") and Rule.of(chosen).kind not in scenario.acceptance:
+            continue
+        traces = _runs(scenario, settings, method, num_problems)
+        ideal = _walls(_runs(free, settings, method, num_problems))
+        judged = sum(trace.num_judged for trace in traces)
+        predictions.append(
+            Prediction(
+                method,
+                speedup(plain, _walls(traces)),
+                speedup(plain_free, ideal),
+                sum(trace.num_accepted for trace in traces) / judged if judged else None,
+                sum(trace.coverage for trace in traces) / len(traces),
+            )
+        )
+    return predictions
+
+
+def _walls(traces: Sequence[Trace]) -> list[float]:
+    return [trace.wall_s for trace in traces]
+
+
+def _runs(scenario: Scenario, settings: PipelineSettings, method: Method, num_problems: int) -> list[Trace]:
+    chosen = settings.model_copy(update={"method": method})
+    return [virtual(_run(scenario, chosen, Prompt(f"problem {number}"))) for number in range(num_problems)]
+
+
+def virtual(work: Coroutine[Any, Any, T]) -> T:
+    """Run on an event loop whose clock jumps from timer to timer: seconds of waiting take no time."""
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+        return runner.run(work)
+
+
+async def _run(scenario: Scenario, settings: PipelineSettings, prompt: Prompt) -> Trace:
+    clock = asyncio.get_running_loop().time
+    actors = simulated_actors(scenario, settings)
+    return await build_pipeline(settings.method, actors, clock).run(Request(prompt, settings))
+
+
+class _TargetWriter(LocalWriter):
+    """Runs nothing in the background unless its configuration says so, as the target's actor does."""
+
+    def __init__(self, engine: ScriptedEngine, background: bool) -> None:
+        super().__init__(engine, "target")
+        self._background = background
+
+    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Any:
+        allowed = replace(sampling, background=sampling.background and self._background)
+        return super().next_step(call_id, prompt, after, allowed)
+
+
+def simulated_actors(scenario: Scenario, settings: PipelineSettings) -> Actors:
+    """Draft, target and verifier of a scenario; use them in the running event loop."""
+    loop = asyncio.get_running_loop()
+    cores = Cores(scenario.cores, scenario.together) if scenario.cores else None
+    acceptance = scenario.acceptance.get(Rule.of(settings).kind, 0.0)
+
+    def engine(seed: int, writing: Writing, max_batch: int = 1) -> ScriptedEngine:
+        config = ScriptedEngineConfig(
+            kind="scripted",
+            seed=seed,
+            imitates=TARGET,
+            num_steps=scenario.num_steps,
+            acceptance=acceptance,
+            token_acceptance=scenario.token_acceptance,
+            verdict_s=scenario.verdict_s,
+            call_s=scenario.call_s,
+            max_batch=max_batch,
+            **writing.model_dump(),
+        )
+        return ScriptedEngine(config, loop.time, cores)
+
+    target = engine(TARGET, scenario.target, scenario.max_batch)
+    return Actors(
+        LocalWriter(engine(DRAFT, scenario.draft), "draft"),
+        _TargetWriter(target, scenario.background),
+        LocalJudge(engine(TARGET, scenario.target)),
+    )

@@ -1,0 +1,86 @@
+"""`Cores`: a machine's cores on a virtual clock. Work that runs at the same time slows down as on a real machine.
+
+2 cores, 3 pieces of work          each gets 2/3 of a core
+2 cores, 2 in front, 1 behind      those in front get a core each, the one behind waits
+2 cores, 1 in front, 1 behind      each gets a core
+two at once on cores that share    each is slower by the factor `together`
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+
+TICK_S = 1e-6
+"""What is left of a piece of work that is done: clocks advance in ticks, and a virtual one never by less."""
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    left: float
+    """Seconds that it would still take alone."""
+    background: bool
+    done: asyncio.Future[None]
+    rate: float = 0.0
+
+
+class Cores:
+    """Work is shared out anew whenever a piece begins or ends. Use it from one event loop."""
+
+    def __init__(self, num_cores: int, together: float = 1.0) -> None:
+        self._num_cores, self._together = num_cores, together
+        self._work: list[_Work] = []
+        self._at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def work(self, seconds: float, *, background: bool = False) -> None:
+        """Return when so many seconds of work are done; a cancelled piece leaves at once."""
+        if seconds <= 0:
+            return
+        piece = _Work(seconds, background, asyncio.get_running_loop().create_future())
+        self._advance()
+        self._work.append(piece)
+        self._share()
+        try:
+            await piece.done
+        finally:
+            if piece in self._work:
+                self._advance()
+                self._work.remove(piece)
+                self._share()
+
+    def _advance(self) -> None:
+        """Account for what has been done since the last change."""
+        now = asyncio.get_running_loop().time()
+        for piece in self._work:
+            piece.left -= piece.rate * (now - self._at)
+        self._at = now
+
+    def _share(self) -> None:
+        front = [piece for piece in self._work if not piece.background]
+        behind = [piece for piece in self._work if piece.background]
+        slower = self._together if len(self._work) > 1 and self._num_cores > 1 else 1.0
+        free = float(self._num_cores)
+        for pieces in (front, behind):
+            share = min(1.0, free / len(pieces)) if pieces else 0.0
+            free -= share * len(pieces)
+            for piece in pieces:
+                piece.rate = share / slower
+        self._wait_for_the_next_end()
+
+    def _wait_for_the_next_end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moving = [piece.left / piece.rate for piece in self._work if piece.rate > 0]
+        if moving:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, min(moving)), self._end)
+
+    def _end(self) -> None:
+        self._advance()
+        for piece in [piece for piece in self._work if piece.left <= TICK_S]:
+            self._work.remove(piece)
+            if not piece.done.done():
+                piece.done.set_result(None)
+        self._share()

@@ -342,5 +342,6 @@ def test_with_a_key_only_health_and_the_page_are_open(monkeypatch: pytest.Monkey
         closed = ["/v1/models", "/metrics", "/openapi.json", "/v1/problems/sample", "/page/../v1/models", "//v1/models"]
         assert {status(path, key) for path in closed for key in (None, "wrong", "first,", "é")} == {401}
         assert status("/v1/models", "second") == 200
+        assert status("/%2e%2e/v1/models", None) == 401
         with pytest.raises(openai.AuthenticationError, match="valid API key"):
             endpoint.client.chat.completions.create(model="dreamr", messages=QUESTION)

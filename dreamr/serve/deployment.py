@@ -42,24 +42,25 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         raise ValueError(f"unknown arguments {sorted(unknown)}: the only one is 'config', a file or nothing.")
     given = arguments.get("config")
     config = given if isinstance(given, Config) else load_config(Path(given) if given else None)
-    return Reasoner.options(  # type: ignore[no-any-return]
+    deployment = serve.deployment(
+        serve.ingress()(Reasoner),
+        name=Reasoner.__name__,
         num_replicas=config.serve.num_replicas,
         # Our own line decides who waits and who is refused: Serve is not to hold back what it should see.
         max_ongoing_requests=10 * (config.serve.max_running + config.serve.max_queued) + 100,
-    ).bind(config)
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.5,
+    )
+    application: Application = deployment.bind(config)
+    return application
 
 
-@serve.deployment(
-    ray_actor_options={"num_cpus": 0},
-    health_check_period_s=5,
-    health_check_timeout_s=30,
-    graceful_shutdown_wait_loop_s=0.5,
-)
-@serve.ingress()
 class Reasoner:
     """One replica."""
 
-    async def __init__(self, config: Config) -> None:
+    async def __init__(self, config: Config) -> None:  # type: ignore[misc]  # Serve awaits it
         log_as_json()
         context = serve.get_replica_context()
         self._app_name, self._config = context.app_name, config

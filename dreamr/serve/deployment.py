@@ -42,8 +42,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         raise ValueError(f"unknown arguments {sorted(unknown)}: the only one is 'config', a file or nothing.")
     given = arguments.get("config")
     config = given if isinstance(given, Config) else load_config(Path(given) if given else None)
-    deployment = serve.deployment(
-        serve.ingress()(Reasoner),
+    deploy = serve.deployment(
         name=Reasoner.__name__,
         num_replicas=config.serve.num_replicas,
         # Our own line decides who waits and who is refused: Serve is not to hold back what it should see.
@@ -53,8 +52,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
     )
-    application: Application = deployment.bind(config)
-    return application
+    return deploy(serve.ingress()(Reasoner)).bind(config)
 
 
 class Reasoner:

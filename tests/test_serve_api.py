@@ -302,7 +302,7 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
     body = {"model": "dreamr", "messages": QUESTION}
     url = f"{slow.url}/v1/chat/completions"
     async with httpx.AsyncClient(timeout=30) as client:
-        asked = [asyncio.create_task(client.post(url, json=body)) for _ in range(2)]
+        asked = [asyncio.create_task(client.post(url, json=body | {"stream": stream})) for stream in (False, True)]
         await settled(lambda: slow.service.admission.num_waiting == 1)
         refused = await client.post(url, json=body | {"stream": True})
         assert refused.status_code == 503
@@ -310,7 +310,7 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
         assert refused.json()["error"]["code"] == "overloaded"
         for task in asked:
             task.cancel()
-        await settled(lambda: slow.service.admission.num_running == 0)
+        await settled(lambda: slow.service.admission.num_running + slow.service.admission.num_waiting == 0)
     assert slow.group.num_open_calls == 0
     async with (
         httpx.AsyncClient(timeout=30) as client,
@@ -342,5 +342,6 @@ def test_with_a_key_only_health_and_the_page_are_open(monkeypatch: pytest.Monkey
         closed = ["/v1/models", "/metrics", "/openapi.json", "/v1/problems/sample", "/page/../v1/models", "//v1/models"]
         assert {status(path, key) for path in closed for key in (None, "wrong", "first,", "é")} == {401}
         assert status("/v1/models", "second") == 200
+        assert status("/%2e%2e/v1/models", None) == 401
         with pytest.raises(openai.AuthenticationError, match="valid API key"):
             endpoint.client.chat.completions.create(model="dreamr", messages=QUESTION)

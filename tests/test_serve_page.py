@@ -15,6 +15,7 @@ from serving import LocalGroup, listening
 from dreamr.config import load_config
 from dreamr.serve.app import make_app
 from dreamr.serve.service import Service
+from dreamr.serve.settings import ServeSettings
 from dreamr.tasks.ledger import make_problem
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +32,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
+    # In one process with everything else, a target that steps back would hardly ever get its turn.
     config = load_config()
+    config = config.model_copy(update={"serve": ServeSettings(write_ahead_up_to=0)})
     with listening(make_app(Service(LocalGroup(config), config))) as it:
         yield it
 

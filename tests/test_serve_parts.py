@@ -18,12 +18,15 @@ from serving import LocalGroup, scripted_config
 
 from dreamr.actors.types import Prompt, Turn
 from dreamr.config import Config, load_config
+from dreamr.documents import shown
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
+from dreamr.serve import load_report
 from dreamr.serve.admission import Admission
 from dreamr.serve.answer import AnswerReader
 from dreamr.serve.errors import ApiError
 from dreamr.serve.fetch import ImageFetcher, is_public
+from dreamr.serve.load_report import Asked, summarise
 from dreamr.serve.logs import JsonFormatter, request_id
 from dreamr.serve.scrape import ours
 from dreamr.serve.settings import ImageLimits, ServeSettings
@@ -240,6 +243,19 @@ def test_metrics_are_this_applications_with_each_head_once() -> None:
         "ray_dreamr_x{a='1'} 1",
         "ray_dreamr_x{a='2'} 1",
     ]
+
+
+def test_a_load_report_counts_only_the_time_in_which_there_was_work() -> None:
+    rounds = [[Asked(0, 1, 10, True), Asked(0.5, 2, 10, False)], [Asked(100, 101, 10, True)]]
+    row = summarise(rounds)
+    assert (row["requests"], row["right"], row["throughput"], row["p50_s"]) == (3, 2, 1.0, 1.0)
+    assert row["throughput_per_round"] == [1.0, 1.0]
+
+
+@pytest.mark.skipif(not (ROOT / "docs/results/load.json").exists(), reason="no load report yet")
+def test_the_document_shows_the_load_report() -> None:
+    report = json.loads((ROOT / "docs/results/load.json").read_text())
+    assert shown(ROOT / "docs/serving.md", load_report.NAME) == load_report.table(report)
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:

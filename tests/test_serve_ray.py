@@ -176,14 +176,15 @@ async def test_a_killed_replica_fails_its_own_requests_only_and_the_next_one_fin
         os.kill(endpoint.replica(victim), signal.SIGKILL)
         killed = time.monotonic()
         for asked in await asyncio.gather(*tasks):
+            right = await endpoint.right_answer(asked.question)
             if asked.replica == victim:
-                assert asked.error is not None or asked.text == await endpoint.right_answer(asked.question)
+                assert right.startswith(asked.text)
             else:
-                assert asked.error is None
-                assert asked.text == await endpoint.right_answer(asked.question)
+                assert (asked.error, asked.text) == (None, right)
         replicas: set[str] = set()
         while len(replicas - {victim}) < 2:
-            replicas |= {asked.replica for asked in [await ask(client, Asked("again")) for _ in range(4)]}
+            asked = await ask(client, Asked("again"))
+            replicas |= {asked.replica} if asked.error is None else set()
         assert time.monotonic() - killed < BACK_WITHIN_S
     assert {role: endpoint.process(role) for role in actors} == actors
 

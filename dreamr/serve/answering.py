@@ -118,7 +118,7 @@ class _ChoiceListener:
     def commit(self, step: CommittedStep) -> bool:
         """Listen to a step; True when the answer is complete."""
         piece = self.text.read(step.text)
-        if in_thought := self.text.in_thought:
+        if self.text.in_thought:
             self.reasoning_tokens += len(step.tokens)
-        self._events.put_nowait(StepCommitted(self._choice, step, piece, in_thought))
+        self._events.put_nowait(StepCommitted(self._choice, step, piece))
         return self.text.stopped

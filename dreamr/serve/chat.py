@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -28,9 +28,14 @@ from dreamr.serve.service import Service
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply} for status in (400, 401, 404, 413, 500, 503, 504)
 }
+
+CLIENT_GONE = 499
+"""Nobody reads it, but the log has it."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Steps are of use while they are new: no proxy is to gather them."""
@@ -53,8 +58,11 @@ def chat_routes(service: Service) -> APIRouter:
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         encoder = Encoder(question, asked.model, include_usage=usage)
         if not asked.stream:
-            return await _whole(request, encoder, events)
-        first = await _first(events)
+            completion = await _while_connected(request, _completion(encoder, events))
+            return JSONResponse(completion.model_dump()) if completion else Response(status_code=CLIENT_GONE)
+        first = await _while_connected(request, _first(events))
+        if first is None:
+            return Response(status_code=CLIENT_GONE)
         return EventStream(_lines(encoder, first, events), headers=_HEADERS, media_type="text/event-stream")
 
     return router
@@ -81,27 +89,20 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def _whole(request: Request, encoder: Encoder, events: AsyncGenerator[Event, None]) -> Response:
-    """The completion; given up when the client goes before it is there."""
-    answer = asyncio.create_task(_completion(encoder, events), name="answer")
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None when the client went first: then it has been cancelled and has ended.
+
+    Serve cancels the whole endpoint in that case, but not behind every proxy.
+    """
+    answer = asyncio.create_task(work, name="answer")
     gone = asyncio.create_task(_gone(request), name="wait for the client to go")
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return JSONResponse(answer.result().model_dump())
-        return Response(status_code=499)  # nobody reads it
+        return answer.result() if answer.done() else None
     finally:
         for task in (answer, gone):
             task.cancel()
         await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _completion(encoder: Encoder, events: AsyncGenerator[Event, None]) -> Completion:
-    try:
-        async with aclosing(events):
-            return await encoder.completion(events)
-    except Exception as error:
-        raise api_error(error) from error
 
 
 async def _gone(request: Request) -> None:
@@ -109,12 +110,14 @@ async def _gone(request: Request) -> None:
         pass
 
 
+async def _completion(encoder: Encoder, events: AsyncGenerator[Event, None]) -> Completion:
+    async with aclosing(events):
+        return await encoder.completion(events)
+
+
 async def _first(events: AsyncGenerator[Event, None]) -> Event:
     """The first event: what fails before it still sets the HTTP status."""
-    try:
-        return await anext(events)
-    except Exception as error:
-        raise api_error(error) from error
+    return await anext(events)
 
 
 async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:

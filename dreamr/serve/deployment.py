@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from dreamr.serve.service import Service
 
 log = logging.getLogger(__name__)
 
+DIGEST = 8
+"""Hexadecimal digits that tell apart groups of one name."""
+
 
 def build(arguments: dict[str, Any] | None = None) -> Application:
     """The application, by a configuration file (`{"config": path}`), a `Config`, or for the built-in pair ({})."""
@@ -38,24 +42,23 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         raise ValueError(f"unknown arguments {sorted(unknown)}: the only one is 'config', a file or nothing.")
     given = arguments.get("config")
     config = given if isinstance(given, Config) else load_config(Path(given) if given else None)
-    return Reasoner.options(  # type: ignore[no-any-return]
+    deploy = serve.deployment(
+        name=Reasoner.__name__,
         num_replicas=config.serve.num_replicas,
         # Our own line decides who waits and who is refused: Serve is not to hold back what it should see.
         max_ongoing_requests=10 * (config.serve.max_running + config.serve.max_queued) + 100,
-    ).bind(config)
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.5,
+    )
+    return deploy(serve.ingress()(Reasoner)).bind(config)
 
 
-@serve.deployment(
-    ray_actor_options={"num_cpus": 0},
-    health_check_period_s=5,
-    health_check_timeout_s=30,
-    graceful_shutdown_wait_loop_s=0.5,
-)
-@serve.ingress()
 class Reasoner:
     """One replica."""
 
-    async def __init__(self, config: Config) -> None:
+    async def __init__(self, config: Config) -> None:  # type: ignore[misc]  # Serve awaits it
         log_as_json()
         context = serve.get_replica_context()
         self._app_name, self._config = context.app_name, config
@@ -82,27 +85,30 @@ class Reasoner:
         group: ActorGroup | None = getattr(self, "_group", None)
         if group is None:
             return
-        is_last = self._config.serve.num_replicas == 1 and _is_superseded(self._app_name, self._group_config)
-        if is_last or await asyncio.to_thread(_is_deleted, self._app_name):
+        if await asyncio.to_thread(self._is_last):
             await group.stop()
         else:
             await group.leave()
 
+    def _is_last(self) -> bool:
+        """Whether no other replica needs these actors any more, now or later."""
+        application = serve.status().applications.get(self._app_name)
+        if application is None or application.status == ApplicationStatus.DELETING:
+            return True
+        return self._config.serve.num_replicas == 1 and _is_superseded(self._group_config)
+
 
 def named(group: GroupConfig, app_name: str) -> GroupConfig:
     """The group under a name that tells apart applications, and what their actors are."""
-    digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:8]
+    digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:DIGEST]
     name, namespace = f"{group.name or app_name}-{digest}", group.namespace or "dreamr"
     return group.model_copy(update={"name": name, "namespace": namespace})
 
 
-def _is_superseded(app_name: str, group: GroupConfig) -> bool:
+def _is_superseded(group: GroupConfig) -> bool:
     """Whether actors of the same application exist that are something else."""
-    mine = f"{group.name}-"
-    names = [actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == group.namespace]
-    return any(name.startswith(f"{app_name}-") and not name.startswith(mine) for name in names)
-
-
-def _is_deleted(app_name: str) -> bool:
-    application = serve.status().applications.get(app_name)
-    return application is None or application.status == ApplicationStatus.DELETING
+    assert group.name, "the group has been named"
+    kin = re.compile(rf"{re.escape(group.name[:-DIGEST])}[0-9a-f]{{{DIGEST}}}-[a-z]+")
+    actors = [actor for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == group.namespace]
+    names = [actor["name"] for actor in actors if kin.fullmatch(actor["name"])]
+    return any(not name.startswith(group.name) for name in names)

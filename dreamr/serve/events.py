@@ -31,8 +31,6 @@ class StepCommitted:
     choice: int
     step: CommittedStep
     piece: Piece
-    in_thought: bool
-    """Whether the step belongs to the chain of thought."""
 
 
 @dataclass(frozen=True, slots=True)

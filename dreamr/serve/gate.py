@@ -73,7 +73,8 @@ class Gate:
             access.log(self._meters)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if not self._keys or scope["path"] in self._open_paths or scope["path"].startswith("/page/"):
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        if not self._keys or path in self._open_paths or path.startswith("/page/"):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         # Every key is compared, in constant time: how long it takes tells nothing of any.

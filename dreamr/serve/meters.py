@@ -77,4 +77,4 @@ class Meters:
 
 def _add(counter: Counter, amount: float, tags: dict[str, str] | None = None) -> None:
     if amount:  # Ray refuses to add nothing
-        counter.inc(amount, tags)
+        counter.inc(amount, tags or {})

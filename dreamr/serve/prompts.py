@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from dreamr.actors.types import Prompt, Turn
 from dreamr.serve.errors import refused
@@ -39,7 +40,7 @@ def _check_sizes(messages: Sequence[Message], settings: ServeSettings) -> None:
         raise refused("messages", f"{num_images} images are too many; at most {settings.images.max_images} are taken.")
 
 
-def _role(message: Message) -> str:
+def _role(message: Message) -> Literal["system", "user", "assistant"]:
     return "system" if message.role == "developer" else message.role
 
 

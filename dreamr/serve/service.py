@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
 from dreamr.config import Config, PipelineSettings
@@ -20,8 +19,6 @@ from dreamr.serve.images import ImageReader
 from dreamr.serve.meters import Meters
 from dreamr.serve.prompts import read_prompt
 from dreamr.serve.schema import ChatRequest
-
-T = TypeVar("T")
 
 Status = Literal["ok", "degraded", "unavailable"]
 
@@ -137,19 +134,16 @@ class Service:
         return asked
 
     async def _count_tokens(self, prompt: Prompt) -> int:
-        try:
-            return await self._with_target(lambda: self.group.target.count_tokens(prompt))
-        except ValueError as error:
-            raise refused("messages", str(error)) from error
-
-    async def _with_target(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do it again once if the target was lost meanwhile and came back."""
+        """Asks again when the target was lost meanwhile and came back."""
+        target = self.group.target
         try:
             try:
-                return await work()
+                return await target.count_tokens(prompt)
             except ActorLost:
                 async with asyncio.timeout(self.settings.queue_deadline_s):
-                    await self.group.target.recovered()
-                return await work()
+                    await target.recovered()
+                return await target.count_tokens(prompt)
+        except ValueError as error:
+            raise refused("messages", str(error)) from error
         except (ActorLost, TimeoutError) as error:
             raise unavailable("the target model does not answer at the moment: ask again later.") from error

@@ -13,7 +13,7 @@ function headers() {
 async function checked(response) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new ApiError(body?.error?.message ?? `The server answered ${response.status}.`);
+  throw Object.assign(new ApiError(body?.error?.message ?? `The server answered ${response.status}.`), { status: response.status });
 }
 
 export async function getJson(path) {

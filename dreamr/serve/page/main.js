@@ -67,6 +67,7 @@ async function answer() {
   clearSteps();
   timeline.reset();
   byId("compare").hidden = byId("counts").hidden = true;
+  if (matchMedia("(max-width: 800px)").matches) byId("steps-title").scrollIntoView({ behavior: "smooth" });
   const method = byId("method").value;
   try {
     const { run, content, finish } = await follow(body(method), {
@@ -154,6 +155,7 @@ async function busy(work) {
     await work();
   } catch (error) {
     if (error.name !== "AbortError") {
+      if (error.status === 401) document.querySelector("details").open = true; // that is where the key goes
       byId("error").textContent = error.message;
       byId("error").hidden = false;
     }

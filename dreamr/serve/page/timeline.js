@@ -45,7 +45,7 @@ export class Timeline {
   // The whole truth, when everything has ended.
   finish(run) {
     this.spans = run.timeline;
-    this.latest = Math.max(run.wall_s, ...run.timeline.map((span) => span.end));
+    this.latest = run.wall_s * 1.03; // what is stopped with the answer may take a moment longer to end
     this.svg.setAttribute("aria-label", summary(run));
     this.render();
   }
@@ -93,6 +93,7 @@ export class Timeline {
     });
     const bottom = TOP + 3 * (LANE_HEIGHT + GAP) - GAP;
     for (const origin of this.commits) draw(this.svg, "line", { x1: x(origin.at), x2: x(origin.at), y1: TOP, y2: bottom, class: "commit" });
+    if (this.began === null) return;
     const tick = niceTick(length, width < 500 ? 3 : 6);
     for (let time = 0; time <= length; time += tick) {
       const anchor = time === 0 ? "start" : x(time) > width - 30 ? "end" : "middle";
@@ -102,7 +103,8 @@ export class Timeline {
 
   bar({ lane, start, end, look, title }, x) {
     const y = TOP + LANES.indexOf(lane) * (LANE_HEIGHT + GAP) + (LANE_HEIGHT - BAR) / 2;
-    const made = draw(this.svg, "rect", { x: x(start), y, width: Math.max(x(end) - x(start) - 1, 2), height: BAR, rx: 4, class: look });
+    const right = x(Math.min(end, this.now));
+    const made = draw(this.svg, "rect", { x: x(start), y, width: Math.max(right - x(start) - 1, 2), height: BAR, rx: 4, class: look });
     draw(made, "title", {}, title);
   }
 }

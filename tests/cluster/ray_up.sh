@@ -28,8 +28,9 @@ export TMPDIR=/run/operator RAY_TMPDIR=/run/operator RAY_USAGE_STATS_ENABLED=0 H
 mkdir -p "$RAY_TMPDIR"
 ray() { "$python" -m ray.scripts.scripts "$@"; }
 
-# The hosts share their memory with all else on this machine: Ray would kill its own workers for the use that others make.
-no_killing=RAY_memory_monitor_refresh_ms=0
+# The hosts share this machine's memory and cores with all else on it: Ray is not to kill its workers for the memory that
+# others use, and to wait for a node that starts slowly.
+patience="RAY_memory_monitor_refresh_ms=0 RAY_raylet_start_wait_time_s=240"
 
 # -- hosts ----------------------------------------------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ make_host() { # name, address, resources
 	StrictModes no
 	PidFile none
 	Subsystem sftp internal-sftp
-	SetEnv TMPDIR=$home RAY_TMPDIR=$home RAY_USAGE_STATS_ENABLED=0 PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 $no_killing
+	SetEnv TMPDIR=$home RAY_TMPDIR=$home RAY_USAGE_STATS_ENABLED=0 PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 $patience
 	END
   # ssh takes the home from there, whatever $HOME says
   sed -E "s|^($(id -un):.*):[^:]*:([^:]*)$|\1:$home:\2|" /etc/passwd > "$home/passwd"

@@ -134,7 +134,7 @@ class ScriptedEngineConfig(_Strict):
     acceptance: float = Field(default=0.7, ge=0, le=1)
     """Share of steps that get a rho of 0.95; the others get 0.05."""
     imitates: int | None = None
-    """Seed of the scripted engine whose tokens this one proposes, as a draft for token-level speculation."""
+    """Seed of the scripted engine, with the same lengths of steps, whose tokens this one proposes to be checked."""
     token_acceptance: float = Field(default=0.8, ge=0, le=1)
     """Share of proposed tokens that are the imitated engine's own."""
     first_token_s: float = Field(default=0.0, ge=0)

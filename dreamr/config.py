@@ -241,6 +241,13 @@ class GroupConfig(_Strict):
             roles["verifier"] = self.verifier
         return roles
 
+    def ids_of(self, role: Literal["draft", "target", "verifier"]) -> str | None:
+        """The target's model, if `role` runs another one, whose token ids may differ from those that steps carry."""
+        own, target = self.actors()[role].engine, self.target.engine
+        if not isinstance(own, _CheckpointConfig) or not isinstance(target, _CheckpointConfig):
+            return None
+        return target.model if own.model != target.model else None
+
 
 Method = Literal[
     "autoregressive",

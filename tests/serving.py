@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from dreamr.actors.local import LocalHandle, LocalJudge, LocalWriter
-from dreamr.actors.types import EngineInfo, Prompt, Role
+from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
 from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
@@ -46,6 +46,8 @@ class _Target:
     writer: LocalWriter
 
     async def count_tokens(self, prompt: Prompt) -> int:
+        if not self.writer.up:
+            raise ActorLost("the target is down")
         return await self.writer.engine.count_tokens(prompt)
 
     async def recovered(self) -> None:
@@ -107,7 +109,7 @@ def listening(app: FastAPI) -> Iterator[str]:
     """The app behind a real server in a thread; the URL without `/v1`."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), name="server")
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), name="server", daemon=True)
     thread.start()
     try:
         while not server.started:

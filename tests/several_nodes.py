@@ -28,8 +28,8 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "hea
 
 
 def group_config(**changes: object) -> GroupConfig:
-    """Scripted engines that always agree with each other on what comes next."""
-    engine = {"kind": "scripted", "num_steps": [12, 12], "token_s": 0.005}
+    """Scripted engines; most drafted steps are rejected, so that the target is needed after its loss."""
+    engine = {"kind": "scripted", "num_steps": [12, 12], "acceptance": 0.4, "token_s": 0.005}
     actors = {
         role: {"engine": engine, "num_cpus": 0.1, "custom_resources": {role: 1}}
         for role in ("draft", "target", "verifier")

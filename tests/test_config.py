@@ -82,6 +82,11 @@ def test_a_value_out_of_range_names_key_value_and_bound() -> None:
         ("pipeline: {}", "group: this key is missing"),
         (with_group(draft={"engine": {"model": "x"}}), "group.draft.engine: the key 'kind' is missing"),
         (with_group(draft={"engine": ENGINE, "num_cpus": -1}), "group.draft.num_cpus = -1"),
+        (
+            with_group(draft={"engine": ENGINE, "custom_resources": {"GPU": 1}}),
+            "'GPU' is not a custom resource: set num_g",
+        ),
+        (with_group(draft={"engine": ENGINE, "custom_resources": {"x": 0}}), "group.draft.custom_resources.x = 0"),
         (with_group(verifier="target"), "group.verifier = 'target'"),
         (
             with_group(draft={"engine": {"kind": "hf", "model": "embedded:small"}}),
@@ -115,6 +120,15 @@ def test_resources_carry_rays_names_and_leave_out_what_is_not_asked_for() -> Non
     actor = ActorConfig(engine=ENGINE, num_cpus=2, num_gpus=1, accelerator_type="L40S", memory_mb=3)
     assert actor.resources() == {"CPU": 2, "GPU": 1, "memory": 3 * 2**20, "accelerator_type:L40S": 0.001}
     assert ActorConfig(engine=ENGINE, num_cpus=0).resources() == {}
+    assert ActorConfig(engine=ENGINE, num_cpus=0, custom_resources={"target": 1}).resources() == {"target": 1}
+
+
+def test_a_vllm_actor_needs_a_gpu_for_each_part_of_its_model() -> None:
+    engine = {"kind": "vllm", "model": "some/model", "tensor_parallel_size": 4}
+    said = problem(with_group(target={"engine": engine, "num_gpus": 2}))
+    assert "group.target: num_gpus = 2, but engine.tensor_parallel_size = 4: set num_gpus: 4" in said
+    ActorConfig.model_validate({"engine": engine, "num_gpus": 4})
+    ActorConfig.model_validate({"engine": engine})  # on CPUs
 
 
 def test_a_group_is_immutable() -> None:

@@ -19,6 +19,7 @@ from dreamr.config import (
     HFEngineConfig,
     PipelineSettings,
     ScriptedEngineConfig,
+    VLLMEngineConfig,
     load_config,
 )
 from dreamr.documents import shown
@@ -65,17 +66,26 @@ def test_the_ready_configurations_load(path: Path) -> None:
     if path.stem.endswith("-sapo"):
         assert load_sapo_config(path).target.engine.kind == "hf"
     else:
-        assert load_config(path).group.target.engine.kind == "hf"
+        assert load_config(path).group.target.engine.kind in ("hf", "vllm")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md", "docs/models.md"])
 def test_configurations_in_documents_load(document: str) -> None:
     for text in re.findall(r"```yaml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
         Config.parse(text, document)
 
 
 @pytest.mark.parametrize(
-    "part", [GroupConfig, ActorConfig, HFEngineConfig, ScriptedEngineConfig, PipelineSettings, ClusterSettings]
+    "part",
+    [
+        GroupConfig,
+        ActorConfig,
+        HFEngineConfig,
+        VLLMEngineConfig,
+        ScriptedEngineConfig,
+        PipelineSettings,
+        ClusterSettings,
+    ],
 )
 def test_every_key_is_documented(part: type[Config]) -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))

@@ -133,6 +133,10 @@ async def test_step_text_is_the_decoded_tokens_without_eos(engine: Engine, refer
             assert 0 < step.started <= step.ended
 
 
+async def test_an_engine_knows_its_size(engine: Any, reference: Reference) -> None:
+    assert engine.num_parameters == sum(parameter.numel() for parameter in reference.model.parameters())
+
+
 async def test_nothing_follows_a_closed_step(engine: Engine) -> None:
     step = await engine.next_step("a", QUESTIONS["no image"], Step(tokens=(1, 2), finish="eos"), GREEDY)
     assert (step.prefix, step.tokens, step.finish) == ((1, 2), (), "eos")

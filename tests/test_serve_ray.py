@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ import pytest
 import ray
 from ray import serve
 from serving import LocalGroup, free_port, scripted_config
+from toy_group import process_ended, toy_actor, toy_group
 
-from dreamr.actors.types import Prompt
+from dreamr.actors.types import Prompt, Sampling, Step
 from dreamr.config import Config
+from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.serve.deployment import build, named
@@ -37,6 +39,21 @@ class Endpoint:
     def client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
+    def allows(self, asked: Asked) -> bool:
+        """Whether every step is the target's on its prefix, or a draft's that the verifier accepts there."""
+        prompt, prefix, rest = Prompt(asked.question), (), asked.text
+        draft, target = (ScriptedEngine(self.config.group.actors()[role].engine) for role in ("draft", "target"))
+        sampling = Sampling(max_tokens=self.config.pipeline.max_step_tokens)
+        while rest:
+            drafted = Step(prefix, draft.script(prompt, prefix, sampling))
+            own = Step(prefix, target.script(prompt, prefix, sampling))
+            choices = [own, drafted] if target.rho(prompt, drafted) > self.config.pipeline.alpha else [own]
+            step = next((step for step in choices if rest.startswith(text(step))), None)
+            if step is None:
+                return False
+            prefix, rest = step.end, rest.removeprefix(text(step))
+        return prefix[-1] == END_OF_ANSWER
+
     async def right_answer(self, question: str) -> str:
         """What any schedule that verifies has to commit: it depends on verdicts alone."""
         group = LocalGroup(scripted_config())
@@ -50,6 +67,11 @@ class Endpoint:
 
     def replica(self, tag: str) -> int:
         return next(actor["Pid"] for actor in alive() if actor["Name"].endswith(f"#{tag}"))
+
+
+def text(step: Step) -> str:
+    words = " ".join(str(token) for token in step.tokens if token > END_OF_ANSWER)
+    return words + "\n\n" * (step.tokens[-1] != END_OF_ANSWER)
 
 
 def alive() -> list[dict[str, Any]]:
@@ -93,12 +115,13 @@ async def ask(client: openai.AsyncOpenAI, asked: Asked, started: asyncio.Event |
     return asked
 
 
-async def ask_many(client: openai.AsyncOpenAI, name: str, number: int) -> list[asyncio.Task[Asked]]:
+async def ask_many(client: openai.AsyncOpenAI, name: str, number: int) -> tuple[list[Asked], list[asyncio.Task[Asked]]]:
     """That many streams, all of which have begun to answer."""
-    started = [asyncio.Event() for _ in range(number)]
-    tasks = [asyncio.create_task(ask(client, Asked(f"{name} {i}"), started[i])) for i in range(number)]
+    streams = [Asked(f"{name} {i}") for i in range(number)]
+    started = [asyncio.Event() for _ in streams]
+    tasks = [asyncio.create_task(ask(client, *one)) for one in zip(streams, started, strict=True)]
     await asyncio.gather(*(event.wait() for event in started))
-    return tasks
+    return streams, tasks
 
 
 async def health(url: str) -> tuple[int, dict[str, Any]]:
@@ -107,25 +130,82 @@ async def health(url: str) -> tuple[int, dict[str, Any]]:
     return response.status_code, response.json()
 
 
-async def until_back(url: str) -> float:
-    """Seconds until both replicas say that all is well. Bounded by the test's own time."""
+async def until(url: str, is_so: Callable[[dict[str, Any]], bool]) -> tuple[float, int, dict[str, Any]]:
+    """Ask for the health until it is so: seconds, HTTP status, body. Bounded by the test's own time."""
     began = time.monotonic()
-    while (await health(url))[1]["status"] != "ok":
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began
+    while True:
+        status, body = await health(url)
+        if is_so(body):
+            return time.monotonic() - began, status, body
+        await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("role", ["target", "draft", "verifier"])
-async def test_a_killed_actor_costs_no_request_and_no_step(endpoint: Endpoint, role: str) -> None:
+def is_ok(body: dict[str, Any]) -> bool:
+    return bool(body["status"] == "ok")
+
+
+@pytest.mark.parametrize(
+    ("role", "said"), [("target", (503, "unavailable")), ("draft", (200, "degraded")), ("verifier", (200, "degraded"))]
+)
+async def test_a_killed_actor_costs_no_request_and_no_step(
+    endpoint: Endpoint, role: str, said: tuple[int, str]
+) -> None:
+    before = {other: endpoint.process(other) for other in ("target", "draft", "verifier")}
     async with endpoint.client() as client:
-        tasks = await ask_many(client, f"kill {role}", 6)
-        os.kill(endpoint.process(role), signal.SIGKILL)
+        _, tasks = await ask_many(client, f"kill {role}", 6)
+        os.kill(before[role], signal.SIGKILL)
+        _, status, body = await until(endpoint.url, lambda body: not is_ok(body))
+        assert (status, body["status"]) == said
         for asked in await asyncio.gather(*tasks):
             assert asked.error is None
-            if role == "target":
-                assert asked.text == await endpoint.right_answer(asked.question)
-            else:
-                assert asked.text.endswith("\n\n") or asked.text
-        assert await until_back(endpoint.url) < BACK_WITHIN_S
+            assert endpoint.allows(asked)
+        assert (await until(endpoint.url, is_ok))[0] < BACK_WITHIN_S
         fresh = await ask(client, Asked("and now?"))
         assert fresh.text == await endpoint.right_answer("and now?")
+    after = {other: endpoint.process(other) for other in before}
+    assert {other for other in before if after[other] != before[other]} == {role}
+
+
+async def test_a_killed_replica_fails_its_own_requests_only_and_the_next_one_finds_the_actors(
+    endpoint: Endpoint,
+) -> None:
+    actors = {role: endpoint.process(role) for role in ("target", "draft", "verifier")}
+    async with endpoint.client() as client:
+        streams, tasks = await ask_many(client, "kill replica", 8)
+        victim = streams[0].replica
+        os.kill(endpoint.replica(victim), signal.SIGKILL)
+        killed = time.monotonic()
+        for asked in await asyncio.gather(*tasks):
+            if asked.replica == victim:
+                assert asked.error is not None or asked.text == await endpoint.right_answer(asked.question)
+            else:
+                assert asked.error is None
+                assert asked.text == await endpoint.right_answer(asked.question)
+        replicas: set[str] = set()
+        while len(replicas - {victim}) < 2:
+            replicas |= {asked.replica for asked in [await ask(client, Asked("again")) for _ in range(4)]}
+        assert time.monotonic() - killed < BACK_WITHIN_S
+    assert {role: endpoint.process(role) for role in actors} == actors
+
+
+async def test_a_client_that_goes_frees_the_work_and_deletion_takes_the_actors_along(endpoint: Endpoint) -> None:
+    """Each step of these models takes ten seconds, unless it is stopped."""
+    group = toy_group(**{role: toy_actor(token_s=0.02) for role in ("draft", "target", "verifier")})
+    serve.run(build({"config": Config(group=group)}), name="slow", route_prefix="/slow")
+    url = f"{endpoint.url}/slow"
+    processes = [actor["Pid"] for actor in alive() if actor["Name"].startswith("slow-")]
+    assert len(processes) == 3
+    body = {"model": "dreamr", "messages": [{"role": "user", "content": "?"}]}
+    async with httpx.AsyncClient() as client:
+        asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, timeout=60))
+        await until(url, lambda body: body["running"] == 1)
+        asking.cancel()
+        assert (await until(url, lambda body: body["running"] == 0))[0] < 5
+        stream = client.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True, "timeline": True})
+        async with stream as response:
+            await anext(response.aiter_lines())
+            await until(url, lambda body: body["running"] == 1)
+        assert (await until(url, lambda body: body["running"] == 0))[0] < 5
+    await asyncio.to_thread(serve.delete, "slow")
+    assert all([await asyncio.to_thread(process_ended, process) for process in processes])
+    assert not [actor for actor in alive() if actor["Name"].startswith("slow-")]

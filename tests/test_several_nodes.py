@@ -23,11 +23,12 @@ def test_actors_land_where_their_resources_are_and_survive_the_loss_of_a_node() 
             [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False, timeout=200
         )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     target = found["placed"]["target"]
     assert found["placed"] == {"draft": "left", "verifier": "left", "target": target}
     assert target in {"right", "spare"}
     assert found["killed"] == target
     assert found["placed_after"] == found["placed"] | {"target": {"right": "spare", "spare": "right"}[target]}
+    assert found["num_losses"] >= 1
     assert found["same_text"]
     assert all(found["healthy"].values())

@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
 _SPLIT = r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
     rng = random.Random(0)
     words = [
         "positive",
@@ -69,7 +69,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([text], trainer)
     return PreTrainedTokenizerFast(
@@ -93,12 +93,12 @@ def make_config(tokenizer: PreTrainedTokenizerFast, experts: int) -> Qwen3VLConf
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 16,
+            "head_dim": 32,  # vLLM on a CPU knows no narrower one
             "max_position_embeddings": 2048,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e4,
-                "mrope_section": [3, 3, 2],
+                "mrope_section": [6, 5, 5],
                 "mrope_interleaved": True,
             },
             "bos_token_id": token("<|im_start|>"),

@@ -39,6 +39,9 @@ class ToyEngine:
         await self._fault(prompt)
         return Prefill()
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.question.split())
+
     def stop(self, call_id: str) -> None:
         self._stopped.add(call_id)
 

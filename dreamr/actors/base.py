@@ -12,15 +12,20 @@ Ray runs `__init__` again when it restarts the process, with an engine still to 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from typing import ClassVar
+from collections.abc import Awaitable
+from typing import ClassVar, TypeVar
 
 import ray
 
 from dreamr.actors.types import ActorLost, EngineInfo, Prefill, Prompt, Role
 from dreamr.config import ActorConfig
-from dreamr.engines.base import Engine
+from dreamr.engines.base import Engine, EngineDied
 from dreamr.engines.factory import LoadedEngine, build_engine
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_CONCURRENCY = 1000
 """Calls in one actor at a time: so many that `stop` and health calls never queue behind steps."""
@@ -42,8 +47,10 @@ class EngineActor:
 
     role: ClassVar[Role]
 
-    def __init__(self, config: ActorConfig) -> None:
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        """`ids_of`: the model whose token ids steps carry, where it is not the one that this actor runs."""
         self._config = config
+        self._ids_of = ids_of
         self._loaded: LoadedEngine | None = None
         self._loading = asyncio.Lock()
         # OpenMP reads this once, when torch is imported; more threads than cores cost more than they bring.
@@ -55,7 +62,10 @@ class EngineActor:
         """Load the engine unless it is loaded. Raises ValueError when it cannot be."""
         async with self._loading:
             if self._loaded is None:
-                self._loaded = await asyncio.to_thread(self._load)
+                loaded = await asyncio.to_thread(self._load)
+                if loaded.warm_up is not None:
+                    await loaded.warm_up()
+                self._loaded = loaded
         return await self.info()
 
     async def info(self) -> EngineInfo:
@@ -78,10 +88,18 @@ class EngineActor:
         await asyncio.Event().wait()
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        return await self._engine.prefill(prompt)
+        return await self._alive(self._engine.prefill(prompt))
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return await self._engine.count_tokens(prompt)
+
+    async def _alive(self, work: Awaitable[T]) -> T:
+        """Await the engine; when a process behind it has died, this one ends as well, so that Ray starts both anew."""
+        try:
+            return await work
+        except EngineDied:
+            log.exception("the %s actor ends", self.role)
+            os._exit(1)
 
     @ray.method(num_returns=0)
     async def stop(self, call_id: str) -> None:
@@ -105,4 +123,4 @@ class EngineActor:
             import torch
 
             torch.set_num_threads(self._config.num_threads)
-        return build_engine(self._config.engine)
+        return build_engine(self._config.engine, self._ids_of)

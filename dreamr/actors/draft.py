@@ -21,7 +21,7 @@ class DraftActor(EngineActor):
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
         if sampling.background and not self._config.background:
             sampling = replace(sampling, background=False)
-        return await self._engine.next_step(call_id, prompt, after, sampling)
+        return await self._alive(self._engine.next_step(call_id, prompt, after, sampling))
 
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling

@@ -89,7 +89,8 @@ class Member:
             ActorLost: not ready within `ready_deadline_s`, or its process died.
             ValueError: whatever the engine said about a model that cannot be loaded.
         """
-        self.actor = ray.remote(self._actor_class).options(**self._options(placement, bundle)).remote(self._config)
+        actor_class = ray.remote(self._actor_class).options(**self._options(placement, bundle))
+        self.actor = actor_class.remote(self._config, self._group.ids_of(self.role))
         async with _deadline(self.role, self._group.ready_deadline_s):
             await self._come_up()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"supervise {self.role}")

@@ -15,8 +15,8 @@ class VerifierActor(EngineActor):
 
     role: ClassVar[Role] = "verifier"
 
-    def __init__(self, config: ActorConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        super().__init__(config, ids_of)
         self._batcher: VerdictBatcher | None = None
 
     async def score(
@@ -26,13 +26,13 @@ class VerifierActor(EngineActor):
         engine = self._engine  # raises NotLoaded
         if self._batcher is None:
             self._batcher = VerdictBatcher(engine)
-        return await self._batcher.score(call_id, prompt, step, criterion, reference)
+        return await self._alive(self._batcher.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
         self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
     ) -> tuple[Verdict, ...]:
         """Judge steps that follow each other in one forward."""
-        return tuple(await self._engine.score(call_id, prompt, chain, criterion))
+        return tuple(await self._alive(self._engine.score(call_id, prompt, chain, criterion)))
 
     def _stop(self, call_id: str) -> None:
         super()._stop(call_id)

@@ -19,7 +19,7 @@ from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import read_config
 from dreamr.cli.running import run_with_actors
 from dreamr.config import Config
-from dreamr.eval.benchmark import Benchmark
+from dreamr.eval.benchmark import BadRow, Benchmark
 from dreamr.eval.evaluation import evaluate
 from dreamr.eval.journal import Journal, JournalMismatch
 from dreamr.eval.outcome import Outcome
@@ -95,16 +95,21 @@ def _rows(benchmark: Benchmark, data: Path | None, limit: int | None) -> Rows:
 
     try:
         return Rows(benchmark, data, limit)
-    except BadData as error:
+    except (BadData, BadRow) as error:
         raise BadInput(str(error)) from error
 
 
 def _who(config: Config, base_url: str | None, model: str | None) -> dict[str, Any]:
     """Whatever the answers depend on."""
-    settings = config.pipeline.model_dump(mode="json")
+    settings = {
+        name: value
+        for name, value in config.pipeline.model_dump(mode="json").items()
+        if not name.endswith("_deadline_s")
+    }
     if base_url:
         return {"endpoint": base_url, "model": model, "settings": settings}
-    return {"actors": config.group.model_dump(mode="json"), "settings": settings}
+    engines = {role: actor.engine.model_dump(mode="json") for role, actor in config.group.actors().items()}
+    return {"engines": engines, "settings": settings}
 
 
 def _by_actors(rows: Rows, journal: Journal, concurrency: int, config: Config) -> None:

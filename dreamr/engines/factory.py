@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamr.config import (
@@ -32,12 +32,26 @@ class LoadedEngine:
     """To be awaited once, before the first call."""
 
 
-def build_engine(config: EngineConfig) -> LoadedEngine:
+def build_engine(config: EngineConfig, ids_of: str | None = None) -> LoadedEngine:
     """Load the engine; blocks until its weights are in place.
+
+    `ids_of` names the model whose token ids steps carry: an engine whose own tokenizer has other ids translates.
 
     Raises:
         ValueError: the model or the factory cannot be loaded, in one sentence.
     """
+    loaded = _build(config)
+    if ids_of is not None and (own := getattr(loaded.engine, "tokenizer", None)) is not None:
+        from dreamr.engines.crossing import TextCrossing, same_ids
+        from dreamr.engines.loading import load_tokenizer
+
+        target = load_tokenizer(model_location(ids_of))
+        if not same_ids(own, target):
+            return replace(loaded, engine=TextCrossing(loaded.engine, own, target))
+    return loaded
+
+
+def _build(config: EngineConfig) -> LoadedEngine:
     match config:
         case HFEngineConfig():
             return _build_hf(config)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from dreamr.actors.types import (
     COMPARING,
@@ -85,6 +86,10 @@ class HFEngine(HFWork):
     @property
     def device(self) -> str:
         return str(self._forward.device)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._encoder.tokenizer
 
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
         """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""

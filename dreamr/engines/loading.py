@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    DynamicCache,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from dreamr.tasks.processor import ImageTextProcessor
 
@@ -53,6 +60,16 @@ def load_processor(model: str) -> ImageTextProcessor:
     if not processor.chat_template:
         raise ValueError(f"{model!r} has no chat template: add chat_template.jinja to the checkpoint")
     return processor
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone. Raises ValueError in one sentence when there is none."""
+    auto: Any = AutoTokenizer
+    try:
+        tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model!r} has no usable tokenizer: {first_line(error)}") from error
+    return tokenizer
 
 
 def pick_device(name: str) -> torch.device:

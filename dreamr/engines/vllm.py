@@ -17,7 +17,7 @@ import math
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from dreamr.actors.types import Finish, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.config import VLLMEngineConfig
@@ -78,7 +79,7 @@ class VLLMEngine:
         return cls(start(config, model))
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._chat.tokenizer
 
     async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
@@ -98,9 +99,13 @@ class VLLMEngine:
         Raises ValueError when a step is empty or the steps do not follow each other.
         """
         check_chain(chain)
-        async with asyncio.TaskGroup() as group:
-            verdicts = [group.create_task(self._verdict(call_id, prompt, step)) for step in chain]
-        return [verdict.result() for verdict in verdicts]
+        verdicts = [asyncio.create_task(self._verdict(call_id, prompt, step)) for step in chain]
+        try:
+            return await asyncio.gather(*verdicts)
+        finally:  # nothing goes on after the first failure
+            for verdict in verdicts:
+                verdict.cancel()
+            await asyncio.gather(*verdicts, return_exceptions=True)
 
     async def prefill(self, prompt: Prompt) -> None:
         """Run the prompt alone, so that the first step does not pay for it."""
@@ -243,7 +248,9 @@ class VLLMEngine:
         self._images.move_to_end(prompt.key)
         return self._images[prompt.key]
 
-    async def _outputs(self, call_id: str, rendered: Any, params: SamplingParams) -> AsyncIterator[RequestOutput]:
+    async def _outputs(
+        self, call_id: str, rendered: Any, params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput, None]:
         """vLLM's answer to one request, which is aborted when this generator is closed early."""
         from vllm.v1.engine.exceptions import EngineDeadError
 

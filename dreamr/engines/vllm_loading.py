@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoProcessor
 
 from dreamr.config import VLLMEngineConfig
+from dreamr.engines.guardian import guard
 from dreamr.engines.loading import find_config, first_line
 from dreamr.engines.weights import checkpoint_shapes, num_parameters
 from dreamr.tasks.chat import ChatEncoder
@@ -88,6 +89,8 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         distributed_executor_backend="mp" if config.tensor_parallel_size > 1 or device == "cpu" else "uni",
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_mb * 2**20 if config.kv_cache_mb else None,
+        # A CPU's own default, 128 tokens, would find little of steps that are much shorter.
+        block_size=32 if device == "cpu" else None,
         max_model_len=config.max_model_len or -1,
         limit_mm_per_prompt={"image": config.max_images, "video": 0},
         enforce_eager=config.enforce_eager,
@@ -98,11 +101,19 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         disable_log_stats=True,
     )
     try:
-        return AsyncLLM.from_engine_args(arguments)
+        llm = AsyncLLM.from_engine_args(arguments)
     except Exception as error:
         raise ValueError(
             f"vLLM could not start on {model!r}: {first_line(error)}; its own messages above name the cause"
         ) from error
+    guard(core_pids(llm))
+    return llm
+
+
+def core_pids(llm: AsyncLLM) -> list[int]:
+    """The processes that hold the model; their own workers end with them."""
+    manager: Any = llm.engine_core.resources.engine_manager
+    return [process.pid for process in manager.processes]
 
 
 def _eos_tokens(llm: AsyncLLM, chat: ChatEncoder) -> frozenset[int]:

@@ -6,7 +6,8 @@ import math
 import re
 
 _DECORATION = re.compile(r"\\left|\\right|\\!|\\,|\\;|\\ |\$|\^\{?\\circ\}?|°|\\degree|\\%|%")
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+"""The commands that only say that what they hold is text."""
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _NUMBER = re.compile(r"^(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:/[-+]?\d+\.?\d*)?)(?P<unit>[a-z]*)$")
 _NAME = re.compile(r"^\\?[a-z∠]+=")
@@ -25,20 +26,20 @@ def same_text(one: str, other: str) -> bool:
     if left["unit"] and right["unit"] and left["unit"] != right["unit"]:
         return False
     values = _value(left["number"]), _value(right["number"])
-    return None not in values and math.isclose(values[0] or 0.0, values[1] or 0.0, rel_tol=1e-4, abs_tol=1e-9)
+    return math.isclose(*values, rel_tol=1e-4, abs_tol=1e-9)
 
 
 def normal(text: str) -> str:
     """The form in which answers are compared."""
-    text = _FRACTION.sub(r"\1/\2", _LATEX_TEXT.sub(r"\1", text))
+    text = _FRACTION.sub(r"\1/\2", LATEX_TEXT.sub(r"\1", text))
     text = _THOUSANDS.sub("", _DECORATION.sub("", text)).lower().rstrip(".")
     text = re.sub(r"\s+", "", text)
     return _NAME.sub("", text)
 
 
-def _value(number: str) -> float | None:
+def _value(number: str) -> float:
+    """A fraction with nothing below is no number: it is equal to none."""
     above, slash, below = number.partition("/")
-    try:
-        return float(above) / float(below) if slash else float(above)
-    except ZeroDivisionError:
-        return None
+    if not slash:
+        return float(above)
+    return float(above) / float(below) if float(below) else math.nan

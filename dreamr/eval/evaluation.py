@@ -27,7 +27,7 @@ async def evaluate(
     """Return when all items are in the journal.
 
     Raises:
-        BadRow, ActorLost, openai.OpenAIError, ...: whatever the first failure was; finished rows are kept.
+        ActorLost, openai.OpenAIError, ...: whatever the first failure was; finished rows are kept.
     """
     open_items = (item for item in items if item.id not in journal.outcomes)
     workers = [

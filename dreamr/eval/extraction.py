@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dreamr.eval.equality import same_text
+from dreamr.eval.equality import LATEX_TEXT, same_text
 
 END_OF_REASONING = "</think>"
 _VERB = r"(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\**\s*"
@@ -18,7 +18,6 @@ _STATED_LETTER = re.compile(rf"\b(?:answer|choice|option)\b{_VERB}(?=(?P<rest>[^
 _STATED_TEXT = re.compile(
     r"\banswer\**\s*(?:is|would be|should be|must be|:|=)\s*:?(?=(?P<rest>[^\n]+))", re.IGNORECASE
 )
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _MARKUP = "*_`$ \t\n"
 MAX_SHORT_WORDS = 6
 """A reply of so many words or fewer, on one line, is an answer as it stands."""
@@ -81,4 +80,4 @@ def _letter_of_option(text: str, letters: str, options: Sequence[str]) -> str | 
 
 def _plain(text: str) -> str:
     """Without LaTeX's text commands and the signs of Markdown around it, and without the full stop."""
-    return _LATEX_TEXT.sub(r"\1", text).strip(_MARKUP).removesuffix(".").strip(_MARKUP)
+    return LATEX_TEXT.sub(r"\1", text).strip(_MARKUP).removesuffix(".").strip(_MARKUP)

@@ -16,13 +16,14 @@ def make_item(number: int, row: Row) -> Item:
     question = _NO_REASONING.sub("", text_of(row, "question"))
     answer = text_of(row, "answer")
     letters = "".join(dict.fromkeys(_OPTION.findall(question)))
+    is_choice = len(answer) == 1 and answer in letters
     return Item(
         id=str(number),
         question=question,
         images=images_of(row, ("image",)),
         answers=(answer,),
-        category="choice" if answer in letters else "text",
-        letters=letters if answer in letters else "",
+        category="choice" if is_choice else "text",
+        letters=letters if is_choice else "",
     )
 
 

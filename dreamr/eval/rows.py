@@ -24,7 +24,7 @@ class Rows:
     """The first `limit` rows of a benchmark; images stay encoded."""
 
     def __init__(self, benchmark: Benchmark, path: Path | None = None, limit: int | None = None) -> None:
-        """Raises BadData."""
+        """Raises BadData for the whole, BadRow for a row."""
         self._benchmark = benchmark
         self.source = str(path) if path else f"{benchmark.hub_id}, {benchmark.split}"
         rows = _local(path) if path else _from_hub(benchmark)
@@ -34,19 +34,27 @@ class Rows:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
         if not len(self._rows):
             raise BadData(f"{self.source}: there are no rows in it.")
+        self._check_rows()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def items(self) -> Iterator[Item]:
-        """In the order of the data set. Raises BadRow."""
+        """In the order of the data set."""
         for number, row in enumerate(self._rows):
             yield self._benchmark.make_item(number, _images_as_bytes(row, self._benchmark.images))
 
+    def _check_rows(self) -> None:
+        """Everything but the images, which are most of the data."""
+        images = [column for column in self._benchmark.images if column in self._rows.column_names]
+        for number, row in enumerate(self._rows.remove_columns(images)):
+            self._benchmark.make_item(number, row)
+
 
 def _local(path: Path) -> Dataset:
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
 
+    disable_progress_bars()  # they are for downloads
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise BadData(f"--data {path}: there is no such file or folder; give a parquet file, or a folder with some.")

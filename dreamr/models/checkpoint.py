@@ -9,11 +9,18 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
-from dreamr.models.corpus import VERDICT_QUESTION
+from dreamr.models.corpus import SAME_TEMPLATE, SCORE_QUESTION, VERDICT_QUESTION
 from dreamr.models.images import image_processor
 from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
 
-PROMPTS = PromptConfig(instruction="", generation_suffix="<think>", verdict_question=VERDICT_QUESTION)
+PROMPTS = PromptConfig(
+    instruction="",
+    generation_suffix="<think>",
+    verdict_question=VERDICT_QUESTION,
+    score_question=SCORE_QUESTION,
+    score_prefix="",
+    same_template=SAME_TEMPLATE,
+)
 
 
 def load(folder: Path) -> Qwen3VLForConditionalGeneration:

@@ -53,4 +53,5 @@ TARGET_PHASES = (
     Phase("target-look-ups", Size(192, 8), _VERDICTS, 600, 32, 2.5e-3, from_draft=0.5, chains_only=0.85),
     Phase("target-deep", Size(192, 16), _VERDICTS, 100, 32, 8e-4, from_draft=0.5, chains_only=0.35),
     Phase("target-all", Size(192, 16), _ALL, 360, 32, 1.5e-3, from_draft=0.5, chains_only=0.6),
+    Phase("target-polish", Size(192, 16), _ALL, 120, 24, 6e-4, from_draft=0.5, chains_only=0.9),
 )

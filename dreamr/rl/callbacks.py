@@ -24,17 +24,8 @@ if TYPE_CHECKING:
     from dreamr.rl.trainer import SapoTrainer
 
 COLUMNS: list[str | int] = [
-    "step",
-    "image",
-    "question",
-    "completion",
-    "answer",
-    "outcome",
-    "draft",
-    "length",
-    "total",
-    "rhos",
-    "end",
+    *("step", "image", "question", "completion", "answer"),
+    *("outcome", "draft", "length", "total", "advantage", "rhos", "end"),
 ]
 
 
@@ -97,29 +88,27 @@ class Bookkeeper(TrainerCallback):
         return metrics | {"eval/time_s": time.perf_counter() - began}
 
     def _log_completions(self, step: int) -> None:
-        """One group as it was rolled out, with its image and the parts of every reward."""
+        """The first group as it was rolled out, with its image and the parts of every reward."""
         if self._history is None:
             return
-        rows = []
-        for index, scored in list(zip(self.trainer.examples, self.trainer.scored, strict=True))[
-            : self._config.rollout.group_size
-        ]:
-            example = self._data[index]
-            picture = Image.open(io.BytesIO(example.prompt.images[0])) if example.prompt.images else None
-            rhos = " ".join(f"{rho:.2f}" for rho in scored.chain.rhos)
-            rows.append(
-                [
-                    step,
-                    picture,
-                    example.prompt.question,
-                    scored.chain.text,
-                    example.answer,
-                    scored.outcome,
-                    scored.draft,
-                    scored.length,
-                    scored.total(self._config.rewards),
-                    rhos,
-                    scored.chain.end,
-                ]
-            )
-        self._history.log_table(step, "completions", COLUMNS, rows)
+        trainer = self.trainer
+        example = self._data[trainer.examples[0]]
+        images = example.prompt.images
+        rows = [
+            [
+                step,
+                Image.open(io.BytesIO(images[0])) if images else None,
+                example.prompt.question,
+                scored.chain.text,
+                example.answer,
+                scored.outcome,
+                scored.draft,
+                scored.length,
+                scored.total(self._config.rewards),
+                advantage,
+                " ".join(f"{rho:.2f}" for rho in scored.chain.rhos),
+                scored.chain.end,
+            ]
+            for scored, advantage in zip(trainer.scored, trainer.advantages, strict=True)
+        ]
+        self._history.log_table(step, "completions", COLUMNS, rows[: self._config.rollout.group_size])

@@ -33,6 +33,8 @@ class SapoTrainer(GRPOTrainer):
         """The chains of this rank's newest batch, in its order."""
         self.examples: list[int] = []
         """Indices of their problems."""
+        self.advantages: list[float] = []
+        """Their advantages as whole chains."""
         rewards: list[Any] = [_outcome, _draft, _length]
         super().__init__(reward_funcs=rewards, rollout_func=_roll_out, **arguments)
 
@@ -43,6 +45,7 @@ class SapoTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.examples = [row["example"] for row in inputs]
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        self.advantages = output["advantages"].tolist()
         if self._sapo.learner.credit == "step":
             output["advantages"] = self._token_advantages(output["completion_ids"])
         return output

@@ -12,8 +12,9 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from dreamr.serve.chat import api_error, chat_routes
-from dreamr.serve.errors import ApiError, refused
+from dreamr.serve.chat import chat_routes
+from dreamr.serve.errors import ApiError, refused, too_large
+from dreamr.serve.failures import api_error
 from dreamr.serve.gate import Gate
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
@@ -27,14 +28,19 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
 
     `headers` go with every response, and the request id does unless somebody else sends it.
     """
-    app = FastAPI(title="dreamr", docs_url=None, redoc_url=None, description=__doc__)
+    app = FastAPI(
+        title="dreamr",
+        description="An OpenAI-compatible endpoint for speculative reasoning.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.max_body_bytes = service.settings.max_body_bytes
     app.include_router(chat_routes(service))
     app.include_router(routes(service))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.add_exception_handler(ApiError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
-    app.add_exception_handler(Exception, _on_error)
     app.add_middleware(
         Gate,
         keys=api_keys(service.settings.api_key_env),
@@ -44,7 +50,16 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
         headers=headers or {},
         echoes_id=echoes_id,
     )
+    _describe(app)
     return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Invalid input is 400 here, as with OpenAI; FastAPI would describe its own 422."""
+    for path in app.openapi()["paths"].values():
+        for operation in path.values():
+            if operation["responses"].pop("422", None):
+                operation["responses"].setdefault("400", {"description": "Bad Request"})
 
 
 def api_keys(variable: str) -> list[str]:
@@ -56,6 +71,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     match error:
         case RequestValidationError():
             return _invalid(error.errors()).response()
+        case HTTPException(status_code=413):
+            return too_large(request.app.state.max_body_bytes).response()
         case HTTPException():
             return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").response()
         case _:

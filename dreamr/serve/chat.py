@@ -18,11 +18,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
-from dreamr.actors.types import ActorLost
 from dreamr.serve.encoding import Encoder
-from dreamr.serve.errors import INTERNAL, ApiError, refused, unavailable
-from dreamr.serve.events import Event
-from dreamr.serve.logs import request_id
+from dreamr.serve.events import Event, Question
+from dreamr.serve.failures import api_error
+from dreamr.serve.logs import FIELDS, request_id
 from dreamr.serve.replies import Chunk, Completion, ErrorReply
 from dreamr.serve.schema import ChatRequest
 from dreamr.serve.service import Service
@@ -49,6 +48,7 @@ def chat_routes(service: Service) -> APIRouter:
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
         """Answer a conversation. Steps are streamed as soon as they are committed."""
         question = await service.read(asked, request_id.get())
+        log.info("question", extra={FIELDS: _fields(question, asked)})
         events = service.answer(question).events()
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         encoder = Encoder(question, asked.model, include_usage=usage)
@@ -58,6 +58,17 @@ def chat_routes(service: Service) -> APIRouter:
         return EventStream(_lines(encoder, first, events), headers=_HEADERS, media_type="text/event-stream")
 
     return router
+
+
+def _fields(question: Question, asked: ChatRequest) -> dict[str, Any]:
+    return {
+        "user": asked.user,
+        "method": question.settings.method,
+        "stream": bool(asked.stream),
+        "choices": question.num_choices,
+        "images": len(question.prompt.images),
+        "prompt_tokens": question.prompt_tokens,
+    }
 
 
 class EventStream(StreamingResponse):
@@ -123,18 +134,3 @@ async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, N
 
 def _line(chunk: Chunk) -> str:
     return f"data: {json.dumps(chunk.model_dump(exclude_none=True), ensure_ascii=False)}\n\n"
-
-
-def api_error(error: Exception) -> ApiError:
-    """What the client is told of a failure; what it is not told goes to the log, once."""
-    match error:
-        case ApiError():
-            return error
-        case ActorLost():
-            log.error("the target was lost: %s", error)
-            return unavailable("the target model was lost and did not come back: ask again later.")
-        case ValueError():
-            return refused("messages", str(error))
-        case _:
-            log.error("a request failed", exc_info=error)
-            return INTERNAL

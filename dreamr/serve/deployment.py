@@ -24,7 +24,7 @@ from ray.util import list_named_actors
 
 from dreamr.actors.group import ActorGroup
 from dreamr.config import Config, GroupConfig, load_config
-from dreamr.serve.app import make_app
+from dreamr.serve.app import api_keys, make_app
 from dreamr.serve.logs import log_as_json
 from dreamr.serve.service import Service
 
@@ -65,6 +65,8 @@ class Reasoner:
         self._service = Service(self._group, config)
         self._headers = {"X-Replica-ID": context.replica_tag}
         log.info("replica %s is ready", context.replica_tag)
+        if not api_keys(config.serve.api_key_env):
+            log.warning("%s is not set: everybody who can reach this endpoint may ask", config.serve.api_key_env)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._service, self._headers, echoes_id=False)  # Serve sends the id itself

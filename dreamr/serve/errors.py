@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -13,17 +12,12 @@ RETRY_AFTER_S = 2
 _TYPES = {401: "authentication_error", 404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
 
 
-@dataclass(frozen=True)
 class ApiError(Exception):
     """One sentence for the client, with the HTTP status that it has before the first byte."""
 
-    status: int
-    message: str
-    param: str | None = None
-    code: str | None = None
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
 
     def document(self) -> dict[str, Any]:
         """The body."""
@@ -42,6 +36,11 @@ def refused(param: str, message: str, code: str | None = None) -> ApiError:
     return ApiError(400, message, param, code)
 
 
+def too_large(limit: int) -> ApiError:
+    """A body with more bytes than that."""
+    return ApiError(413, f"the request is too large; at most {limit} bytes are taken.")
+
+
 def busy(message: str) -> ApiError:
     """Come again later."""
     return ApiError(503, message, code="overloaded")
@@ -52,4 +51,6 @@ def unavailable(message: str) -> ApiError:
     return ApiError(503, message, code="target_unavailable")
 
 
-INTERNAL = ApiError(500, "something went wrong here that is not your fault; the request id leads to it in the logs.")
+def internal() -> ApiError:
+    """Nothing that a client could change, or should know."""
+    return ApiError(500, "something went wrong here that is not your fault; the request id leads to it in the logs.")

@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dreamr.serve.errors import ApiError
+from dreamr.serve.errors import ApiError, too_large
+from dreamr.serve.failures import api_error
 from dreamr.serve.logs import FIELDS, request_id
 from dreamr.serve.meters import Meters
 
@@ -60,11 +62,13 @@ class Gate:
         access = _Access(scope, send, self._headers, self._echoes_id)
         try:
             self._check_key(scope, headers)
-            body = _Body(receive, self._max_body_bytes)
-            body.check_announced(headers)
-            await self._app(scope, body.receive, access.send)
-        except ApiError as error:
-            await error.response()(scope, receive, access.send)
+            self._check_length(headers)
+            await self._app(scope, self._counted(receive), access.send)
+        except Exception as error:
+            # Here, because Starlette raises what it has answered with 500 once more, to be logged once more.
+            answer = api_error(error)
+            if not access.has_begun:
+                await answer.response()(scope, receive, access.send)
         finally:
             access.log(self._meters)
 
@@ -77,27 +81,24 @@ class Gate:
         if scheme.lower() != "bearer" or not any(known):
             raise ApiError(401, "a valid API key is needed: Authorization: Bearer <key>.", code="invalid_api_key")
 
-
-class _Body:
-    """Counts a body as it comes in, since its announced length may be missing or wrong."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit, self._size = receive, limit, 0
-
-    def check_announced(self, headers: Headers) -> None:
+    def _check_length(self, headers: Headers) -> None:
         announced = headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._limit:
-            raise self._too_large()
+        if announced.isdecimal() and int(announced) > self._max_body_bytes:
+            raise too_large(self._max_body_bytes)
 
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        if self._size > self._limit:
-            raise self._too_large()
-        return message
+    def _counted(self, receive: Receive) -> Receive:
+        """The body as it comes in, whose announced length may be missing."""
+        size = 0
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the request is too large; at most {self._limit} bytes are taken.")
+        async def receive_counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_body_bytes:
+                raise HTTPException(413)  # the only kind that FastAPI lets through while it reads a body
+            return message
+
+        return receive_counted
 
 
 class _Access:
@@ -108,6 +109,11 @@ class _Access:
         self._began = time.monotonic()
         self._status = 0
         self._is_complete = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the response has a status already."""
+        return self._status > 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dreamr.config import Method
 
@@ -79,6 +79,13 @@ Nothing = Annotated[list[None], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
+StopText = Annotated[str, Field(min_length=1)]
+
+_AS_LIST = BeforeValidator(
+    lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=StopText | list[StopText]
+)
+
+
 class ChatRequest(_Input):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -90,11 +97,7 @@ class ChatRequest(_Input):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-INT64, lt=INT64)
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]
-        | None
-    ) = None
+    stop: Annotated[list[StopText], Field(max_length=4), _AS_LIST] | None = None
     """Ends the answer; not looked for in the chain of thought."""
     n: int | None = Field(default=None, ge=1)
     user: str | None = Field(default=None, max_length=256)

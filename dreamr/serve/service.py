@@ -78,9 +78,10 @@ class Service:
         prompt = await read_prompt(request.messages, self.settings, self._images)
         if request.cold:
             prompt = await asyncio.to_thread(cold_copy, prompt, request_id)
-        stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
         num_tokens = await self._count_tokens(prompt)
-        return Question(request_id, prompt, num_tokens, settings, num_choices, stop, request.timeline)
+        return Question(
+            request_id, prompt, num_tokens, settings, num_choices, tuple(request.stop or ()), request.timeline
+        )
 
     def answer(self, question: Question) -> Answering:
         """Its events; nothing begins before they are read."""

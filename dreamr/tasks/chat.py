@@ -8,13 +8,13 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from dreamr.actors.types import Prompt, Tokens
-from dreamr.tasks.prompts import PromptConfig, chat_messages, same_chat, score_turn, verdict_turn
+from dreamr.tasks.prompts import END_OF_TURN, PromptConfig, chat_messages, same_chat, score_turn, verdict_turn
 
 
 class ChatEncoder:
     """Applies one checkpoint's chat template and tokenizer under one `PromptConfig`.
 
-    Raises ValueError at construction when a verdict word is not exactly one token.
+    Raises ValueError at construction when a verdict word is not exactly one token, or chats are not ChatML.
     """
 
     def __init__(self, processor: Any, config: PromptConfig) -> None:
@@ -23,6 +23,8 @@ class ChatEncoder:
         self.tokenizer = cast(PreTrainedTokenizerBase, getattr(processor, "tokenizer", processor))
         self.processor = processor
         self._control_tokens = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        if END_OF_TURN not in self.tokenizer.get_vocab():
+            raise ValueError(f"the tokenizer knows no {END_OF_TURN}: only models whose chats are ChatML can be used")
         self.verdict_turn: Tokens = self.ids(verdict_turn(config))
         self.score_turn: Tokens = self.ids(score_turn(config))
         self.verdict_words = (

@@ -1,4 +1,4 @@
-"""Asks a server one ledger question, as soon as it is ready: `python tests/cluster/ask.py http://127.0.0.1:8000/v1`."""
+"""Asks a server one ledger question: `python tests/cluster/ask.py http://127.0.0.1:8000/v1`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import openai
 
 from dreamr.tasks.ledger import extract_answer, make_problem
 
-READY_RETRIES = 20
-"""The client waits between two tries, in the end 8 s: enough for the models to be loaded."""
-
 
 def main(base_url: str) -> None:
     """Exits with an error unless the answer has the form that the task asks for."""
     problem, picture = make_problem("test", 0, 0), io.BytesIO()
     problem.image.save(picture, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
-    client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=READY_RETRIES)
+    client = openai.OpenAI(base_url=base_url, api_key="none")
     done = client.chat.completions.create(
         model=next(iter(client.models.list())).id,
         messages=[

@@ -8,7 +8,7 @@
 # that the kernel ends and removes everything when it ends, however it ends. The hosts get cluster.local.yaml as it is
 # but for addresses, user and key. They cannot download: they find the libraries of $PYTHON's environment instead.
 #
-# Needs root, Linux, and the packages iproute2, openssh-server, rsync. Takes about two minutes.
+# Needs root, Linux, and the packages curl, iproute2, openssh-server, rsync. Takes about two minutes.
 # Use: PYTHON=.venv/bin/python tests/cluster/ray_up.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -125,13 +125,16 @@ if [ -e dreamr/serve/deployment.py ]; then
   ray job submit --no-wait --address http://127.0.0.1:8265 --working-dir configs -- \
     serve run dreamr.serve.deployment:build config=embedded-cluster.yaml
   ray exec --port-forward 8000 /run/operator/cluster.yaml 'sleep 1d' > /run/operator/tunnel.log 2>&1 &
+  curl --silent --fail --output /dev/null --retry 120 --retry-delay 1 --retry-all-errors http://127.0.0.1:8000/v1/models
   "$python" tests/cluster/ask.py http://127.0.0.1:8000/v1
 fi
 
 say "ray status"
-ray exec /run/operator/cluster.yaml 'RAY_AUTH_MODE=token ~/dreamr/.venv/bin/ray status'
+ray exec /run/operator/cluster.yaml 'RAY_AUTH_MODE=token ray status'
 
 say "ray down"
 ray down -y /run/operator/cluster.yaml
+# Ray stops the head; the workers find that out by themselves.
+for _ in $(seq 100); do pgrep 'raylet|gcs_server' > /dev/null || break; sleep 1; done
 if pgrep -a 'raylet|gcs_server'; then echo "these are still there" >&2; exit 1; fi
 say "done"

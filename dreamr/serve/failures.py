@@ -1,0 +1,25 @@
+"""What a client is told of a failure; what it is not told goes to the log, once."""
+
+from __future__ import annotations
+
+import logging
+
+from dreamr.actors.types import ActorLost
+from dreamr.serve.errors import ApiError, internal, refused, unavailable
+
+log = logging.getLogger(__name__)
+
+
+def api_error(error: Exception) -> ApiError:
+    """The error as a client gets it."""
+    match error:
+        case ApiError():
+            return error
+        case ActorLost():
+            log.error("the target was lost: %s", error)
+            return unavailable("the target model was lost and did not come back: ask again later.")
+        case ValueError():
+            return refused("messages", str(error))  # an engine's sentence about the prompt
+        case _:
+            log.error("a request failed", exc_info=error)
+            return internal()

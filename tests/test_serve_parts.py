@@ -1,0 +1,266 @@
+"""Parts of the endpoint by themselves: the answer's text, the line, back-off, URLs of images, logs, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import LocalGroup, scripted_config
+
+from dreamr.actors.types import Prompt, Turn
+from dreamr.config import Config, load_config
+from dreamr.pipelines.registry import build_pipeline
+from dreamr.pipelines.request import Request
+from dreamr.serve.admission import Admission
+from dreamr.serve.answer import AnswerReader
+from dreamr.serve.errors import ApiError
+from dreamr.serve.fetch import ImageFetcher, is_public
+from dreamr.serve.logs import JsonFormatter, request_id
+from dreamr.serve.scrape import ours
+from dreamr.serve.settings import ImageLimits, ServeSettings
+from dreamr.serve.sharing import Load, shared
+from dreamr.tasks.prompts import PromptConfig, chat_messages
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(texts: list[str], thinks: bool = True, stop: tuple[str, ...] = ()) -> tuple[str, str]:
+    reader = AnswerReader(thinks, stop)
+    pieces = [reader.read(text) for text in texts] + [reader.finish()]
+    return "".join(piece.reasoning for piece in pieces), "".join(piece.content for piece in pieces)
+
+
+@given(st.text("<think>/ab\n", max_size=30), st.text("<think>/ab\nXY", max_size=30), st.data())
+def test_the_text_is_split_the_same_way_however_it_arrives(thought: str, answer: str, data: Any) -> None:
+    whole = f"{thought}</think>{answer}"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)))))
+    parts = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    reasoning, content = read(parts, stop=("XY",))
+    assert (reasoning, content) == read([whole], stop=("XY",))
+    first, _, rest = whole.removeprefix("<think>").partition("</think>")
+    assert (reasoning, content) == (first, rest.lstrip().partition("XY")[0] if "XY" in rest else rest.lstrip())
+
+
+def test_a_thought_without_an_end_is_no_answer() -> None:
+    assert read(["a\n\n", "b </thi"]) == ("a\n\nb </thi", "")
+    assert read(["a </think> b"], thinks=False) == ("", "a </think> b")
+
+
+async def test_the_line_is_first_come_first_served_bounded_and_survives_those_who_leave_it() -> None:
+    line = Admission(1, 3, 60, lambda running, waiting: None)
+    order: list[int] = []
+    release = asyncio.Event()
+
+    async def work(number: int) -> None:
+        async with line.place():
+            order.append(number)
+            await release.wait()
+
+    tasks = [asyncio.create_task(work(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    assert (line.num_running, line.num_waiting) == (1, 3)
+    with pytest.raises(ApiError, match="all that may"):
+        line.check(1)
+    tasks[1].cancel()
+    release.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [0, 2, 3]
+    assert (line.num_running, line.num_waiting) == (0, 0)
+
+
+async def test_a_place_that_comes_as_its_waiter_leaves_goes_to_the_next() -> None:
+    line = Admission(1, 3, 60, lambda running, waiting: None)
+    async with line.place():
+        gone, next_one = (asyncio.create_task(line._enter()) for _ in range(2))
+        await asyncio.sleep(0)
+        line.num_running += 1
+        line._leave()  # hands the place to `gone`, which is cancelled before it can take it
+        gone.cancel()
+        await asyncio.wait({gone, next_one}, timeout=5)
+    assert gone.cancelled()
+    assert next_one.done()
+    assert line.num_waiting == 0
+
+
+async def test_waiting_ends_at_the_deadline() -> None:
+    line = Admission(1, 3, 0.01, lambda running, waiting: None)
+    async with line.place():
+        with pytest.raises(ApiError, match=r"within 0\.01 s"):
+            async with line.place():
+                pass
+    assert (line.num_running, line.num_waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("number", range(8))
+async def test_backing_off_changes_no_token_and_wastes_nothing_of_the_target(number: int) -> None:
+    config = scripted_config(token_s=0.0005, verdict_s=0.0005)
+    request = Request(Prompt(f"question {number}"), config.pipeline)
+    free = await build_pipeline("fpsr", LocalGroup(config).actors).run(request)
+    group = LocalGroup(config)
+    crowded = Load(lambda: 5, write_ahead_up_to=4, draft_up_to=8)
+    backed_off = await build_pipeline("fpsr", shared(group.actors, crowded)).run(request)
+    assert backed_off.tokens == free.tokens
+    assert backed_off.wasted_target_tokens == 0
+    assert group.num_open_calls == 0
+    alone = Load(lambda: 9, write_ahead_up_to=4, draft_up_to=8)
+    plain = await build_pipeline("fpsr", shared(LocalGroup(config).actors, alone)).run(request)
+    assert (plain.num_drafted, plain.coverage) == (0, 0)
+
+
+NOT_ALLOWED = [
+    "http://images.test:81/x.png",
+    "http://images.test\\@127.0.0.1/x.png",
+    "http://images.test@127.0.0.1/x.png",
+    "http://127.0.0.1\\@images.test/x.png",
+    "http://user:pass@images.test/x.png",
+    "http://127.0.0.1/x.png",
+    "http://[::1]/x.png",
+    "http://2130706433/x.png",
+    "http://0x7f.1/x.png",
+    "http://images.test.evil.test/x.png",
+    "http://evil.test/images.test",
+    "http://images.test /x.png",
+    "http://images.test\n/x.png",
+    "http://ímages.test/x.png",
+    "ftp://images.test/x.png",
+    "file:///etc/passwd",
+    "gopher://images.test/x",
+    "//images.test/x.png",
+    "http://",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", NOT_ALLOWED)
+async def test_urls_that_lead_elsewhere_are_refused_before_any_connection(url: str) -> None:
+    limits = ImageLimits(allowed_hosts=("images.test", "images.test:8080"))
+
+    def never(address: str) -> bool:
+        raise AssertionError(f"looked up {address}")
+
+    with pytest.raises(ApiError, match="host that this server allows") as raised:
+        await ImageFetcher(limits, never).fetch(url, "url")
+    assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "0.0.0.0",
+        "100.64.0.1",
+        "224.0.0.1",
+        "::1",
+        "fe80::1%eth0",
+        "fd00::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "::",
+    ],
+)
+def test_private_addresses_in_every_form(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_public_addresses() -> None:
+    assert is_public("93.184.215.14")
+    assert is_public("2606:2800:21f:cb07:6820:80da:af6b:8b2c")
+
+
+async def test_an_allowed_host_is_fetched_within_limits_and_only_from_public_addresses() -> None:
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if request.path == "/moved":
+            raise web.HTTPFound("/image")
+        if request.path == "/slow":
+            await asyncio.sleep(2)
+        return web.Response(body=b"x" * (100 if request.path == "/image" else 10_000))
+
+    app = web.Application()
+    app.router.add_get("/{name}", respond)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    limits = ImageLimits(allowed_hosts=(f"localhost:{port}",), max_bytes=1000, fetch_timeout_s=0.5)
+    fetcher = ImageFetcher(limits, allows=lambda address: address in ("127.0.0.1", "::1"))
+    try:
+        assert await fetcher.fetch(f"http://localhost:{port}/image", "url") == b"x" * 100
+        for path, said in (
+            ("moved", "answered 302"),
+            ("large", "at most 1000 bytes"),
+            ("slow", "could not be fetched"),
+        ):
+            with pytest.raises(ApiError, match=said):
+                await fetcher.fetch(f"http://localhost:{port}/{path}", "url")
+        with pytest.raises(ApiError, match="could not be fetched"):
+            await ImageFetcher(limits).fetch(f"http://localhost:{port}/image", "url")
+    finally:
+        await runner.cleanup()
+
+
+def test_earlier_turns_become_messages_and_part_of_the_key() -> None:
+    earlier = (Turn("system", "Be brief."), Turn("user", "first?", 1), Turn("assistant", "one"))
+    prompt = Prompt("second?", (b"1", b"2"), earlier)
+    messages = chat_messages(prompt, PromptConfig(system="You count.", instruction=" Think."))
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[0]["content"] == "You count.\n\nBe brief."
+    assert [part["type"] for part in messages[1]["content"]] == ["image", "text"]
+    assert messages[3]["content"] == [{"type": "image"}, {"type": "text", "text": "second? Think."}]
+    assert prompt.key != Prompt("second?", (b"1", b"2")).key
+
+
+def test_logs_are_json_with_the_request_id_and_the_cause() -> None:
+    request_id.set("r-1")
+    try:
+        raise ValueError("why")
+    except ValueError as error:
+        record = logging.LogRecord("dreamr.x", logging.ERROR, "", 1, "it %s", ("failed",), (type(error), error, None))
+    entry = json.loads(JsonFormatter().format(record))
+    assert (entry["message"], entry["request_id"], entry["level"]) == ("it failed", "r-1", "ERROR")
+    assert entry["error"].count("ValueError: why") == 1
+
+
+def test_metrics_are_this_applications_with_each_head_once() -> None:
+    text = "# TYPE ray_dreamr_x counter\nray_dreamr_x{a='1'} 1\nray_node_cpu 3\n# TYPE ray_node_cpu gauge\n"
+    assert ours([text, text.replace("'1'", "'2'")]).splitlines() == [
+        "# TYPE ray_dreamr_x counter",
+        "ray_dreamr_x{a='1'} 1",
+        "ray_dreamr_x{a='2'} 1",
+    ]
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    source = (ROOT / "dreamr/serve/meters.py").read_text()
+    exported = {f"ray_{name}" for name in re.findall(r'"(dreamr_\w+)"', source)}
+    documented = (ROOT / "docs/serving.md").read_text()
+    dashboard = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_dreamr_\w+", target["expr"])
+    }
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= exported
+    assert all(name in documented for name in exported)
+
+
+def test_every_serve_key_is_documented_and_the_ready_configuration_loads() -> None:
+    documented = (ROOT / "docs/serving.md").read_text()
+    for name in [*ServeSettings.model_fields, *ImageLimits.model_fields]:
+        assert f"`{name}`" in documented, name
+    assert isinstance(load_config(ROOT / "configs/serve-small.yaml"), Config)
+    deployed = yaml.safe_load((ROOT / "deploy/serve.yaml").read_text())
+    assert deployed["applications"][0]["import_path"] == "serve_app:build"

@@ -1,0 +1,91 @@
+"""What is vLLM's alone: requests are freed, prefixes are found, a dead process is noticed; and what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from engine_kinds import VLLM
+from engine_walks import EMBEDDED, GREEDY, write_chain
+
+from dreamr.actors.types import ROOT
+from dreamr.config import VLLMEngineConfig
+from dreamr.engines.base import EngineDied
+from dreamr.engines.factory import build_engine
+from dreamr.engines.vllm_loading import core_pids
+from dreamr.tasks.ledger import make_problem
+
+PROMPT = make_problem("test", 1, 0).prompt
+on_vllm = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+has_vllm = importlib.util.find_spec("vllm") is not None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine() -> AsyncIterator[Any]:
+    if not has_vllm:
+        pytest.skip("vLLM is not installed here")
+    engine = await VLLM().load(EMBEDDED / "draft")
+    await engine.warm_up()
+    yield engine
+    await engine.close()
+
+
+@pytest.mark.skipif(has_vllm, reason="vLLM is installed here")
+def test_without_vllm_the_engine_says_how_to_get_it() -> None:
+    with pytest.raises(ValueError, match=r"needs vLLM, which is not installed .* pip install 'dreamr\[vllm\]'"):
+        build_engine(VLLMEngineConfig(kind="vllm", model="embedded:draft"))
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(not has_vllm, reason="vLLM is not installed here")
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model folder .*nowhere' does not exist"):
+        build_engine(VLLMEngineConfig(kind="vllm", model=str(tmp_path / "nowhere")))
+
+
+class TestOneEngine:
+    """In order: the last test ends the engine's process."""
+
+    pytestmark = on_vllm
+
+    async def test_stopped_and_cancelled_steps_leave_no_request_behind(self, engine: Any) -> None:
+        steps = [asyncio.create_task(engine.next_step(name, PROMPT, ROOT, GREEDY)) for name in ("stopped", "cancelled")]
+        while engine._llm.get_num_unfinished_requests() < 2:  # noqa: ASYNC110 - vLLM tells nobody
+            await asyncio.sleep(0.001)
+        engine.stop("stopped")
+        steps[1].cancel()
+        stopped, cancelled = await asyncio.gather(*steps, return_exceptions=True)
+        assert stopped.finish == "stopped"
+        assert isinstance(cancelled, asyncio.CancelledError)
+        assert engine._llm.get_num_unfinished_requests() == 0
+
+    async def test_new_weights_are_refused_while_a_step_is_written(self, engine: Any) -> None:
+        step = asyncio.create_task(engine.next_step("a", PROMPT, ROOT, GREEDY))
+        while engine._llm.get_num_unfinished_requests() < 1:  # noqa: ASYNC110 - vLLM tells nobody
+            await asyncio.sleep(0.001)
+        with pytest.raises(RuntimeError, match="cannot be replaced while 1 requests run"):
+            await engine.update_weights({})
+        assert (await step).finish != "stopped"
+
+    async def test_a_step_goes_on_from_the_cached_prefix(self, engine: Any) -> None:
+        chain = await write_chain(engine, PROMPT, 4)
+        await engine.next_step("again", PROMPT, chain[-2], GREEDY)
+        assert engine.num_cached_tokens >= 64
+        await engine.score("judged", PROMPT, [chain[-1]])
+        assert engine.num_cached_tokens >= 64
+
+    async def test_a_dead_process_is_an_error_of_its_own(self, engine: Any) -> None:
+        step = asyncio.create_task(engine.next_step("a", PROMPT, ROOT, GREEDY))
+        while engine._llm.get_num_unfinished_requests() < 1:  # noqa: ASYNC110 - vLLM tells nobody
+            await asyncio.sleep(0.001)
+        for pid in core_pids(engine._llm):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(EngineDied):
+            await step

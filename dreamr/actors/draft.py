@@ -26,17 +26,19 @@ class DraftActor(EngineActor):
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        return await self._able(TokenSpeculation).propose_tokens(call_id, prompt, after, num_tokens, sampling)
+        return await self._alive(
+            self._able(TokenSpeculation).propose_tokens(call_id, prompt, after, num_tokens, sampling)
+        )
 
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        return await self._able(TokenSpeculation).check_tokens(call_id, prompt, after, proposal, sampling)
+        return await self._alive(self._able(TokenSpeculation).check_tokens(call_id, prompt, after, proposal, sampling))
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> tuple[Step, ...]:
-        return await self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling)
+        return await self._alive(self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling))
 
     def _able(self, protocol: type[T]) -> T:
         """The engine. Raises ValueError when it cannot do what the protocol asks for."""

@@ -134,7 +134,7 @@ class ScriptedEngineConfig(_Strict):
     acceptance: float = Field(default=0.7, ge=0, le=1)
     """Share of steps that get a rho of 0.95; the others get 0.05."""
     imitates: int | None = None
-    """Seed of the scripted engine whose tokens this one proposes, as a draft for token-level speculation."""
+    """Seed of the scripted engine, with the same lengths of steps, whose tokens this one proposes to be checked."""
     token_acceptance: float = Field(default=0.8, ge=0, le=1)
     """Share of proposed tokens that are the imitated engine's own."""
     first_token_s: float = Field(default=0.0, ge=0)
@@ -250,7 +250,14 @@ class GroupConfig(_Strict):
 
 
 Method = Literal[
-    "autoregressive", "sequential", "fpsr", "specreason", "lookahead", "parallel_prefix", "token_speculative"
+    "autoregressive",
+    "sequential",
+    "fpsr",
+    "specreason",
+    "lookahead",
+    "lookahead_batch",
+    "parallel_prefix",
+    "token_speculative",
 ]
 """The schedules, by name."""
 
@@ -270,11 +277,11 @@ class PipelineSettings(_Strict):
     window: PositiveInt = 4
     """How many steps the draft may be ahead of the frontier."""
     verdict: VerdictKind | None = None
-    """How drafted steps are judged; None: digit for specreason, same for lookahead, else rho."""
+    """How drafted steps are judged; None: digit for specreason, same for lookahead(_batch), else rho."""
     threshold: float | None = None
     """Of verdicts other than rho, which has alpha; None: 7 for digits, 0.5 for same and random, 0.95 for embedding."""
     first_target_steps: int | None = Field(default=None, ge=0)
-    """So many steps at the beginning are the target's; None: 1 for lookahead, as published, else 0."""
+    """So many steps at the beginning are the target's; None: 1 for lookahead(_batch), as published, else 0."""
     stop_at_marker: bool = False
     """End at the first step that says `boxed` or `Answer:`, even within the reasoning: published SpecReason does."""
     proposed_tokens: PositiveInt = 5

@@ -42,7 +42,7 @@ def at_call(handle: LocalHandle, number: int, fault: Callable[[], Awaitable[Any]
 
         return call
 
-    for name in ("next_step", "score", "propose_tokens", "check_tokens"):
+    for name in ("next_step", "next_steps", "score", "propose_tokens", "check_tokens"):
         setattr(engine, name, faulty(getattr(engine, name)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,3 +131,35 @@ def test_sampled_rounds_of_two_models_have_the_targets_distribution(pair: tuple[
     merged[-1,] = num_draws - merged.total()
     assert min(expected.values()) > 5
     assert chi_square(merged, expected) < CHI_SQUARE_999[4]
+
+
+@pytest.mark.parametrize("name", ["no image", "one wide image", "two images"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_batch_of_branches_writes_what_single_calls_write(
+    pair: tuple[HFEngine, HFEngine], name: str, temperature: float
+) -> None:
+    draft, target = pair
+    prompt, sampling = PROMPTS[name], Sampling(max_tokens=12)
+
+    async def compare() -> None:
+        chain = [ROOT]
+        while len(chain) < 4 and not chain[-1].closed:
+            chain.append(await draft.next_step("d", prompt, chain[-1], sampling))
+        chain = [step for step in chain if not step.closed]
+        each = [replace(sampling, temperature=temperature, seed=place) for place in range(len(chain))]
+        together = await target.next_steps("b", prompt, chain, each)
+        again = await target.next_steps("b", prompt, chain, each)
+        alone = [await target.next_step("s", prompt, *one) for one in zip(chain, each, strict=True)]
+        for steps in (together, again):
+            assert [(s.prefix, s.tokens, s.text, s.finish) for s in steps] == [
+                (s.prefix, s.tokens, s.text, s.finish) for s in alone
+            ]
+
+    asyncio.run(compare())
+
+
+def test_a_batch_of_branches_needs_a_chain_without_gaps(pair: tuple[HFEngine, HFEngine]) -> None:
+    chains = {"does not follow": [ROOT, Step((5,), (6,))], "it ends the answer": [Step((), (5,), finish="eos")]}
+    for problem, chain in chains.items():
+        with pytest.raises(ValueError, match=problem):
+            asyncio.run(pair[1].next_steps("b", PROMPTS["no image"], chain, [Sampling()] * len(chain)))

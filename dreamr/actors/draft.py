@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from dreamr.actors.base import EngineActor
 from dreamr.actors.types import Checked, Prompt, Proposal, Role, Sampling, Step
-from dreamr.engines.base import TokenSpeculation
+from dreamr.engines.base import BranchWriting, TokenSpeculation
+
+T = TypeVar("T")
 
 
 class DraftActor(EngineActor):
@@ -23,20 +26,26 @@ class DraftActor(EngineActor):
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        return await self._speculation.propose_tokens(call_id, prompt, after, num_tokens, sampling)
+        return await self._alive(
+            self._able(TokenSpeculation).propose_tokens(call_id, prompt, after, num_tokens, sampling)
+        )
 
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        return await self._speculation.check_tokens(call_id, prompt, after, proposal, sampling)
+        return await self._alive(self._able(TokenSpeculation).check_tokens(call_id, prompt, after, proposal, sampling))
 
-    @property
-    def _speculation(self) -> TokenSpeculation:
-        """Raises ValueError when the engine cannot speculate token by token."""
+    async def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> tuple[Step, ...]:
+        return await self._alive(self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling))
+
+    def _able(self, protocol: type[T]) -> T:
+        """The engine. Raises ValueError when it cannot do what the protocol asks for."""
         engine = self._engine
-        if not isinstance(engine, TokenSpeculation):
+        if not isinstance(engine, protocol):
             raise ValueError(
-                f"the {self.role}'s engine {self._config.engine.kind!r} has no token-level speculation: "
-                "use another method, or an engine that has it, such as 'hf'"
+                f"the {self.role}'s engine {self._config.engine.kind!r} offers no {protocol.__name__}: "
+                "use another method, or an engine that offers it, such as 'hf'"
             )
         return engine

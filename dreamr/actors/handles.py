@@ -78,6 +78,12 @@ class RayWriter(RayHandle):
             remote(call_id, self._prompts.argument(prompt), after, proposed, sampling), self._member, argument
         )
 
+    def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> RayRef[tuple[Step, ...]]:
+        remote = self._member.actor.next_steps.remote
+        return RayRef(remote(call_id, self._prompts.argument(prompt), chain, sampling), self._member)
+
 
 class RayJudge(RayHandle):
     """The verifier's actor, or the target's where they share one."""

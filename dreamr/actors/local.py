@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from dreamr.actors.batching import VerdictBatcher
 from dreamr.actors.types import ActorLost, Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
-from dreamr.engines.base import Engine, TokenSpeculation
+from dreamr.engines.base import BranchWriting, Engine, TokenSpeculation
 from dreamr.pipelines.handles import Ref
 
 T = TypeVar("T")
@@ -110,6 +110,13 @@ class LocalWriter(LocalHandle):
     ) -> Checked:
         assert isinstance(self.engine, TokenSpeculation)
         return await self.engine.check_tokens(call_id, prompt, after, await _value(proposal), sampling)
+
+    def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> LocalRef[tuple[Step, ...]]:
+        assert isinstance(self.engine, BranchWriting)
+        engine = self.engine
+        return self._begin(lambda: engine.next_steps(call_id, prompt, chain, sampling))
 
 
 class LocalJudge(LocalHandle):

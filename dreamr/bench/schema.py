@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dreamr.pipelines.trace import End
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -88,7 +90,7 @@ class Row(_Part):
     expected: int
     answer: int | None
     right: bool
-    end: Literal["answered", "budget", "loop"]
+    end: End
     wall_s: float
     orchestration_s: float
     num_steps: int

@@ -126,9 +126,12 @@ def simulated_actors(scenario: Scenario, settings: PipelineSettings) -> Actors:
         )
         return ScriptedEngine(config, loop.time, cores)
 
+    draft = scenario.draft
+    if settings.method == "token_speculative":  # it proposes the target's tokens, and so steps of the target's lengths
+        draft = draft.model_copy(update={"step_tokens": scenario.target.step_tokens})
     target = engine(TARGET, scenario.target, scenario.max_batch)
     return Actors(
-        LocalWriter(engine(DRAFT, scenario.draft), "draft"),
+        LocalWriter(engine(DRAFT, draft), "draft"),
         _TargetWriter(target, scenario.background),
         LocalJudge(engine(TARGET, scenario.target)),
     )

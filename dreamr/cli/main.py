@@ -21,7 +21,7 @@ Draft = Annotated[
 ]
 BENCHED = (
     "autoregressive,autoregressive_all_cores,transformers,transformers_assisted,token_speculative,specreason,lookahead,"
-    "parallel_prefix,sequential,fpsr"
+    "lookahead_batch,parallel_prefix,sequential,fpsr"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 

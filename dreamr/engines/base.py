@@ -81,3 +81,18 @@ class TokenSpeculation(Protocol):
         gives one token. `sampling.max_tokens` bounds a step, as in `next_step`.
         """
         ...
+
+
+@runtime_checkable
+class BranchWriting(Protocol):
+    """What an engine may offer besides: several steps of one prompt in a batch of their own."""
+
+    async def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> tuple[Step, ...]:
+        """Write the step behind each step of a chain (`chain[i+1].prefix == chain[i].end`), token by token together.
+
+        The same steps as `next_step` gives for each. `stop` ends all of them. Raises ValueError for a chain that has
+        gaps or is closed.
+        """
+        ...

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-
 TICK_S = 1e-6
 """What is left of a piece of work that is done: clocks advance in ticks, and a virtual one never by less."""
 

@@ -12,14 +12,11 @@ verdict forward, of each call in line before it.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -27,7 +24,6 @@ from dreamr.actors.types import (
     COMPARING,
     Checked,
     Criterion,
-    Finish,
     Prefill,
     Prompt,
     Proposal,
@@ -37,43 +33,25 @@ from dreamr.actors.types import (
     Verdict,
 )
 from dreamr.engines.batched import BatchedSequences
+from dreamr.engines.branches import check_branches
 from dreamr.engines.calls import Calls
-from dreamr.engines.forward import ForwardPass, PlacedPrompt
-from dreamr.engines.loading import eos_tokens, load_model, load_processor, new_kv, pick_device, pick_dtype
-from dreamr.engines.pairs import PairJudge, check_pairs
-from dreamr.engines.prefix_cache import CachedSequence, PrefixCache
-from dreamr.engines.questions import questions
-from dreamr.engines.reader import Reader
+from dreamr.engines.hf_work import HFWork
+from dreamr.engines.loading import load_model, load_processor, new_kv, pick_device, pick_dtype
+from dreamr.engines.pairs import check_pairs
 from dreamr.engines.sampling import TokenChooser
-from dreamr.engines.step_end import StepEnd
-from dreamr.engines.token_round import check_round, propose_round
-from dreamr.engines.turns import Turns
 from dreamr.engines.verdicts import check_chain
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
 
-MAX_PROMPTS = 32
-"""Encoded prompts, with their image features, that are kept."""
 MAX_CALLS = 64
 """Calls that share the model token by token; more wait for one of these to end."""
 
 
-class HFEngine:
+class HFEngine(HFWork):
     """One loaded model. Build it with `load`."""
 
     def __init__(self, model: Any, encoder: PromptEncoder, max_cached_tokens: int) -> None:
-        self.model = model
-        self._encoder = encoder
-        self._forward = ForwardPass(model)
-        self.cache = PrefixCache(max_cached_tokens, lambda: new_kv(model))
-        self._prompts: OrderedDict[str, PlacedPrompt] = OrderedDict()
-        self._prompts_lock = threading.Lock()
-        self.step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
-        self._reader = Reader(self._forward, self.cache)
-        self._questions = questions(self._forward, encoder)
-        self._pairs = PairJudge(self._forward, encoder, lambda: new_kv(model))
-        self._max_positions: int = model.config.text_config.max_position_embeddings
-        self.turns = Turns()
+        super().__init__(model, encoder, max_cached_tokens)
         self._calls = Calls(MAX_CALLS, name="engine")
 
     @classmethod
@@ -157,6 +135,13 @@ class HFEngine:
         """See `TokenSpeculation`; one forward, which `stop` cannot shorten."""
         return await self._calls.run(call_id, lambda _: self._check(prompt, after, proposal, sampling))
 
+    async def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> tuple[Step, ...]:
+        """See `BranchWriting`."""
+        check_branches(chain, sampling)
+        return await self._calls.run(call_id, lambda stop: self._write_branches(prompt, chain, sampling, stop))
+
     async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
         return await self._calls.run(f"prefill {prompt.key}", lambda _: self._fill(prompt))
@@ -195,130 +180,3 @@ class HFEngine:
     async def close(self) -> None:
         """Stop all calls and end the threads; the engine is of no use afterwards."""
         await self._calls.close()
-
-    # What follows runs in threads.
-
-    def _write(
-        self, prompt: Prompt, prefix: Tokens, chooser: TokenChooser, max_tokens: int, stop: threading.Event
-    ) -> Step:
-        placed = self._placed(prompt)
-        whole = self._whole(placed, prefix)
-        room = min(max_tokens, self._max_positions - len(whole))
-        tokens: list[int] = []
-        finish: Finish = "stopped"
-        with self.turns, torch.inference_mode():
-            started = time.time()
-            if not stop.is_set():
-                with self.cache.lease(prompt.key, whole) as sequence:
-                    hidden = self._reader.catch_up(sequence, placed, whole)
-                    finish = self._decode(sequence, placed, hidden, tokens, chooser, room, stop)
-            text = self.step_end.text(tokens)
-            return Step(prefix, tuple(tokens), text, finish, started, time.time())
-
-    def _decode(
-        self,
-        sequence: CachedSequence,
-        placed: PlacedPrompt,
-        hidden: Tensor,
-        tokens: list[int],
-        chooser: TokenChooser,
-        max_tokens: int,
-        stop: threading.Event,
-    ) -> Finish:
-        """Append to `tokens` until the step ends; the turn is passed on between two tokens."""
-        start = len(sequence.tokens)
-        positions = self._forward.text_positions(placed, start, start + max_tokens)
-        ids = torch.empty(1, 1, dtype=torch.long, device=self._forward.device)
-        while True:
-            tokens.append(token := chooser.choose(self._forward.logits(hidden)))
-            if finish := self.step_end.finish(tokens, max_tokens):
-                return finish
-            self.turns.pass_on()
-            if stop.is_set():
-                return "stopped"
-            ids.fill_(token)
-            index = len(tokens) - 1
-            hidden = self._forward.text(sequence.kv, ids, positions[..., index : index + 1])[-1]
-            self.cache.grew(sequence, (token,))
-
-    def _propose(
-        self, prompt: Prompt, prefix: Tokens, num_tokens: int, sampling: Sampling, stop: threading.Event
-    ) -> Proposal:
-        placed = self._placed(prompt)
-        whole = self._whole(placed, prefix)
-        room = min(num_tokens, self._max_positions - len(whole))
-        with self.turns, torch.inference_mode():
-            started = time.time()
-            if stop.is_set():
-                return Proposal(started=started, ended=started)
-            with self.cache.lease(prompt.key, whole) as sequence:
-                hidden = self._reader.catch_up(sequence, placed, whole)
-                tokens, q = propose_round(
-                    self._forward, placed, sequence.kv, hidden, len(whole), room, sampling, self.step_end.eos_tokens
-                )
-                # Most of them will be followed by a token of the target's: a crop is cheaper than a fork.
-                self.cache.crop(sequence, len(whole))
-            return Proposal(tokens, q, started, time.time())
-
-    def _check(self, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling) -> Checked:
-        placed = self._placed(prompt)
-        whole = self._whole(placed, after.end)
-        with self.turns, torch.inference_mode():
-            started = time.time()
-            with self.cache.lease(prompt.key, whole) as sequence:
-                logits = self._reader.logits_behind(sequence, placed, whole, proposal.tokens)
-                accepted, own = check_round(logits, proposal, sampling)
-                self.cache.crop(sequence, len(whole) + accepted)
-            steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
-            return Checked(steps, accepted, started, time.time())
-
-    def judge(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho") -> list[Verdict]:
-        placed = self._placed(prompt)
-        whole = self._whole(placed, chain[-1].end)
-        with self.turns, torch.inference_mode():
-            started = time.time()
-            with self.cache.lease(prompt.key, whole) as sequence:
-                values = self._reader.ask(sequence, placed, whole, chain, self._questions[criterion])
-            ended = time.time()
-        return [Verdict(value, started, ended) for value in values]
-
-    def _compare(self, steps: Sequence[Step], references: Sequence[Step], criterion: Criterion) -> list[Verdict]:
-        compare = self._pairs.same if criterion == "same" else self._pairs.similarity
-        with self.turns, torch.inference_mode():
-            started = time.time()
-            values = [compare(reference.text, step.text) for reference, step in zip(references, steps, strict=True)]
-            return [Verdict(value, started, time.time()) for value in values]
-
-    def _fill(self, prompt: Prompt) -> Prefill:
-        placed = self._placed(prompt)
-        with self.turns, torch.inference_mode(), self.cache.lease(prompt.key, placed.tokens) as sequence:
-            started = time.time()
-            self._reader.fill_prompt(sequence, placed)
-            return Prefill(started, time.time())
-
-    def _replace_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        with self.turns, torch.no_grad():
-            self.cache.clear()
-            self._forward.weights += 1
-            self.model.load_state_dict(state_dict)
-
-    def _placed(self, prompt: Prompt) -> PlacedPrompt:
-        """Outside of turns, so that decoding a large image holds up nobody who has it already."""
-        with self._prompts_lock:
-            placed = self._prompts.get(prompt.key)
-            if placed is None:
-                placed = self._prompts[prompt.key] = self._forward.place(self._encoder.encode(prompt))
-                if len(self._prompts) > MAX_PROMPTS:
-                    self._prompts.popitem(last=False)
-            self._prompts.move_to_end(prompt.key)
-            return placed
-
-    def _whole(self, placed: PlacedPrompt, prefix: Tokens) -> Tokens:
-        """Prompt and prefix. Raises ValueError when the model cannot go on from there."""
-        whole = placed.tokens + prefix
-        if len(whole) >= self._max_positions:
-            raise ValueError(
-                f"prompt and prefix have {len(placed.tokens)} + {len(prefix)} tokens, but the model takes fewer than "
-                f"{self._max_positions}: shorten the question, shrink the images or lower max_tokens"
-            )
-        return whole

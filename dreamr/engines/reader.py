@@ -37,9 +37,12 @@ class Reader:
 
     def logits_behind(self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens, tokens: Tokens) -> Tensor:
         """float32 logits (len(tokens) + 1, v) at the end of `whole` and of each of the `tokens` behind it."""
+        return self._forward.logits(self.states_behind(sequence, placed, whole, tokens))
+
+    def states_behind(self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens, tokens: Tokens) -> Tensor:
+        """Hidden states (len(tokens) + 1, h) at the same places."""
         self.fill_prompt(sequence, placed)
-        hidden = self._run(sequence, placed, whole, tokens)
-        return self._forward.logits(hidden[-len(tokens) - 1 :])
+        return self._run(sequence, placed, whole, tokens)[-len(tokens) - 1 :]
 
     def ask(
         self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens, chain: Sequence[Step], question: Question

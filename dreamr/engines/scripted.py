@@ -76,6 +76,24 @@ class ScriptedEngine:
             scale = 9 if criterion in ("digit", "mean_digit") else 1
             return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
 
+    async def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> tuple[Step, ...]:
+        """See `BranchWriting`: a token of every step takes as long as one token."""
+        await self._arrive()
+        scripts = [self.script(prompt, step.end, one) for step, one in zip(chain, sampling, strict=True)]
+        started, written = self._now(), 0
+        while written < max(map(len, scripts)) and call_id not in self._stopped:
+            async with self._forward:
+                started = started if written else self._now()
+                first = 0.0 if written else self._config.first_token_s + self._reading(prompt)
+                await self._pass(self._config.token_s + first)
+            written += 1
+        return tuple(
+            Step(step.end, script[:written], _text(script[:written]), _finish(script[:written], script), started, now)
+            for step, script, now in zip(chain, scripts, [self._now()] * len(chain), strict=True)
+        )
+
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:

@@ -16,7 +16,8 @@ from dreamr.pipelines.handles import Judge, Ref, Writer
 from dreamr.pipelines.trace import Outcome
 
 Verdicts = tuple[Verdict, ...]
-T = TypeVar("T", Step, Verdict, Verdicts, Proposal, Checked)
+Steps = tuple[Step, ...]
+T = TypeVar("T", Step, Verdict, Verdicts, Steps, Proposal, Checked)
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +45,8 @@ class Call(Generic[T]):
                 return len(self.value.tokens)
             case Checked():
                 return 1
+            case tuple():
+                return sum(len(one.tokens) for one in self.value if isinstance(one, Step))
             case _:
                 return 0
 

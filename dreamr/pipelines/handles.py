@@ -53,6 +53,12 @@ class Writer(Handle, Protocol):
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
     ) -> Ref[Checked]: ...
 
+    def next_steps(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
+    ) -> Ref[tuple[Step, ...]]:
+        """The step behind each step of a chain, in one batch."""
+        ...
+
     def stop(self, call_id: str) -> None:
         """Ask for the end of a call between two tokens; the call's own Ref then resolves with finish "stopped"."""
         ...

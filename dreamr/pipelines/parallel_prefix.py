@@ -12,9 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dreamr.actors.types import Step
 from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.call import Call
+from dreamr.pipelines.chain import draft_chain, drafted_steps
 from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.session import Drafted, Session
@@ -41,8 +40,8 @@ class ParallelPrefix:
 
 async def _commit_round(session: Session, window: int) -> None:
     """Commit the longest valid prefix of a chain, and behind it the target's step where the chain breaks."""
-    calls = _draft_chain(session, window)
-    chain = await _drafted(session, calls)
+    calls = draft_chain(session, window)
+    chain = await drafted_steps(session, calls)
     judged = session.judge_chain(session.next_index, chain) if chain else None
     verdicts = await session.unless_lost(judged) if judged else None
     if judged is None or verdicts is None:
@@ -54,23 +53,3 @@ async def _commit_round(session: Session, window: int) -> None:
         if not session.decide(call, step, verdict, [*calls, judged]):
             await session.commit_written(session.write(), Drafted(call, judged), verdict)
             return
-
-
-def _draft_chain(session: Session, window: int) -> list[Call[Step]]:
-    calls: list[Call[Step]] = []
-    for place in range(window):
-        calls.append(session.draft_alone(session.next_index + place, calls[-1] if calls else session.frontier))
-    return calls
-
-
-async def _drafted(session: Session, calls: list[Call[Step]]) -> list[Step]:
-    """The steps up to the end of the answer, or to the first one that is lost."""
-    chain: list[Step] = []
-    for call in calls:
-        step = await session.unless_lost(call)
-        if step is None or not step.tokens:
-            break
-        chain.append(step)
-    for call in calls[len(chain) :]:
-        call.stop()
-    return chain

@@ -13,7 +13,7 @@ from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import CommittedStep, End, Outcome, Span, Trace
 
 Interval = tuple[float, float]
-Value = Step | Verdict | tuple[Verdict, ...] | Proposal | Checked
+Value = Step | Verdict | tuple[Verdict, ...] | tuple[Step, ...] | Proposal | Checked
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
 """What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
@@ -126,9 +126,9 @@ class Recorder:
         match value:
             case Verdict():
                 return Span(call.role, start, end, "verdict", call.step, 0, value.rho) if value.judged else None
-            case tuple():
+            case (Verdict(), *_):
                 return Span(call.role, start, end, "verdict", call.step, 0)
-            case Proposal() | Checked():
+            case Proposal() | Checked() | tuple():
                 return Span(call.role, start, end, call.outcome, call.step, call.num_tokens)
         outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
         return Span(call.role, start, end, outcome, call.step, len(value.tokens)) if value.tokens else None

@@ -12,6 +12,7 @@ from dreamr.pipelines.base import Pipeline
 from dreamr.pipelines.fpsr import FPSR
 from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.lookahead import Lookahead
+from dreamr.pipelines.lookahead_batch import LookaheadBatch
 from dreamr.pipelines.parallel_prefix import ParallelPrefix
 from dreamr.pipelines.sequential import Sequential
 from dreamr.pipelines.token_speculative import TokenSpeculative
@@ -24,6 +25,7 @@ _CLASSES: dict[Method, Callable[[Actors, Callable[[], float]], Pipeline]] = {
     "fpsr": FPSR,
     "specreason": Sequential,
     "lookahead": Lookahead,
+    "lookahead_batch": LookaheadBatch,
     "parallel_prefix": ParallelPrefix,
     "token_speculative": TokenSpeculative,
 }

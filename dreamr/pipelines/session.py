@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from dreamr.actors.types import ActorLost, Criterion, Role, Step, Verdict
 from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.call import Call, T, Verdicts
+from dreamr.pipelines.call import Call, Steps, T, Verdicts
 from dreamr.pipelines.coin import Coin
 from dreamr.pipelines.handles import Actors, Judge, Ref
 from dreamr.pipelines.recorder import Recorder
@@ -29,6 +29,8 @@ from dreamr.pipelines.verification import Rule
 
 log = logging.getLogger(__name__)
 
+PUBLISHED_FIRST = ("lookahead", "lookahead_batch")
+"""Methods whose first step is the target's, as published."""
 MAX_TARGET_LOSSES = 5
 """In a row, for one step: then the request fails, since something kills the target each time."""
 
@@ -81,7 +83,7 @@ class Session:
         """Whether draft and verifier are there, and the next step may be the draft's."""
         settings = self._request.settings
         first = settings.first_target_steps
-        num_own = int(settings.method == "lookahead") if first is None else first
+        num_own = int(settings.method in PUBLISHED_FIRST) if first is None else first
         return self.next_index >= num_own and self._actors.draft.up and self._judge.up
 
     # -- work that begins ------------------------------------------------------------------------------------------
@@ -103,6 +105,12 @@ class Session:
         sampling = request.sampling(index, "draft")
         step = self._actors.draft.next_step(call_id, request.prompt, _argument(after), sampling)
         return self._begin(call_id, "draft", index, self._actors.draft, step)
+
+    def judge_pair(self, index: int, drafted: Step, own: Step) -> Call[Verdict]:
+        """Begin to judge drafted step `index`; `own` is the target's at the same place."""
+        call_id, reference = self._next_id("verifier"), own if self.rule.compares else None
+        verdict = self._judge.score(call_id, self._request.prompt, drafted, self._criterion, reference)
+        return self._begin(call_id, "verifier", index, self._judge, verdict)
 
     def judge_chain(self, index: int, chain: Sequence[Step]) -> Call[Verdicts]:
         """Begin to judge drafted steps from number `index` on, none of them empty, in one forward."""
@@ -136,6 +144,13 @@ class Session:
         sampling = request.sampling(index, "target", background=speculative)
         step = self._actors.target.next_step(call_id, request.prompt, _argument(after), sampling)
         return self._begin(call_id, "target", index, self._actors.target, step)
+
+    def expand(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
+        """Begin the target's own step behind each step of a chain, the first of them number `index`, in one batch."""
+        call_id = self._next_id("target")
+        sampling = [self._request.sampling(index + place, "target") for place in range(len(chain))]
+        steps = self._actors.target.next_steps(call_id, self._request.prompt, chain, sampling)
+        return self._begin(call_id, "target", index, self._actors.target, steps)
 
     def _begin(self, call_id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:
         call: Call[Any] = Call(call_id, role, index, handle, ref, self._recorder.now())
@@ -218,6 +233,13 @@ class Session:
         if drafted:
             drafted.stop()
             waited_for += [drafted.draft, drafted.verdict]
+        self._recorder.commit(step, "target", verdict.rho if verdict else None, waited_for)
+
+    def commit_own(
+        self, expanding: Call[Steps], step: Step, verdict: Verdict | None, waited_for: list[Call[Any]]
+    ) -> None:
+        """Commit one of the steps that a batch gave."""
+        expanding.outcome, expanding.num_kept = "committed", len(step.tokens)
         self._recorder.commit(step, "target", verdict.rho if verdict else None, waited_for)
 
     def trace(self) -> Trace:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dreamr.actors.types import Verdict
 from dreamr.config import NEEDS_OWN_STEPS, Method, PipelineSettings, VerdictKind
 
-_OF_METHOD: dict[Method, VerdictKind] = {"specreason": "digit", "lookahead": "same"}
+_OF_METHOD: dict[Method, VerdictKind] = {"specreason": "digit", "lookahead": "same", "lookahead_batch": "same"}
 _THRESHOLDS: dict[VerdictKind, float] = {
     "digit": 7.0,
     "mean_digit": 7.0,

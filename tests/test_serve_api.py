@@ -316,7 +316,8 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
         httpx.AsyncClient(timeout=30) as client,
         client.stream("POST", url, json=body | {"stream": True}) as response,
     ):
-        await anext(response.aiter_lines())
+        lines = response.aiter_lines()  # kept: the response closes with its iterator
+        await anext(lines)
         assert slow.service.admission.num_running == 1
     await settled(lambda: slow.service.admission.num_running == 0)
     assert slow.group.num_open_calls == 0

@@ -204,7 +204,8 @@ async def test_a_client_that_goes_frees_the_work_and_deletion_takes_the_actors_a
         assert (await until(url, lambda body: body["running"] == 0))[0] < 5
         stream = client.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True, "timeline": True})
         async with stream as response:
-            await anext(response.aiter_lines())
+            lines = response.aiter_lines()  # kept: the response closes with its iterator
+            await anext(lines)
             await until(url, lambda body: body["running"] == 1)
         assert (await until(url, lambda body: body["running"] == 0))[0] < 5
     await asyncio.to_thread(serve.delete, "slow")

@@ -73,7 +73,7 @@ class Gate:
             access.log(self._meters)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        path = _own_path(scope)
         if not self._keys or path in self._open_paths or path.startswith("/page/"):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -100,6 +100,12 @@ class Gate:
             return message
 
         return receive_counted
+
+
+def _own_path(scope: Scope) -> str:
+    """The path without the prefix under which Serve routes to this application."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 class _Access:
@@ -138,5 +144,5 @@ class _Access:
             "seconds": round(time.monotonic() - self._began, 4),
             "complete": self._is_complete,
         }
-        quiet = self._scope["path"] in ("/health", "/metrics") and self._status < 400
+        quiet = _own_path(self._scope) in ("/health", "/metrics") and self._status < 400
         log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={FIELDS: fields})

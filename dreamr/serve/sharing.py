@@ -106,9 +106,10 @@ class TargetUnderLoad(_Writer):
         self._postponed: dict[str, Postponed] = {}
 
     def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:
-        if not (sampling.background and isinstance(after, Step)) or self._load.allows_writing_ahead:
-            return super().next_step(call_id, prompt, after, sampling)
+        # Never in the background: a step that turns out to be needed would go on waiting for cores that others keep.
         needed = replace(sampling, background=False)
+        if not (sampling.background and isinstance(after, Step)) or self._load.allows_writing_ahead:
+            return super().next_step(call_id, prompt, after, needed)
         step = Postponed(lambda: self._inner.next_step(call_id, prompt, after, needed), after)
         self._postponed[call_id] = step
         return step

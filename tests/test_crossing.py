@@ -13,7 +13,7 @@ from tiny import make_tokenizer
 
 from dreamr.actors.draft import DraftActor
 from dreamr.actors.local import LocalJudge, LocalWriter
-from dreamr.actors.types import ROOT, Finish, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import ROOT, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.config import ActorConfig, GroupConfig, HFEngineConfig, PipelineSettings
 from dreamr.engines.base import DELIMITER, Engine
 from dreamr.engines.crossing import TextCrossing, same_ids
@@ -49,11 +49,22 @@ class Script:
         self.prefixes.append(after.end)
         return Step(after.end, *self._steps.pop(0))
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+    async def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion = "rho",
+        references: Sequence[Step] = (),
+    ) -> list[Verdict]:
         self.judged.extend(chain)
         return [Verdict(0.5) for _ in chain]
 
-    async def prefill(self, prompt: Prompt) -> None: ...
+    async def prefill(self, prompt: Prompt) -> Prefill:
+        return Prefill()
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return 1
 
     def stop(self, call_id: str) -> None: ...
 

@@ -16,8 +16,10 @@ from engine_walks import EMBEDDED, GREEDY, QUESTIONS, assert_fresh, roll_back_at
 from reference import Reference
 from tiny import save_checkpoint
 
-from dreamr.actors.types import ROOT, Prompt, Sampling, Step
+from dreamr.actors.types import ROOT, Criterion, Prompt, Sampling, Step
+from dreamr.config import HFEngineConfig
 from dreamr.engines.base import Engine
+from dreamr.engines.factory import build_engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -131,6 +133,26 @@ async def test_step_text_is_the_decoded_tokens_without_eos(engine: Engine, refer
             assert step.text == reference.tokenizer.decode(shown, skip_special_tokens=True)
             assert (step.finish == "delimiter") == ("\n\n" in step.text)
             assert 0 < step.started <= step.ended
+
+
+@pytest.mark.parametrize("criterion", ["digit", "mean_digit", "same"])
+async def test_both_engines_give_the_same_verdicts_by_other_criteria(
+    kind: EngineKind, engine: Engine, checkpoint: Path, criterion: Criterion
+) -> None:
+    if checkpoint.name != "target":
+        pytest.skip("only the target's tokenizer has every word of the questions")
+    prompt = QUESTIONS["ledger"]
+    chain = await write_chain(engine, prompt, 3)
+    references = chain[1:] + chain[:1] if criterion == "same" else []
+    verdicts = await engine.score("a", prompt, chain, criterion, references)
+    hf = build_engine(HFEngineConfig(model="embedded:target")).engine
+    expected = await hf.score("a", prompt, chain, criterion, references)
+    assert [v.rho for v in verdicts] == pytest.approx([v.rho for v in expected], abs=10 * kind.rho_tolerance)
+
+
+async def test_the_length_of_a_prompt_includes_its_images(engine: Engine, reference: Reference) -> None:
+    for prompt in QUESTIONS.values():
+        assert await engine.count_tokens(prompt) == reference.inputs(prompt)["input_ids"].shape[1]
 
 
 async def test_an_engine_knows_its_size(engine: Any, reference: Reference) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from dreamr.actors.types import Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import COMPARING, Criterion, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.engines.base import Engine
 
 _UNFINISHED = "\ufffd"
@@ -52,15 +52,29 @@ class TextCrossing:
             tokens += (cast(int, self._target.eos_token_id),)
         return replace(inner, prefix=after.end, tokens=tokens, text=text)
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
-        """Judge each step on its own prefix."""
-        return [
-            verdict for step in chain for verdict in await self._engine.score(call_id, prompt, [self._as_own(step)])
-        ]
+    async def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion = "rho",
+        references: Sequence[Step] = (),
+    ) -> list[Verdict]:
+        """Judge each step on its own prefix; comparisons read texts alone, so steps stay as they are for those."""
+        if criterion in COMPARING:
+            return await self._engine.score(call_id, prompt, chain, criterion, references)
+        verdicts: list[Verdict] = []
+        for step in chain:
+            verdicts += await self._engine.score(call_id, prompt, [self._as_own(step)], criterion)
+        return verdicts
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """See `Engine`."""
-        await self._engine.prefill(prompt)
+        return await self._engine.prefill(prompt)
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`; the engine's own tokens."""
+        return await self._engine.count_tokens(prompt)
 
     def stop(self, call_id: str) -> None:
         """See `Engine`."""

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +27,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import Finish, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import COMPARING, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import DELIMITER, EngineDied
 from dreamr.engines.early_stops import EarlyStops
-from dreamr.engines.sampling import NumericalError, check_sampling
+from dreamr.engines.pairs import check_pairs
+from dreamr.engines.sampling import check_sampling
 from dreamr.engines.step_end import StepEnd
 from dreamr.engines.verdicts import check_chain, verdict_branch
 from dreamr.engines.vllm_loading import LoadedVLLM, start
+from dreamr.engines.vllm_questions import Question, questions
 from dreamr.tasks.processor import open_images
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class VLLMEngine:
         self._chat = loaded.chat
         self._shapes = loaded.shapes
         self._step_end = StepEnd(loaded.chat.decode, loaded.eos_tokens)
+        self._questions = questions(loaded.chat)
         self._last_tokens = sorted(loaded.eos_tokens | _delimiter_tokens(loaded))
         self._max_positions: int = loaded.llm.model_config.max_model_len
         self._writing: dict[_Writing, str] = {}
@@ -93,23 +95,38 @@ class VLLMEngine:
         finish = await self._stoppable(call_id, prompt, after.end, sampling, tokens)
         return Step(after.end, tuple(tokens), self._step_end.text(tokens), finish, started, time.time())
 
-    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[Verdict]:
+    async def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion = "rho",
+        references: Sequence[Step] = (),
+    ) -> list[Verdict]:
         """Judge the steps at once, one request each over a shared prefix (see `Engine`); `stop` cannot shorten it.
 
-        Raises ValueError when a step is empty or the steps do not follow each other.
+        Raises ValueError when a step is empty, the steps do not follow each other, references are missing, and for
+        the criterion "embedding": vLLM does not give hidden states of a model that generates.
         """
+        if criterion in COMPARING:
+            check_pairs(chain, references)
+            return await _all(
+                self._comparison(call_id, step, other, criterion) for step, other in zip(chain, references, strict=True)
+            )
         check_chain(chain)
-        verdicts = [asyncio.create_task(self._verdict(call_id, prompt, step)) for step in chain]
-        try:
-            return await asyncio.gather(*verdicts)
-        finally:  # nothing goes on after the first failure
-            for verdict in verdicts:
-                verdict.cancel()
-            await asyncio.gather(*verdicts, return_exceptions=True)
+        question = self._questions[criterion]()
+        return await _all(self._verdict(call_id, prompt, step, question) for step in chain)
 
-    async def prefill(self, prompt: Prompt) -> None:
+    async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
-        await self._contrast(f"prefill {prompt.key}", prompt, ())
+        started = time.time()
+        question = self._questions["rho"]()
+        await self._asked(f"prefill {prompt.key}", await self._rendered(prompt, ()), question)
+        return Prefill(started, time.time())
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Engine`."""
+        return len((await self._rendered(prompt, ()))["prompt_token_ids"])
 
     async def warm_up(self) -> None:
         """Have vLLM compile what it compiles only when a verdict is asked for the first time."""
@@ -198,27 +215,31 @@ class VLLMEngine:
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
-    async def _verdict(self, call_id: str, prompt: Prompt, step: Step) -> Verdict:
+    async def _verdict(self, call_id: str, prompt: Prompt, step: Step, question: Question) -> Verdict:
         started = time.time()
-        rho = await self._contrast(call_id, prompt, step.end + verdict_branch(step, self._chat.verdict_turn))
-        return Verdict(rho, started, time.time())
+        rendered = await self._rendered(prompt, step.end + verdict_branch(step, question.turn))
+        value = await self._asked(call_id, rendered, question)
+        return Verdict(value, started, time.time())
 
-    async def _contrast(self, call_id: str, prompt: Prompt, suffix: Tokens) -> float:
-        """rho behind prompt and suffix, from the float32 log-probabilities of the two verdict words."""
+    async def _comparison(self, call_id: str, step: Step, reference: Step, criterion: Criterion) -> Verdict:
+        if criterion != "same":
+            raise ValueError(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
+        started = time.time()
+        rendered = await self._checked({"prompt_token_ids": list(self._chat.same_chat(step.text, reference.text))})
+        value = await self._asked(call_id, rendered, self._questions["rho"]())
+        return Verdict(value, started, time.time())
+
+    async def _asked(self, call_id: str, rendered: Any, question: Question) -> float:
+        """The verdict that the next token gives, from float32 log-probabilities."""
         from vllm import SamplingParams
 
-        words = list(self._chat.verdict_words)
-        params = SamplingParams(
-            temperature=0, max_tokens=1, allowed_token_ids=words, logprob_token_ids=words, detokenize=False
-        )
-        rendered = await self._rendered(prompt, suffix)
+        words = list(question.words)
+        params = SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=words, detokenize=False)
         async with aclosing(self._outputs(call_id, rendered, params)) as outputs:
             async for output in outputs:
+                [token] = output.outputs[0].token_ids
                 logprobs = output.outputs[0].logprobs[0]
-                positive, negative = (float(logprobs[word].logprob) for word in words)
-                if not (math.isfinite(positive) and math.isfinite(negative)):
-                    raise NumericalError(f"verdict log-probabilities are not finite: {positive}, {negative}")
-                return 1 / (1 + math.exp(negative - positive))
+                return question.read(token, [float(logprobs[word].logprob) for word in words])
         raise RuntimeError(f"vLLM ended the request {call_id!r} without a verdict")
 
     # -- vLLM ------------------------------------------------------------------------------------------------------
@@ -233,6 +254,9 @@ class VLLMEngine:
             images = await self._opened(prompt)
             tokens["multi_modal_data"] = {"image": images}
             tokens["multi_modal_uuids"] = {"image": [f"{prompt.key}/{number}" for number in range(len(images))]}
+        return await self._checked(tokens)
+
+    async def _checked(self, tokens: Any) -> Any:
         if len(tokens["prompt_token_ids"]) >= self._max_positions:
             raise self._too_long(len(tokens["prompt_token_ids"]))
         [rendered] = await self._llm.renderer.render_cmpl_async([tokens])
@@ -274,6 +298,17 @@ class VLLMEngine:
         for name, shape in self._shapes.items():
             if given.get(name) != shape:
                 raise RuntimeError(f"the new weights do not fit: {name} is {given.get(name)}, but must be {shape}")
+
+
+async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
+    """Await them at once; none goes on after the first failure."""
+    tasks = [asyncio.create_task(verdict) for verdict in verdicts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _delimiter_tokens(loaded: LoadedVLLM) -> frozenset[int]:

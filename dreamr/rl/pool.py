@@ -24,8 +24,9 @@ from dreamr.actors.member import Member
 from dreamr.actors.prompt_store import PromptStore
 from dreamr.actors.refs import RayRef
 from dreamr.actors.types import ActorLost, Prompt
+from dreamr.bench.contender import Entry, PipelineContender
+from dreamr.bench.runner import Runner
 from dreamr.config import GroupConfig, PipelineSettings
-from dreamr.demo.runner import Runner
 from dreamr.pipelines.handles import Actors
 from dreamr.rl.chains import Group, GroupRequest, RolloutMode
 from dreamr.rl.config import SapoConfig
@@ -104,11 +105,15 @@ class RolloutPool:
         settings = PipelineSettings(
             alpha=rollout.alpha, max_tokens=rollout.max_tokens, max_step_tokens=rollout.max_step_tokens
         )
-        runner = Runner(Actors(RayWriter(draft, store), RayWriter(target, store), RayJudge(judge, store)), settings)
-        times = []
+        handles = Actors(RayWriter(draft, store), RayWriter(target, store), RayJudge(judge, store))
+        plain, fpsr = (
+            PipelineContender(Entry(name, settings.model_copy(update={"method": name})), handles, {})
+            for name in ("autoregressive", "fpsr")
+        )
+        runner, times = Runner(), []
         for prompt in prompts:
-            plain = await runner.run("autoregressive", prompt)
-            times.append((plain.wall_s, (await runner.run("fpsr", prompt)).wall_s))
+            alone = await runner.run(plain, prompt)
+            times.append((alone.wall_s, (await runner.run(fpsr, prompt)).wall_s))
         return times
 
     async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], mode: RolloutMode) -> None:

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dreamr.actors.types import Prompt, Role, Sampling, Step, Verdict
+from dreamr.actors.types import Criterion, Prompt, Role, Sampling, Step, Verdict
 from dreamr.pipelines.handles import Actors, Judge, Ref, Writer
+from dreamr.serve.wrapped import WrappedJudge, WrappedWriter
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -64,44 +65,30 @@ class Watch:
             self._tell(event | {"num_tokens": len(value.tokens), "stopped": value.finish == "stopped"})
 
 
-class _Watched:
-    def __init__(self, inner: Writer | Judge, watch: Watch) -> None:
-        self._inner, self._watch = inner, watch
-
-    @property
-    def up(self) -> bool:
-        return self._inner.up
-
-    def report_lost(self) -> None:
-        self._inner.report_lost()
-
-    async def recovered(self) -> None:
-        await self._inner.recovered()
-
-    async def prefill(self, prompt: Prompt) -> None:
-        await self._inner.prefill(prompt)
-
-    def stop(self, call_id: str) -> None:
-        self._inner.stop(call_id)
-
-
-class WatchedWriter(_Watched):
+class WatchedWriter(WrappedWriter):
     def __init__(self, inner: Writer, lane: Role, watch: Watch) -> None:
-        super().__init__(inner, watch)
-        self._writer, self._lane = inner, lane
+        super().__init__(inner)
+        self._lane, self._watch = lane, watch
 
     def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:
-        ref = self._writer.next_step(call_id, prompt, after, sampling)
+        ref = super().next_step(call_id, prompt, after, sampling)
         self._watch.follow(self._lane, ref)
         return ref
 
 
-class WatchedJudge(_Watched):
+class WatchedJudge(WrappedJudge):
     def __init__(self, inner: Judge, watch: Watch) -> None:
-        super().__init__(inner, watch)
-        self._judge = inner
+        super().__init__(inner)
+        self._watch = watch
 
-    def score(self, call_id: str, prompt: Prompt, step: Step | Ref[Step]) -> Ref[Verdict]:
-        ref = self._judge.score(call_id, prompt, step)
+    def score(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        step: Step | Ref[Step],
+        criterion: Criterion = "rho",
+        reference: Step | Ref[Step] | None = None,
+    ) -> Ref[Verdict]:
+        ref = super().score(call_id, prompt, step, criterion, reference)
         self._watch.follow("verifier", ref)
         return ref

@@ -27,8 +27,8 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
+from dreamr.bench.machine import Machine
 from dreamr.config import Config, load_config
-from dreamr.demo.machine import Machine
 from dreamr.serve.load_report import Asked, summarise
 from dreamr.serve.sample import chat_body
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
-from dreamr.demo.report import model_rows
+from dreamr.bench.report import model_reports
 from dreamr.pipelines.registry import METHODS
 from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
 from dreamr.serve.sample import data_url
@@ -40,8 +40,8 @@ def routes(service: Service) -> APIRouter:
     @router.get("/v1/models")
     async def models() -> ModelList:
         """The one pipeline that is served, its methods and the models behind it."""
-        rows = model_rows(service.group.infos)
-        model = Model(id=service.settings.model_name, created=started, methods=list(METHODS), actors=dict(rows))
+        rows = {role: report.model_dump() for role, report in model_reports(service.group.infos).items()}
+        model = Model(id=service.settings.model_name, created=started, methods=list(METHODS), actors=rows)
         return ModelList(data=[model])
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})

@@ -7,8 +7,8 @@ import secrets
 from typing import Literal, Protocol
 
 from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
+from dreamr.bench.cold import cold_copy
 from dreamr.config import Config, PipelineSettings
-from dreamr.demo.cold import cold_copy
 from dreamr.pipelines.handles import Actors
 from dreamr.serve.admission import Admission
 from dreamr.serve.answering import Answering

@@ -17,6 +17,7 @@ from typing import Any
 
 from dreamr.actors.types import Prompt, Sampling, Step
 from dreamr.pipelines.handles import Actors, Ref, Writer
+from dreamr.serve.wrapped import WrappedWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,45 +65,24 @@ class Postponed:
         return (yield from self._ref.__await__())
 
 
-class _Writer:
-    """All that a handle does, done by another one."""
+class DraftUnderLoad(WrappedWriter):
+    """A draft that counts as away while drafting does not pay."""
 
     def __init__(self, inner: Writer, load: Load) -> None:
-        self._inner, self._load = inner, load
-
-    @property
-    def up(self) -> bool:
-        return self._inner.up
-
-    def report_lost(self) -> None:
-        self._inner.report_lost()
-
-    async def recovered(self) -> None:
-        await self._inner.recovered()
-
-    async def prefill(self, prompt: Prompt) -> None:
-        await self._inner.prefill(prompt)
-
-    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:
-        return self._inner.next_step(call_id, prompt, after, sampling)
-
-    def stop(self, call_id: str) -> None:
-        self._inner.stop(call_id)
-
-
-class DraftUnderLoad(_Writer):
-    """A draft that counts as away while drafting does not pay."""
+        super().__init__(inner)
+        self._load = load
 
     @property
     def up(self) -> bool:
         return self._inner.up and self._load.allows_drafting
 
 
-class TargetUnderLoad(_Writer):
+class TargetUnderLoad(WrappedWriter):
     """A target whose step ahead of the verdict waits for the verdict, while others need the target. For one request."""
 
     def __init__(self, inner: Writer, load: Load) -> None:
-        super().__init__(inner, load)
+        super().__init__(inner)
+        self._load = load
         self._postponed: dict[str, Postponed] = {}
 
     def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:

@@ -1,0 +1,55 @@
+"""What vLLM is asked for a verdict: tokens behind a prefix, and how the log-probabilities of the next one are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dreamr.actors.types import Criterion, Tokens
+from dreamr.engines.sampling import NumericalError
+from dreamr.tasks.chat import ChatEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One criterion that is read from the next token."""
+
+    turn: Tokens
+    words: Tokens
+    """Tokens whose log-probabilities are wanted."""
+    read: Callable[[int, Sequence[float]], float]
+    """The verdict, from the token that the model would write and the words' log-probabilities."""
+
+
+def questions(chat: ChatEncoder) -> Mapping[Criterion, Callable[[], Question]]:
+    """The criteria that vLLM can give; a tokenizer without single digits is only refused when digits are asked for."""
+    return {
+        "rho": lambda: Question(chat.verdict_turn, chat.verdict_words, lambda _, logprobs: contrast(logprobs)),
+        "digit": lambda: Question(chat.score_turn, chat.digits, lambda token, _: digit(token, chat.digits)),
+        "mean_digit": lambda: Question(chat.score_turn, chat.digits, lambda _, logprobs: mean_digit(logprobs)),
+    }
+
+
+def contrast(logprobs: Sequence[float]) -> float:
+    """rho of the log-probabilities of the positive and the negative word."""
+    return weights(logprobs)[0]
+
+
+def digit(token: int, digits: Tokens) -> float:
+    """The likeliest of all tokens as a digit; 0 when it is none (SpecReason)."""
+    return float(digits.index(token)) if token in digits else 0.0
+
+
+def mean_digit(logprobs: Sequence[float]) -> float:
+    """The expected digit."""
+    return sum(value * weight for value, weight in enumerate(weights(logprobs)))
+
+
+def weights(logprobs: Sequence[float]) -> list[float]:
+    """Probabilities of the words alone, which add up to 1. Raises NumericalError when one is not a number."""
+    if not all(map(math.isfinite, logprobs)):
+        raise NumericalError(f"verdict log-probabilities are not finite: {list(logprobs)}")
+    largest = max(logprobs)
+    shares = [math.exp(logprob - largest) for logprob in logprobs]
+    return [share / sum(shares) for share in shares]

@@ -159,7 +159,7 @@ def test_lookahead_commits_what_was_judged_and_leaves_no_work(method: Method) ->
         assert world.num_in_flight == 0
         assert trace.end == "answered"
 
-    for seed in range(100):
+    for seed in range(40):
         virtual(run(seed))
 
 

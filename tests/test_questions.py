@@ -59,7 +59,7 @@ def test_same_meaning_is_asked_in_a_chat_of_its_own(folder: Path) -> None:
     async def judge() -> float:
         return (await engine.score("s", PROMPTS["no image"], [other], "same", [one]))[0].rho
 
-    ids = torch.tensor([engine._encoder.text(same_chat(engine._encoder.config, one.text, other.text))])
+    ids = torch.tensor([engine._encoder.same_chat(one.text, other.text)])
     with torch.no_grad():
         logits = reference.model(input_ids=ids, use_cache=False).logits[0, -1]
     expected = torch.softmax(logits[list(engine._encoder.verdict_words)], -1)[0]

@@ -107,7 +107,7 @@ def test_an_empty_proposal_gives_one_token_of_the_target(pair: tuple[HFEngine, H
 
 
 def test_sampled_rounds_of_two_models_have_the_targets_distribution(pair: tuple[HFEngine, HFEngine]) -> None:
-    prompt, num_draws = PROMPTS["no image"], 500
+    prompt, num_draws = PROMPTS["no image"], 300
     draft, target = pair
 
     async def first_tokens() -> Counter[Tokens]:

@@ -90,6 +90,9 @@ class LearnerSettings(Strict):
     credit: Literal["chain", "step"] = "chain"
     """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: what a verdict says about a step counts
     for the tokens of that step alone (credit.py)."""
+    negative_weight: float = Field(default=1.0, ge=0, le=1)
+    """Factor on negative advantages. What should not have been written says little about what should: in the gradient
+    of a small model it is mostly noise, and a factor near 0 lets it learn faster and at higher rates."""
     freeze_vision: bool = True
     gradient_checkpointing: bool = False
     """Less memory for a third more time; for models that would not fit else."""

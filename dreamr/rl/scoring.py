@@ -51,9 +51,10 @@ def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSetting
     """Per chain of all groups, in order, and token its advantage under `credit: step`; zeros where the target wrote.
 
     R_draft and R_length are means over steps of what each verdict says. GRPO credits every token of a chain with the
-    whole mean; here a token gets what its own step has earned,
+    whole mean; here a token gets what its own step has earned, and an equal share of the outcome, which all n steps
+    have earned together,
 
-        s = w1 * R_outcome + w2 * accepted + w3 * accepted * (1 - tokens / allowance)
+        s = w1 * R_outcome / n + w2 * accepted + w3 * accepted * (1 - tokens / allowance)
 
     against the mean of s over the group's steps at the same place in their chains, in units of the standard deviation
     of these differences over the batch: a group whose chains are all as good teaches little, and is not blown up.
@@ -83,6 +84,8 @@ def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> lis
 
 
 def _earned(scored: Scored, place: int, settings: RewardSettings) -> float:
-    drafted = scored.chain.steps[place].drafted
+    steps = scored.chain.steps
+    drafted = steps[place].drafted
     saved = 1 - min(drafted.num_tokens / settings.step_allowance, 1.0)
-    return settings.outcome * scored.outcome + drafted.accepted * (settings.draft + settings.length * saved)
+    share = settings.outcome * scored.outcome / len(steps)
+    return share + drafted.accepted * (settings.draft + settings.length * saved)

@@ -67,7 +67,8 @@ def start(config: SapoConfig, *, resume: bool) -> Path:
 
 def _print(line: dict[str, float]) -> None:
     values = [f"{label} {line[name]:.3g}" for name, label in SHOWN.items() if name in line]
-    typer.echo(f"step {int(line['step']):>4}  " + "  ".join(values))
+    if values:  # a second update on the same rollouts has nothing new to tell
+        typer.echo(f"step {int(line['step']):>4}  " + "  ".join(values))
 
 
 def main() -> None:

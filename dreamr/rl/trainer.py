@@ -48,6 +48,8 @@ class SapoTrainer(GRPOTrainer):
         self.advantages = output["advantages"].tolist()
         if self._sapo.learner.credit == "step":
             output["advantages"] = self._token_advantages(output["completion_ids"])
+        advantages = output["advantages"]
+        output["advantages"] = advantages.clamp(min=0) + self._sapo.learner.negative_weight * advantages.clamp(max=0)
         return output
 
     def roll_out(self) -> dict[str, list[Any]]:

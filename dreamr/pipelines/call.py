@@ -45,8 +45,8 @@ class Call(Generic[T]):
                 return len(self.value.tokens)
             case Checked():
                 return 1
-            case tuple():
-                return sum(len(one.tokens) for one in self.value if isinstance(one, Step))
+            case tuple() as several:
+                return sum(len(one.tokens) for one in several if isinstance(one, Step))
             case _:
                 return 0
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from dreamr.pipelines.base import OnCommit
+from dreamr.pipelines.call import Call
 from dreamr.pipelines.chain import draft_chain, drafted_steps
 from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.request import Request
@@ -48,7 +50,7 @@ async def _commit_round(session: Session, window: int) -> None:
     judgings = [session.judge_pair(index + place, *pair) for place, pair in enumerate(zip(chain, own, strict=False))]
     for place, judging in enumerate(judgings):
         verdict = await session.unless_lost(judging)
-        waited_for = [*drafts, expanding, judging]
+        waited_for: list[Call[Any]] = [*drafts, expanding, judging]
         if verdict is None or not session.decide(drafts[place], chain[place], verdict, waited_for):
             for later in judgings[place:]:
                 later.stop()

@@ -56,7 +56,6 @@ async def scenario(cluster: Cluster, nodes: dict[str, Any]) -> dict[str, object]
             "killed": names[killed[0]],
             "placed_after": {role: names[info.node] for role, info in group.infos.items()},
             "same_text": whole.text == hurt.text,
-            "num_losses": hurt.num_losses,
             "healthy": await group.check(),
         }
 

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,12 +49,15 @@ def training_curve(run: Path) -> list[dict[str, Any]]:
 @contextmanager
 def head() -> Iterator[str]:
     """A cluster of its own that accepts jobs; yields the dashboard's address."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
-    command += ["--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats"]
+    # The agent that takes jobs has a fixed port else, and other clusters of this machine may hold it.
+    command += [f"--dashboard-agent-listen-port={agent}", "--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats"]
     quiet = {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     process = subprocess.Popen(command, env=environment(**quiet), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
+        wait_for(f"http://127.0.0.1:{agent}/api/local_raylet_healthz")
+        wait_for(f"http://127.0.0.1:{dashboard}/api/jobs/")
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -71,7 +76,6 @@ def job_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke run, submitted to a cluster as a job."""
     run = tmp_path_factory.mktemp("job") / "run"
     with head() as address:
-        wait_for(address)
         command = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT)]
         command += ["--", sys.executable, "rl/train.py", "--config", "configs/smoke-sapo.yaml", "--run", str(run)]
         done = subprocess.run(
@@ -81,18 +85,15 @@ def job_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def wait_for(address: str) -> None:
-    """Return when jobs are accepted there."""
-    import time
-    import urllib.request
-
+def wait_for(url: str) -> None:
+    """Return when it answers."""
     for _ in range(120):
         try:
-            with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5):
+            with urllib.request.urlopen(url, timeout=5):
                 return
         except OSError:
             time.sleep(0.5)
-    raise AssertionError(f"no dashboard at {address}")
+    raise AssertionError(f"nothing answers at {url}")
 
 
 def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -> None:

@@ -68,11 +68,16 @@ def test_the_batch_writes_what_the_engine_writes(engine: HFEngine, temperature: 
     batch = ChainBatch(engine, requests(temperature), limits)
     written = batch.write_chains()
     assert len(written) == 9
+    compared = 0
     for row, steps in zip(batch.rows, written, strict=True):
         expected = asyncio.run(one_by_one(engine, row, limits))
+        if {token for step in expected for token in step.tokens} & set(engine.image_tokens):
+            continue  # the engine may sample an image's tokens, a rollout never does
+        compared += 1
         assert [one.step.tokens for one in steps] == [step.tokens for step in expected]
         assert [one.step.text for one in steps] == [step.text for step in expected]
         assert [one.step.finish for one in steps] == [step.finish for step in expected]
+    assert compared >= 6
     if temperature:
         first, second, *_ = (tuple(one.step.tokens for one in steps) for steps in written)
         assert first != second

@@ -14,7 +14,7 @@ from dreamr.sizing.memory import can_be_split, kv_tokens, num_parameters, uses_a
 from dreamr.sizing.public_models import public_model
 
 ROOT = Path(__file__).parents[1]
-CONFIGURATIONS = sorted((ROOT / "configs").glob("qwen3-vl-*.yaml"))
+CONFIGURATIONS = sorted((ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)

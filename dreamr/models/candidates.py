@@ -1,4 +1,4 @@
-"""Steps sampled from the trained draft behind right prefixes: the candidates that the target meets when deployed."""
+"""Steps sampled from trained drafts behind right prefixes: the candidates that the target meets when deployed."""
 
 from __future__ import annotations
 
@@ -46,12 +46,15 @@ class DraftSteps:
         return [one.problem for one in chosen], [one.image_row for one in chosen], [one.texts for one in chosen]
 
 
-def load_or_sample(draft: Path, layouts: tuple[tuple[Cell, ...], ...], work: Path) -> DraftSteps:
-    """Sample from the checkpoint folder `draft` on images of the bank, or load what was sampled before."""
-    saved = work / "draft-steps.pt"
-    if not saved.exists():
-        torch.save(asyncio.run(_sample(draft, layouts)), saved)
-    return DraftSteps(torch.load(saved, weights_only=False))  # our own file: it holds dataclasses
+def load_or_sample(drafts: list[Path], layouts: tuple[tuple[Cell, ...], ...], work: Path) -> DraftSteps:
+    """Sample from each of the checkpoint folders `drafts` on images of the bank, or load what was sampled before."""
+    drafted: list[DraftedProblem] = []
+    for draft in drafts:
+        saved = work / f"{draft.name}-steps.pt"
+        if not saved.exists():
+            torch.save(asyncio.run(_sample(draft, layouts)), saved)
+        drafted += torch.load(saved, weights_only=False)  # our own file: it holds dataclasses
+    return DraftSteps(drafted)
 
 
 async def _sample(draft: Path, layouts: tuple[tuple[Cell, ...], ...]) -> list[DraftedProblem]:

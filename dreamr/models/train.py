@@ -38,7 +38,8 @@ def main(
         ".work/models/out"
     ),
     go_on_from: Annotated[
-        Path | None, typer.Option(help="Folder with a trained 'target' and 'draft': run the target's last phase only.")
+        Path | None,
+        typer.Option(help="Folder with a trained 'target' and its drafts, 'draft*': run the target's last phase only."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
 ) -> None:
@@ -49,7 +50,7 @@ def main(
     tokenizer = build_tokenizer()
     bank = render_bank("train", SEED, NUM_IMAGES)
     if go_on_from:
-        drafts = load_or_sample(go_on_from / "draft", bank.cells, work)
+        drafts = load_or_sample(sorted(go_on_from.glob("draft*")), bank.cells, work)
         _train(TARGET_PHASES[-1:], load(go_on_from / "target"), tokenizer, bank, drafts, work, out / "target")
         return
     models = {
@@ -58,7 +59,7 @@ def main(
     }
     _read_shapes(models, bank, work)
     _train(DRAFT_PHASES, models["draft"], tokenizer, bank, None, work, out / "draft")
-    drafts = load_or_sample(out / "draft", bank.cells, work)
+    drafts = load_or_sample([out / "draft"], bank.cells, work)
     _train(TARGET_PHASES, models["target"], tokenizer, bank, drafts, work, out / "target")
 
 

@@ -30,8 +30,8 @@ from dreamr.rl.writing import ChainBatch, ChainLimits, Row, WrittenStep
 class RolloutWorker(DraftActor):
     """Holds the draft of the newest optimizer step."""
 
-    def __init__(self, config: ActorConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        super().__init__(config, ids_of)
         self._version = 0
 
     async def set_weights(self, weights: Mapping[str, Tensor], version: int) -> None:

@@ -4,7 +4,8 @@
     in pipeline   all rows write one step; whoever judges it may `replace` it; then all rows write the next one
 
 A row is what the pipelines would draft for a request with its seed: the same prompt, the same seed per step, the same
-stop rules. Who writes it, and beside which other rows, changes nothing but rounding.
+stop rules. Who writes it, and beside which other rows, changes nothing but rounding. Only tokens that stand for images
+are never chosen.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Puts what public models and the ready configurations need into a text: `python -m dreamr.sizing.markdown
-docs/models.md configs/qwen3-vl-*.yaml`."""
+docs/models.md configs/qwen3-vl-[0-9]*.yaml`."""
 
 from __future__ import annotations
 

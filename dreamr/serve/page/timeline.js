@@ -123,10 +123,16 @@ function running(call, now) {
 }
 
 function finished(span) {
-  const kept = span.outcome === "committed";
-  const verdict = span.rho > 0.5 ? "yes" : "no";
-  const title = span.lane === "verifier" ? `step ${span.step + 1}: ρ ${span.rho.toFixed(2)}` : `step ${span.step + 1}: ${span.outcome}, ${span.num_tokens} tokens`;
-  return { ...span, look: span.lane === "verifier" ? verdict : kept ? span.lane : "dropped", title };
+  if (span.outcome === "prefill") return { ...span, look: "prefill", title: "reads the prompt" };
+  if (span.lane === "verifier") return judged(span);
+  const look = span.outcome === "committed" ? span.lane : "dropped";
+  return { ...span, look, title: `step ${span.step + 1}: ${span.outcome}, ${span.num_tokens} tokens` };
+}
+
+// A verdict that never came has no rho.
+function judged(span) {
+  if (span.rho === null || span.rho === undefined) return { ...span, look: "dropped", title: `step ${span.step + 1}: ${span.outcome}` };
+  return { ...span, look: span.rho > 0.5 ? "yes" : "no", title: `step ${span.step + 1}: ρ ${span.rho.toFixed(2)}` };
 }
 
 function summary(run) {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dreamr.actors.types import Prompt
 from dreamr.rl.chains import Chain, ChainStep
 from dreamr.rl.config import RewardSettings
 from dreamr.rl.data import Example
 from dreamr.rl.rewards import DraftedStep
-from dreamr.rl.scoring import score_group, token_advantages
+from dreamr.rl.scoring import earned_by_step, score_group, token_advantages
 
 SETTINGS = RewardSettings(outcome=1.0, draft=1.0, length=1.0, step_allowance=20)
 
@@ -67,6 +69,29 @@ def test_step_credit_leaves_the_targets_tokens_alone() -> None:
     assert mixed.written_by_draft == (1,) * 10 + (0,) * 15 + (1,) * 4
     assert advantages[10:25] == [0.0] * 15
     assert len(advantages) == len(mixed.tokens) == len(mixed.logprobs)
+
+
+def test_step_credit_pays_nothing_for_filler() -> None:
+    weights = RewardSettings(outcome=0.0, step_allowance=20)
+    filled = chain(step(10, True), step(1, True, "so\n\n"), step(10, True), step(4, True, "</think>Answer: 12"))
+    group = score_group(example(needed=3), [RIGHT, filled], weights)
+    assert all(value < 0 for value in token_advantages([group], weights)[1][10:11])
+
+
+@given(
+    tokens=st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    accepted=st.lists(st.booleans(), min_size=8, max_size=8),
+    needed=st.integers(1, 8),
+)
+def test_what_the_steps_earn_adds_up_to_the_rewards(tokens: list[int], accepted: list[bool], needed: int) -> None:
+    weights = RewardSettings(outcome=1.0, draft=1.0, length=1.0, step_allowance=20)
+    steps = [step(count, good) for count, good in zip(tokens, accepted, strict=False)]
+    [scored] = score_group(example(needed), [chain(*steps)], weights)
+    earned = sum(earned_by_step(scored, place, weights) for place in range(len(steps)))
+    unbounded = sum(one.drafted.accepted * (1 - one.drafted.num_tokens / 20) for one in steps)
+    length = unbounded - max(0, len(steps) - needed)
+    assert earned == pytest.approx(scored.outcome + needed * scored.draft + length)
+    assert max(0.0, length) == pytest.approx(needed * scored.length)
 
 
 def test_step_credit_does_not_blow_up_groups_that_agree() -> None:

@@ -17,6 +17,8 @@ class Scored:
     """The raw parts of one chain's reward."""
 
     chain: Chain
+    needed: int
+    """Steps that the problem needs."""
     outcome: float
     draft: float
     length: float
@@ -32,6 +34,7 @@ def score_group(example: Example, chains: Sequence[Chain], settings: RewardSetti
     return [
         Scored(
             chain,
+            needed,
             outcome_reward(good),
             draft_reward(chain.drafted, needed),
             length_reward(chain.drafted, needed, settings.step_allowance),
@@ -50,14 +53,15 @@ def _needed_steps(chains: Sequence[Chain], right: Sequence[bool]) -> int:
 def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSettings) -> list[list[float]]:
     """Per chain of all groups, in order, and token its advantage under `credit: step`; zeros where the target wrote.
 
-    R_draft and R_length are means over steps of what each verdict says. GRPO credits every token of a chain with the
-    whole mean; here a token gets what its own step has earned, and an equal share of the outcome, which all n steps
-    have earned together,
+    R_draft and R_length are sums over steps of what each verdict says. GRPO credits every token of a chain with the
+    whole of them; here a token gets what its own step has earned. With N drafted steps where n are needed,
 
-        s = w1 * R_outcome / n + w2 * accepted + w3 * accepted * (1 - tokens / allowance)
+        s = w1 * R_outcome / N + w2 * accepted * min(1, n / N) + w3 * (accepted * (1 - tokens / allowance) - surplus)
+        surplus = max(0, N - n) / N
 
-    against the mean of s over the group's steps at the same place in their chains, in units of the standard deviation
-    of these differences over the batch: a group whose chains are all as good teaches little, and is not blown up.
+    so that the steps of a chain together earn n times its draft and length rewards, filler included. It counts against
+    the mean of s over the group's steps at the same place in their chains, in units of the standard deviation of these
+    differences over this rank's batch: a group whose chains are all as good teaches little, and is not blown up.
     """
     differences = [values for group in groups for values in _against_the_group(group, settings)]
     spread = statistics.pstdev(value for values in differences for value in values) + 1e-4
@@ -74,7 +78,7 @@ def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSetting
 
 def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> list[list[float]]:
     """Per chain and step, what it has earned less the mean at that place; the group's mean where it is alone there."""
-    earned = [[_earned(scored, place, settings) for place in range(len(scored.chain.steps))] for scored in group]
+    earned = [[earned_by_step(scored, place, settings) for place in range(len(scored.chain.steps))] for scored in group]
     mean = statistics.fmean(value for values in earned for value in values)
     baselines = []
     for place in range(max(map(len, earned))):
@@ -83,9 +87,14 @@ def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> lis
     return [[value - baselines[place] for place, value in enumerate(values)] for values in earned]
 
 
-def _earned(scored: Scored, place: int, settings: RewardSettings) -> float:
+def earned_by_step(scored: Scored, place: int, settings: RewardSettings) -> float:
+    """s of `token_advantages` for one step of a chain."""
     steps = scored.chain.steps
     drafted = steps[place].drafted
     saved = 1 - min(drafted.num_tokens / settings.step_allowance, 1.0)
-    share = settings.outcome * scored.outcome / len(steps)
-    return share + drafted.accepted * (settings.draft + settings.length * saved)
+    surplus = max(0, len(steps) - scored.needed) / len(steps)
+    return (
+        settings.outcome * scored.outcome / len(steps)
+        + settings.draft * drafted.accepted * (1 - surplus)
+        + settings.length * (drafted.accepted * saved - surplus)
+    )

@@ -45,7 +45,8 @@ class RolloutSettings(Strict):
     max_tokens: PositiveInt = 512
     max_step_tokens: PositiveInt = 96
     alpha: float = Field(default=0.7, ge=0, lt=1)
-    """A drafted step is accepted when rho > alpha."""
+    """A drafted step earns its reward when rho > alpha. Above the pipelines' threshold it leaves fewer wrong steps
+    that pay, which the draft would learn to write; `evaluation.alpha` is the one to deploy with."""
     deadline_s: PositiveFloat = 600.0
     """A worker that does not return its chains within this time is restarted."""
 
@@ -104,6 +105,8 @@ class EvaluationSettings(Strict):
     every: PositiveInt = 25
     """Optimizer steps between two evaluations; there is one before the first step and one after the last."""
     problems: PositiveInt = 32
+    alpha: float = Field(default=0.7, ge=0, lt=1)
+    """A drafted step is committed when rho > alpha."""
     speedup_problems: int = Field(default=0, ge=0)
     """Problems on which FPSR with the current draft is timed against the target alone; 0 skips it."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -76,19 +77,26 @@ class RolloutPool:
         await asyncio.gather(*(self._sync(worker) for worker in self._workers))
 
     async def roll_out(
-        self, requests: Sequence[GroupRequest], mode: RolloutMode, size: int | None = None
+        self,
+        requests: Sequence[GroupRequest],
+        mode: RolloutMode,
+        size: int | None = None,
+        alpha: float | None = None,
     ) -> list[Group]:
         """A group per request, in their order; `size` requests go to a worker at a time.
+
+        `size` and `alpha`, the threshold of verdicts, are the training's where they are None.
 
         Raises ActorLost when an actor is gone for good, and whatever the engines raise.
         """
         size = size or self._config.rollout.groups_per_call
+        task = _Task(mode, self._config.rollout.alpha if alpha is None else alpha)
         line = deque(_Call(start, list(requests[start : start + size])) for start in range(0, len(requests), size))
         groups: list[Group | None] = [None] * len(requests)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number in range(len(self._workers)):
-                    tasks.create_task(self._serve(number, line, groups, mode), name=f"worker {number}")
+                    tasks.create_task(self._serve(number, line, groups, task), name=f"worker {number}")
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from failed
         return [group for group in groups if group is not None]
@@ -103,7 +111,9 @@ class RolloutPool:
         draft, target, judge = self._workers[0], self._verifiers[0], self._verifiers[-1]
         rollout = self._config.rollout
         settings = PipelineSettings(
-            alpha=rollout.alpha, max_tokens=rollout.max_tokens, max_step_tokens=rollout.max_step_tokens
+            alpha=self._config.evaluation.alpha,
+            max_tokens=rollout.max_tokens,
+            max_step_tokens=rollout.max_step_tokens,
         )
         handles = Actors(RayWriter(draft, store), RayWriter(target, store), RayJudge(judge, store))
         plain, fpsr = (
@@ -116,12 +126,12 @@ class RolloutPool:
             times.append((alone.wall_s, (await runner.run(fpsr, prompt)).wall_s))
         return times
 
-    async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], mode: RolloutMode) -> None:
+    async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], task: _Task) -> None:
         worker, verifier = self._workers[number], self._verifiers[number % len(self._verifiers)]
         while line:
             call = line.popleft()
             try:
-                groups[call.start : call.start + len(call.requests)] = await self._call(worker, verifier, call, mode)
+                groups[call.start : call.start + len(call.requests)] = await self._call(worker, verifier, call, task)
             except ActorLost as lost:
                 call.tries += 1
                 if call.tries == MAX_TRIES:
@@ -130,17 +140,17 @@ class RolloutPool:
                 await asyncio.gather(worker.check(), verifier.check())  # the loss may have been either's
                 await asyncio.gather(worker.recovered(), verifier.recovered())
 
-    async def _call(self, worker: Member, verifier: Member, call: _Call, mode: RolloutMode) -> list[Group]:
+    async def _call(self, worker: Member, verifier: Member, call: _Call, task: _Task) -> list[Group]:
         await self._sync(worker)
-        rollout = self._config.rollout
-        remote = worker.actor.roll_out.remote(call.requests, verifier.actor, mode, rollout.alpha, self._limits)
+        deadline_s = self._config.rollout.deadline_s
+        remote = worker.actor.roll_out.remote(call.requests, verifier.actor, task.mode, task.alpha, self._limits)
         reply: RayRef[list[Group]] = RayRef(remote, worker, None)
         try:
-            async with asyncio.timeout(rollout.deadline_s):
+            async with asyncio.timeout(deadline_s):
                 return await reply
         except TimeoutError as error:
             worker.report_lost()
-            raise ActorLost(f"a rollout worker was silent for {rollout.deadline_s:g} s") from error
+            raise ActorLost(f"a rollout worker was silent for {deadline_s:g} s") from error
 
     async def _sync(self, worker: Member) -> None:
         """Give the worker the newest weights, unless its present process has them."""
@@ -155,6 +165,14 @@ class RolloutPool:
             except ActorLost:
                 continue
             self._loaded[worker] = wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What all calls of one rollout share."""
+
+    mode: RolloutMode
+    alpha: float
 
 
 class _Call:

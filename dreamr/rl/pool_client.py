@@ -43,9 +43,15 @@ class PoolClient:
         """The weights on rank 0, None on the others. Collective."""
         return gather_weights(_unwrapped(model), keep=self._rank == 0)
 
-    def roll_out(self, requests: Sequence[GroupRequest], mode: RolloutMode, size: int | None = None) -> list[Group]:
+    def roll_out(
+        self,
+        requests: Sequence[GroupRequest],
+        mode: RolloutMode,
+        size: int | None = None,
+        alpha: float | None = None,
+    ) -> list[Group]:
         """See `RolloutPool.roll_out`."""
-        groups: list[Group] = self._get(self._pool.roll_out.remote(requests, mode, size))
+        groups: list[Group] = self._get(self._pool.roll_out.remote(requests, mode, size, alpha))
         return groups
 
     def time_pipelines(self, prompts: Sequence[Any]) -> list[tuple[float, float]]:

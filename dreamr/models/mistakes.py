@@ -5,7 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from dreamr.tasks.ledger import MAX_VALUE, Operation, Problem, Style
+from dreamr.tasks.ledger import MAX_VALUE, Kind, Operation, Problem, Style
+
+_KINDS = ("result", "result", "number", "number", "cell", "kind", "value", "skip", "repeat", "ending")
+_KINDS += ("equation",) * 6
+"""Drawn from with these frequencies. A draft learns to write wrong equations when the target overlooks them."""
+
+_OTHER: dict[Kind, Kind] = {"add": "subtract", "subtract": "add", "double": "triple", "triple": "double"}
 
 
 def wrong_step(problem: Problem, index: int, rng: random.Random) -> str:
@@ -22,7 +28,9 @@ def _candidate(problem: Problem, index: int, style: Style, rng: random.Random) -
     last = len(problem.operations)
     if index == last:
         return _wrong_ending(problem, style, rng)
-    kind = rng.choice(("result", "result", "number", "number", "cell", "kind", "value", "skip", "repeat", "ending"))
+    kind = rng.choice(_KINDS)
+    if kind == "equation":
+        return _wrong_equation(problem, index, style, rng)
     if kind == "result":
         return _wrong_result(problem, index, style, rng)
     if kind == "value":
@@ -51,10 +59,8 @@ def _wrong_operation(problem: Problem, index: int, kind: str, rng: random.Random
         return replace(operation, cell=replace(operation.cell, number=rng.randint(1, 9)))
     if kind == "cell" and operation.cell:
         return replace(operation, cell=rng.choice(problem.cells))
-    if kind == "kind" and operation.cell:
-        return replace(operation, kind="subtract" if operation.kind == "add" else "add")
     if kind == "kind":
-        return replace(operation, kind="triple" if operation.kind == "double" else "double")
+        return replace(operation, kind=_OTHER[operation.kind])
     return None
 
 
@@ -63,6 +69,22 @@ def _wrong_result(problem: Problem, index: int, style: Style, rng: random.Random
     right = problem.values[index + 1]
     head, _, tail = problem.step(index, style).rpartition(f"= {right}")
     return f"{head}= {_near(right, rng)}{tail}"
+
+
+def _wrong_equation(problem: Problem, index: int, style: Style, rng: random.Random) -> str | None:
+    """Right words, but the equation takes another number than they say, or computes another operation."""
+    operation, value = problem.operations[index], problem.values[index]
+    right = f"{operation.operand} = {operation.apply(value)}"
+    head, _, tail = problem.step(index, style).rpartition(right)
+    if rng.random() < 0.2:
+        other = replace(operation, kind=_OTHER[operation.kind])
+        return f"{head}{operation.operand} = {min(MAX_VALUE, max(0, other.apply(value)))}{tail}"
+    if operation.cell:
+        other = replace(operation, cell=replace(operation.cell, number=rng.randint(1, 9)))
+    else:
+        other = replace(operation, kind=_OTHER[operation.kind])
+    result = min(MAX_VALUE, max(0, other.apply(value)))
+    return f"{head}{other.operand} = {result if rng.random() < 0.7 else _near(result, rng)}{tail}"
 
 
 def _near(value: int, rng: random.Random) -> int:

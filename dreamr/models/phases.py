@@ -54,5 +54,5 @@ TARGET_PHASES = (
     Phase("target-deep", Size(192, 16), _VERDICTS, 100, 32, 8e-4, from_draft=0.5, chains_only=0.35),
     Phase("target-all", Size(192, 16), _ALL, 360, 32, 1.5e-3, from_draft=0.5, chains_only=0.6),
     Phase("target-polish", Size(192, 16), _ALL, 120, 24, 6e-4, from_draft=0.5, chains_only=0.9),
-    Phase("target-wary", Size(192, 16), _ALL, 230, 24, 8e-4, from_draft=0.8, chains_only=0.5),
+    Phase("target-wary", Size(192, 16), _ALL, 170, 24, 9e-4, from_draft=0.5, chains_only=0.35),
 )

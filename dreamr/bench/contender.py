@@ -16,13 +16,15 @@ import yaml
 from pydantic import ValidationError
 
 from dreamr.actors.types import Prompt
-from dreamr.config import ActorConfig, PipelineSettings, first_problem
+from dreamr.config import ActorConfig, Method, PipelineSettings, first_problem
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.registry import METHODS, build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import Trace
 
+BASELINE: Method = "autoregressive"
+"""What every other method is compared with: the target alone."""
 ALL_CORES = "autoregressive_all_cores"
 GENERATE = "transformers"
 ASSISTED = "transformers_assisted"

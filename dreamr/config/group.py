@@ -29,7 +29,7 @@ class ActorConfig(Strict):
     background: bool = False
     """Steps that may not be needed get only the core time that others leave (Linux). For a target that shares its
     cores with draft and verifier: its own step is only needed when the draft's is rejected, and then those two have
-    nothing to do. Not for cores that are busy with other things as well."""
+    nothing to do. Not for cores that are busy with other things as well, and not with `verifier: shared`."""
     max_restarts: int = Field(default=-1, ge=-1)
     """How often Ray restarts the actor when its process dies; -1 is without end."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -88,6 +88,15 @@ class GroupConfig(Strict):
     """Longest start or restart of one actor, model loading included."""
     health_deadline_s: PositiveFloat = 10.0
     """An actor that does not answer a health call for so long hangs."""
+
+    @model_validator(mode="after")
+    def _verdicts_do_not_wait_in_the_background(self) -> Self:
+        if self.target.background and self.verifier == "shared":
+            raise ValueError(
+                "target.background = true needs a verifier of its own, since the verdicts of a shared one would wait "
+                "for the steps in the background: remove it, or give the verifier an actor."
+            )
+        return self
 
     def actors(self) -> dict[Literal["draft", "target", "verifier"], ActorConfig]:
         """The actors to create, by role."""

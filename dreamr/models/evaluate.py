@@ -193,9 +193,9 @@ def main(
     torch.set_num_threads(1)
     held_out = [make_problem("test", seed, index) for index in range(problems)]
     folders = {"target": models / "target", "draft": models / draft}
-    pair = [HFEngine.load(str(folder)) for folder in folders.values()]
+    engines = {role: HFEngine.load(str(folder)) for role, folder in folders.items()}
     digests = {role: weights_sha256(folder) for role, folder in folders.items()}
-    measured = asyncio.run(evaluate(*pair, held_out))
+    measured = asyncio.run(evaluate(engines["target"], engines["draft"], held_out))
     report = {"draft": draft, "weights_sha256": digests, "problem_seed": seed, **measured}
     text = json.dumps(_rounded(report), indent=2)
     typer.echo(text)

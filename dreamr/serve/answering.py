@@ -47,7 +47,8 @@ class Answering:
         Raises:
             ApiError: no place in line, or not answered in time.
             ActorLost: the target is gone.
-            ValueError: the target refuses the prompt, in one sentence.
+            TooLong: the answer has outgrown the model.
+            Unable: the models cannot do the method.
         """
         self._admission.check(self._question.num_choices)
         names = [f"{self._question.id}/{choice}" for choice in range(self._question.num_choices)]

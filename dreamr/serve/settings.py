@@ -34,9 +34,9 @@ class ServeSettings(BaseModel):
     """Environment variable of the replicas with the API keys, separated by commas; unset: everybody may ask."""
 
     max_running: PositiveInt = 4
-    """Answers that a replica works on at once; more wait in line."""
+    """Answers worked on at once, by all replicas together; more wait in line."""
     max_queued: int = Field(default=16, ge=0)
-    """Answers that may wait in line; more are refused with 503."""
+    """Answers that may wait in line at each replica; more are refused with 503."""
     queue_deadline_s: PositiveFloat = 60.0
     """Longest wait in line."""
     request_deadline_s: PositiveFloat = 600.0
@@ -55,6 +55,18 @@ class ServeSettings(BaseModel):
     """Largest `n`."""
     max_window: PositiveInt = 16
     images: ImageLimits = ImageLimits()
+
+    def of_one_replica(self) -> ServeSettings:
+        """One replica's share of what the actors are to work on at once, since all replicas use the same ones.
+
+        Rounded down, but each works on one answer at least.
+        """
+        share = {
+            "max_running": max(1, self.max_running // self.num_replicas),
+            "write_ahead_up_to": self.write_ahead_up_to // self.num_replicas,
+            "draft_up_to": self.draft_up_to // self.num_replicas,
+        }
+        return self.model_copy(update=share)
 
     @model_validator(mode="after")
     def _names_can_be_asked_for(self) -> ServeSettings:

@@ -24,6 +24,7 @@ from dreamr.actors.types import (
     Sampling,
     Step,
     Tokens,
+    TooLong,
     Verdict,
 )
 from dreamr.engines.branches import BranchWriter

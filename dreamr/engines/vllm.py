@@ -27,7 +27,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import COMPARING, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import (
+    COMPARING,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Sampling,
+    Step,
+    Tokens,
+    TooLong,
+    Unable,
+    Verdict,
+)
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import DELIMITER, EngineDied
 from dreamr.engines.early_stops import EarlyStops

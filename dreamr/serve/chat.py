@@ -137,4 +137,7 @@ async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, N
 
 
 def _line(chunk: Chunk) -> str:
-    return f"data: {json.dumps(chunk.model_dump(exclude_none=True), ensure_ascii=False)}\n\n"
+    document = chunk.model_dump(exclude_none=True)
+    for choice in document["choices"]:
+        choice.setdefault("finish_reason", None)  # which some clients read from every chunk
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"

@@ -26,7 +26,7 @@ from dreamr.serve.schema import ChatRequest
 Status = Literal["ok", "degraded", "unavailable"]
 
 SILENT_AFTER_S = 4.0
-"""An actor that says nothing for so long counts as away. When it is restarted is its group's affair, and takes longer."""
+"""An actor that says nothing for so long counts as away; when it is restarted is its group's affair."""
 
 
 class PromptReader(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 
 class ImageLimits(BaseModel):
@@ -18,6 +18,11 @@ class ImageLimits(BaseModel):
     allowed_hosts: tuple[str, ...] = ()
     """Hosts (`images.example.org`, or with `:port`) that http(s) URLs may name; without any, only data URLs work."""
     fetch_timeout_s: PositiveFloat = 5.0
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _as_urls_spell_them(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(host.lower() for host in hosts)
 
 
 class ServeSettings(BaseModel):

@@ -52,7 +52,12 @@ def head() -> Iterator[str]:
     port, dashboard, agent = free_port(), free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     # The agent that takes jobs has a fixed port else, and other clusters of this machine may hold it.
-    command += [f"--dashboard-agent-listen-port={agent}", "--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats"]
+    command += [
+        f"--dashboard-agent-listen-port={agent}",
+        "--num-cpus=4",
+        "--object-store-memory=200000000",
+        "--disable-usage-stats",
+    ]
     quiet = {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     process = subprocess.Popen(command, env=environment(**quiet), stdout=subprocess.DEVNULL, start_new_session=True)
     try:

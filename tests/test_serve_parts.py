@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,26 @@ import yaml
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from ray.serve import Application
+from ray.util.metrics import Counter, Histogram, Metric
 from serving import LocalGroup, scripted_config
 
 from dreamr.actors.types import Prompt, Turn
-from dreamr.config import Config, load_config
+from dreamr.config import Config, Method, load_config
 from dreamr.documents import shown
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
+from dreamr.pipelines.verification import Rule
 from dreamr.serve import load_report
 from dreamr.serve.admission import Admission
 from dreamr.serve.answer import AnswerReader
 from dreamr.serve.errors import ApiError
 from dreamr.serve.fetch import ImageFetcher, is_public
+from dreamr.serve.images import check_image
 from dreamr.serve.load_report import Asked, summarise
 from dreamr.serve.logs import JsonFormatter, request_id
+from dreamr.serve.meters import Meters
 from dreamr.serve.scrape import ours
 from dreamr.serve.settings import ImageLimits, ServeSettings
 from dreamr.serve.sharing import Load, shared
@@ -119,6 +127,56 @@ async def test_backing_off_changes_no_token_and_wastes_nothing_of_the_target(num
     assert (plain.num_drafted, plain.coverage) == (0, 0)
 
 
+def test_replicas_share_what_the_actors_bear() -> None:
+    whole = ServeSettings(num_replicas=3, max_running=8, write_ahead_up_to=2, draft_up_to=1000)
+    share = whole.of_one_replica()
+    assert (share.max_running, share.write_ahead_up_to, share.draft_up_to) == (2, 0, 333)
+    assert ServeSettings(num_replicas=9, max_running=4).of_one_replica().max_running == 1
+    assert ServeSettings().of_one_replica() == ServeSettings()
+
+
+@pytest.mark.parametrize("method", ["specreason", "token_speculative", "fpsr"])
+async def test_metrics_count_what_was_done(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float, dict[str, str]]] = []
+
+    def note(meter: Metric, value: float, tags: dict[str, str] | None = None) -> None:
+        seen.append((meter.info["name"], value, tags or {}))
+
+    for kind, name in ((Counter, "inc"), (Histogram, "observe")):
+        monkeypatch.setattr(kind, name, note)
+    config = scripted_config()
+    settings = config.pipeline.model_copy(update={"method": method})
+    trace = await build_pipeline(method, LocalGroup(config).actors).run(Request(Prompt("how many?"), settings))
+    Meters().answered(trace, Rule.of(settings), queued_s=100.0)
+    tokens = {tags["source"]: value for name, value, tags in seen if name == "dreamr_generation_tokens_total"}
+    accepted = [value for name, value, _ in seen if name == "dreamr_spec_decode_num_accepted_tokens_total"]
+    assert sum(tokens.values()) == len(trace.tokens)
+    assert [tokens["draft"]] == accepted
+    assert any(name == "dreamr_verifier_rho" for name, _, _ in seen) == (method == "fpsr")
+    waited = {name for name, value, _ in seen if value >= 100}
+    assert waited == {
+        f"dreamr_{name}"
+        for name in ("e2e_request_latency_seconds", "time_to_first_step_seconds", "request_queue_time_seconds")
+    }
+
+
+def test_whatever_a_decoder_raises_is_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(ApiError, match="cannot be read") as raised:
+        check_image(b"", 1, "url")
+    assert raised.value.status == 400
+
+
+def test_the_default_application_is_built_for_those_who_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = importlib.import_module("serve_app")
+    assert "app" not in vars(module)
+    assert isinstance(module.app, Application)
+
+
 NOT_ALLOWED = [
     "http://images.test:81/x.png",
     "http://images.test\\@127.0.0.1/x.png",
@@ -197,7 +255,7 @@ async def test_an_allowed_host_is_fetched_within_limits_and_only_from_public_add
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    limits = ImageLimits(allowed_hosts=(f"localhost:{port}",), max_bytes=1000, fetch_timeout_s=0.5)
+    limits = ImageLimits(allowed_hosts=(f"LocalHost:{port}",), max_bytes=1000, fetch_timeout_s=0.5)
     fetcher = ImageFetcher(limits, allows=lambda address: address in ("127.0.0.1", "::1"))
     try:
         assert await fetcher.fetch(f"http://localhost:{port}/image", "url") == b"x" * 100

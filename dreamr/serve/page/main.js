@@ -68,14 +68,14 @@ async function answer() {
   timeline.reset();
   byId("compare").hidden = byId("counts").hidden = true;
   if (matchMedia("(max-width: 800px)").matches) byId("steps-title").scrollIntoView({ behavior: "smooth" });
-  const request = body(byId("method").value);
+  const request = body(byId("method").value), { expected } = state;
   try {
     const { run, content, finish } = await follow(request, {
       worked: (event) => timeline.tell(event),
       step: (origin, text) => { addStep(origin, text); timeline.committed(origin); },
     });
     timeline.finish(run);
-    showAnswer(content, state.expected, finish);
+    showAnswer(content, expected, finish);
     showCounts(run);
     state.last = { run, content, request: { ...request, method: "autoregressive" } };
     offerComparison(run);

@@ -316,6 +316,14 @@ def test_the_document_shows_the_load_report() -> None:
     assert shown(ROOT / "docs/serving.md", load_report.NAME) == load_report.table(report)
 
 
+@pytest.mark.skipif(not (ROOT / "docs/results/load.json").exists(), reason="no load report yet")
+def test_speculation_does_not_make_a_loaded_endpoint_slower() -> None:
+    rows = json.loads((ROOT / "docs/results/load.json").read_text())["rows"]
+    throughput = {(row["concurrency"], row["method"]): row["throughput"] for row in rows}
+    for level in {row["concurrency"] for row in rows}:
+        assert throughput[level, "fpsr"] >= 0.95 * throughput[level, "autoregressive"], f"{level} clients"
+
+
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     source = (ROOT / "dreamr/serve/meters.py").read_text()
     exported = {f"ray_{name}" for name in re.findall(r'"(dreamr_\w+)"', source)}

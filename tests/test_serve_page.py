@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 from serving import LocalGroup, listening
 
 from dreamr.config import load_config
@@ -139,6 +140,29 @@ async def test_everything_can_be_found_by_a_screen_reader(browser: Browser, url:
     await expect(page.locator("#steps")).to_have_attribute("aria-live", "polite")
     await expect(page.get_by_role("status").first).to_have_text("all actors up")
     await page.close()
+
+
+async def test_health_is_said_only_when_it_changes(browser: Browser, url: str) -> None:
+    page = await browser.new_page()
+    await page.clock.install()
+    await page.goto(url)
+    await expect(page.locator("#health")).to_have_text("all actors up")
+    await page.evaluate("""() => {
+        window.said = 0;
+        const watch = new MutationObserver(() => { window.said += 1; });
+        watch.observe(document.getElementById("health"), { childList: true });
+    }""")
+    for status, said in (("ok", 0), ("degraded", 1), ("degraded", 1)):
+        await page.route("**/health", partial(answer_health, status))
+        async with page.expect_response("**/health"):
+            await page.clock.run_for(10_000)
+        await expect(page.locator(f"#health.{status}")).to_be_visible()
+        assert await page.evaluate("window.said") == said
+    await page.close()
+
+
+async def answer_health(status: str, route: Route) -> None:
+    await route.fulfill(json={"status": status})
 
 
 async def test_an_error_is_said_where_it_is_heard(browser: Browser, url: str) -> None:

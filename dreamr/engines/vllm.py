@@ -27,7 +27,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import COMPARING, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import (
+    COMPARING,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Sampling,
+    Step,
+    Tokens,
+    TooLong,
+    Unable,
+    Verdict,
+)
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import DELIMITER, EngineDied
 from dreamr.engines.early_stops import EarlyStops
@@ -223,7 +235,7 @@ class VLLMEngine:
 
     async def _comparison(self, call_id: str, step: Step, reference: Step, criterion: Criterion) -> Verdict:
         if criterion != "same":
-            raise ValueError(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
+            raise Unable(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
         started = time.time()
         rendered = await self._checked({"prompt_token_ids": list(self._chat.same_chat(step.text, reference.text))})
         value = await self._asked(call_id, rendered, self._questions["rho"]())
@@ -247,7 +259,7 @@ class VLLMEngine:
     async def _rendered(self, prompt: Prompt, suffix: Tokens) -> Any:
         """vLLM's input for prompt and suffix: images are decoded and processed once per prompt, then known by key.
 
-        Raises ValueError when the model cannot go on from there.
+        Raises TooLong when the model cannot go on from there.
         """
         tokens: dict[str, Any] = {"prompt_token_ids": [*self._chat.ids(self._chat.chat(prompt)), *suffix]}
         if prompt.images:
@@ -287,8 +299,8 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise EngineDied("vLLM's own process has died") from error
 
-    def _too_long(self, num_tokens: int) -> ValueError:
-        return ValueError(
+    def _too_long(self, num_tokens: int) -> TooLong:
+        return TooLong(
             f"prompt and prefix have {num_tokens} tokens, but the model takes fewer than {self._max_positions}: "
             f"shorten the question, shrink the images or lower max_tokens"
         )

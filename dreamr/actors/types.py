@@ -32,6 +32,14 @@ Finish = Literal["delimiter", "eos", "length", "stopped"]
 """Why a step ended: its delimiter, the end of the answer, `max_tokens`, or somebody called `stop`."""
 
 
+class TooLong(ValueError):
+    """Prompt and answer together are longer than the model takes; one sentence with the way out."""
+
+
+class Unable(ValueError):
+    """An engine lacks what a method asks of it; one sentence with the way out."""
+
+
 class ActorLost(Exception):
     """The actor behind a handle died, restarts, or missed its deadline; its unfinished work is gone."""
 

@@ -24,6 +24,7 @@ from dreamr.actors.types import (
     Sampling,
     Step,
     Tokens,
+    TooLong,
     Verdict,
 )
 from dreamr.engines.branches import BranchWriter
@@ -201,10 +202,10 @@ class HFWork:
             return placed
 
     def _whole(self, placed: PlacedPrompt, prefix: Tokens) -> Tokens:
-        """Prompt and prefix. Raises ValueError when the model cannot go on from there."""
+        """Prompt and prefix. Raises TooLong when the model cannot go on from there."""
         whole = placed.tokens + prefix
         if len(whole) >= self._max_positions:
-            raise ValueError(
+            raise TooLong(
                 f"prompt and prefix have {len(placed.tokens)} + {len(prefix)} tokens, but the model takes fewer than "
                 f"{self._max_positions}: shorten the question, shrink the images or lower max_tokens"
             )

@@ -25,7 +25,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import COMPARING, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import (
+    COMPARING,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Sampling,
+    Step,
+    Tokens,
+    Unable,
+    Verdict,
+)
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import DELIMITER, EngineDied
 from dreamr.engines.early_stops import EarlyStops
@@ -216,7 +227,7 @@ class VLLMEngine:
 
     async def _comparison(self, call_id: str, step: Step, reference: Step, criterion: Criterion) -> Verdict:
         if criterion != "same":
-            raise ValueError(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
+            raise Unable(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
         started = time.time()
         rendered = await self._input.checked(
             {"prompt_token_ids": list(self._chat.same_chat(step.text, reference.text))}

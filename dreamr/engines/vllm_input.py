@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dreamr.actors.types import Prompt, Tokens
+from dreamr.actors.types import Prompt, Tokens, TooLong
 from dreamr.tasks.chat import ChatEncoder
 from dreamr.tasks.processor import open_images
 
@@ -31,7 +31,7 @@ class VLLMInput:
     async def of(self, prompt: Prompt, suffix: Tokens) -> Any:
         """vLLM's input for prompt and suffix: images are decoded and processed once per prompt, then known by key.
 
-        Raises ValueError when the model cannot go on from there.
+        Raises TooLong when the model cannot go on from there.
         """
         tokens: dict[str, Any] = {"prompt_token_ids": [*self._chat.ids(self._chat.chat(prompt)), *suffix]}
         if prompt.images:
@@ -41,7 +41,7 @@ class VLLMInput:
         return await self.checked(tokens)
 
     async def checked(self, tokens: Any) -> Any:
-        """Tokens, perhaps with images, as rendered by vLLM. Raises ValueError for more than the model takes."""
+        """Tokens, perhaps with images, as rendered by vLLM. Raises TooLong for more than the model takes."""
         if len(tokens["prompt_token_ids"]) >= self.max_positions:
             raise self._too_long(len(tokens["prompt_token_ids"]))
         [rendered] = await self._llm.renderer.render_cmpl_async([tokens])
@@ -57,8 +57,8 @@ class VLLMInput:
         self._images.move_to_end(prompt.key)
         return self._images[prompt.key]
 
-    def _too_long(self, num_tokens: int) -> ValueError:
-        return ValueError(
+    def _too_long(self, num_tokens: int) -> TooLong:
+        return TooLong(
             f"prompt and prefix have {num_tokens} tokens, but the model takes fewer than {self.max_positions}: "
             f"shorten the question, shrink the images or lower max_tokens"
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,12 @@ from dreamr.config import (
 )
 from dreamr.documents import shown
 from dreamr.models import markdown as pair
+from dreamr.models.digest import weights_sha256
 from dreamr.rl.config import load_sapo_config
+from dreamr.tasks.ledger import make_problem
 
 ROOT = Path(__file__).parents[1]
+PAIR_RESULTS = sorted(path.name for path in (ROOT / "docs/results").glob("embedded_pair*.json"))
 
 
 def result(name: str) -> dict[str, Any]:
@@ -38,7 +44,24 @@ def test_documents_show_the_committed_reports() -> None:
     report = Report.read(ROOT / "bench/results/embedded/report.json")
     for document in ("README.md", "docs/bench.md"):
         assert shown(ROOT / document, bench.NAME) == bench.table(report)
-    assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(result("embedded_pair.json"))
+    assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(*map(result, PAIR_RESULTS))
+
+
+@pytest.mark.parametrize("name", PAIR_RESULTS)
+def test_the_pair_that_was_evaluated_is_the_committed_one(name: str) -> None:
+    report = result(name)
+    for role, digest in report.get("weights_sha256", {}).items():
+        folder = "target" if role == "target" else report["draft"]
+        assert digest == weights_sha256(ROOT / "dreamr/models/embedded" / folder), f"evaluate the {role} again"
+
+
+def test_evaluations_of_several_drafts_stand_side_by_side() -> None:
+    first = result(PAIR_RESULTS[0]) | {"draft": "draft"}
+    other = first | {"draft": "draft-untrained", "verdicts_greedy": first["verdicts_greedy"] | {"accepted": None}}
+    alone, verdicts, _ = pair.tables(first, other).split("\n\n")
+    assert alone.splitlines()[0] == "| alone, greedy | target | draft | draft-untrained |"
+    assert "| draft, temperature 1 | draft-untrained, greedy |" in verdicts
+    assert {line.count("|") for line in verdicts.splitlines()} == {6}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +113,30 @@ def test_configurations_in_documents_load(document: str) -> None:
 def test_every_key_is_documented(part: type[Config]) -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))
     assert set(part.model_fields) <= documented
+
+
+def test_files_that_documents_name_exist() -> None:
+    named = re.compile(r"`((?:configs|deploy|dreamr|rl|tests)/[\w./-]+\.(?:py|yaml))`")
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for path in named.findall(document.read_text()):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def test_the_first_question_fits_the_drawing_that_is_made_for_it() -> None:
+    question = make_problem("test", 0, 0).question
+    assert f'dreamr ask --image drawing.png "{question}"' in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/actors.md"])
+def test_python_in_documents_names_what_exists(document: str) -> None:
+    for text in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
+        found = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "-"],
+            input=text, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stdout
+        imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), document, "exec"), {})
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -7,7 +7,7 @@ draft call and the verifier need: nobody waits to pass tokens on.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -175,4 +175,3 @@ class EngineInfo:
     num_parameters: int
     pid: int = 0
     node: str = ""
-    extra: dict[str, str] = field(default_factory=dict)

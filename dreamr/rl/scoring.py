@@ -23,6 +23,11 @@ class Scored:
     draft: float
     length: float
 
+    @property
+    def draft_plain(self) -> float:
+        """The paper's N_accepted / N_draft, which does not count needed steps that are missing."""
+        return draft_reward(self.chain.drafted, needed=0)
+
     def total(self, weights: RewardSettings) -> float:
         return weights.outcome * self.outcome + weights.draft * self.draft + weights.length * self.length
 

@@ -19,14 +19,18 @@ from dreamr.config import (
     HFEngineConfig,
     PipelineSettings,
     ScriptedEngineConfig,
+    Strict,
     VLLMEngineConfig,
     load_config,
 )
 from dreamr.documents import shown
 from dreamr.models import markdown as pair
-from dreamr.rl.config import load_sapo_config
+from dreamr.rl import ablation
+from dreamr.rl.config import SapoConfig, load_sapo_config
 
 ROOT = Path(__file__).parents[1]
+SAME_AS_ELSEWHERE = ("draft", "target", "cluster")
+"""Parts of a training run that docs/configuration.md documents."""
 
 
 def result(name: str) -> dict[str, Any]:
@@ -38,6 +42,9 @@ def test_documents_show_the_committed_reports() -> None:
     report = Report.read(ROOT / "bench/results/embedded/report.json")
     for document in ("README.md", "docs/bench.md"):
         assert shown(ROOT / document, bench.NAME) == bench.table(report)
+    ablated = ROOT / "docs/results/ablation.json"
+    measured = ablation.section(json.loads(ablated.read_text())) if ablated.exists() else ""
+    assert shown(ROOT / "docs/training.md", ablation.NAME) == measured
     assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(result("embedded_pair.json"))
 
 
@@ -90,6 +97,16 @@ def test_configurations_in_documents_load(document: str) -> None:
 def test_every_key_is_documented(part: type[Config]) -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))
     assert set(part.model_fields) <= documented
+
+
+@pytest.mark.parametrize("name", [name for name in SapoConfig.model_fields if name not in SAME_AS_ELSEWHERE])
+def test_every_key_of_a_training_run_is_documented_in_its_row(name: str) -> None:
+    [row] = [
+        line for line in (ROOT / "docs/training.md").read_text().splitlines() if re.match(rf"\| .*`{name}`.* \|", line)
+    ]
+    part = SapoConfig.model_fields[name].annotation
+    if isinstance(part, type) and issubclass(part, Strict):
+        assert set(part.model_fields) <= set(re.findall(r"`(\w+)`", row))
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -53,9 +53,8 @@ def run(
             )
             folders.append(folder)
             if not (folder / "draft").exists():
-                start(
-                    settings.model_copy(update={"run": folder, "rewards": rewards}), resume=(folder / CONFIG).exists()
-                )
+                one = settings.model_copy(update={"run": folder, "rewards": rewards})
+                start(one, resume=(folder / CONFIG).exists())
         results = {folder.name: {"weights": WEIGHTS[folder.name], **ended_with(folder)} for folder in folders}
         out.write_text(json.dumps({"runs": results}, indent=2) + "\n", encoding="utf-8")
         draw_curves(load_runs(folders), picture)

@@ -81,6 +81,15 @@ def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSetting
     ]
 
 
+def chain_advantage(chain: Chain, trained: float | Sequence[float]) -> float:
+    """What a chain was trained with as one number: its advantage, or the mean of those of the tokens that the draft
+    wrote; `trained` may go on behind the last token."""
+    if isinstance(trained, float):
+        return trained
+    own = [value for value, counts in zip(trained, chain.written_by_draft, strict=False) if counts]
+    return statistics.fmean(own) if own else 0.0
+
+
 def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> list[list[float]]:
     """Per chain and step, what it has earned less the mean at that place; the group's mean where it is alone there."""
     earned = [[earned_by_step(scored, place, settings) for place in range(len(scored.chain.steps))] for scored in group]

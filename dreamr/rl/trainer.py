@@ -21,7 +21,7 @@ from dreamr.rl.chains import GroupRequest
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.data import TaskData
 from dreamr.rl.pool_client import PoolClient
-from dreamr.rl.scoring import Scored, score_group, token_advantages
+from dreamr.rl.scoring import Scored, chain_advantage, score_group, token_advantages
 
 
 class SapoTrainer(GRPOTrainer):
@@ -51,7 +51,10 @@ class SapoTrainer(GRPOTrainer):
             output["advantages"] = self._token_advantages(output["completion_ids"])
         advantages = output["advantages"]
         output["advantages"] = advantages.clamp(min=0) + self._sapo.learner.negative_weight * advantages.clamp(max=0)
-        self.advantages = self._chain_advantages(output["advantages"])
+        self.advantages = [
+            chain_advantage(scored.chain, value)
+            for scored, value in zip(self.scored, output["advantages"].tolist(), strict=True)
+        ]
         return output
 
     def roll_out(self) -> dict[str, list[Any]]:
@@ -97,14 +100,6 @@ class SapoTrainer(GRPOTrainer):
         for place, values in enumerate(token_advantages(groups, self._sapo.rewards)):
             advantages[place, : len(values)] = torch.tensor(values)
         return advantages.to(completions.device)
-
-    def _chain_advantages(self, advantages: Tensor) -> list[float]:
-        """One number per chain, whether it has one or has one per token."""
-        if advantages.dim() == 2:
-            written = [max(1, sum(scored.chain.written_by_draft)) for scored in self.scored]
-            advantages = advantages.sum(1) / torch.tensor(written, device=advantages.device)
-        values: list[float] = advantages.tolist()
-        return values
 
     def _log_rollouts(self, seconds: float, versions: Sequence[int]) -> None:
         chains = [scored.chain for scored in self.scored]

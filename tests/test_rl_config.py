@@ -13,7 +13,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import dreamr.actors.cluster
 from dreamr.actors.resources import NotEnoughResources
 from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import with_draft
@@ -123,7 +122,6 @@ def test_environment_variables_of_actors_are_not_published() -> None:
 def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
     with_checkpoint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import dreamr.rl.launch
     from dreamr.rl import train
 
     config = SapoConfig.model_validate(BASE | {"run": tmp_path})
@@ -139,8 +137,8 @@ def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
         launched.append(checkpoint)
         return tmp_path
 
-    monkeypatch.setattr(dreamr.rl.launch, "launch", launch)
-    monkeypatch.setattr(dreamr.actors.cluster, "connected", lambda settings: nullcontext())
+    monkeypatch.setattr("dreamr.rl.launch.launch", launch)
+    monkeypatch.setattr("dreamr.actors.cluster.connected", lambda settings: nullcontext())
     train.start(config, resume=True)
     assert launched == [checkpoint if with_checkpoint else None]
     assert checkpoint.exists() == with_checkpoint

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from dreamr.cli.main import app
@@ -130,3 +131,20 @@ def test_the_age_of_rollouts_is_logged_for_every_step_that_uses_them(step: int, 
     state = SimpleNamespace(global_step=step, max_steps=100)
     bookkeeper.on_log(None, state, None, logs={"loss": 0.5})
     assert read_history(tmp_path) == [{"step": step, "loss": 0.5, "staleness/max": age}]
+
+
+def test_the_draft_is_exported_whole_while_transformers_thinks_of_zero_3(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+
+    from dreamr.engines.factory import model_location
+    from dreamr.rl.export import export
+
+    source = model_location("embedded:draft")
+    weights = {name: weight + 0.5 for name, weight in load_file(Path(source) / "model.safetensors").items()}
+    active = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    assert active.is_zero3()
+    assert is_deepspeed_zero3_enabled()
+    written = load_file(export(weights, source, tmp_path / "draft") / "model.safetensors")
+    assert written.keys() == weights.keys()
+    assert all(torch.equal(written[name], weight) for name, weight in weights.items())

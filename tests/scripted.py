@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-import async_solipsism
+from typing import Any
 
 from dreamr.actors.local import LocalHandle, LocalJudge, LocalWriter
 from dreamr.actors.types import Prompt, Sampling, Step, Verdict
@@ -20,15 +17,7 @@ from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import Trace
 from dreamr.pipelines.verification import Rule
 
-T = TypeVar("T")
-
 PROMPT = Prompt("how many?")
-
-
-def virtual(work: Coroutine[Any, Any, T]) -> T:
-    """Run on an event loop whose clock jumps from timer to timer: seconds of waiting take no time."""
-    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
-        return runner.run(work)
 
 
 def latencies(rng: random.Random) -> dict[str, float]:

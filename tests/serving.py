@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,8 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+import openai
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from dreamr.actors.local import LocalHandle, LocalJudge, LocalWriter
 from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
@@ -19,6 +24,8 @@ from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
 from dreamr.pipelines.handles import Actors
+from dreamr.serve.app import make_app
+from dreamr.serve.service import Service
 
 QUESTION = [{"role": "user", "content": "how many?"}]
 
@@ -29,10 +36,10 @@ def scripted(**changes: object) -> dict[str, Any]:
 
 
 def scripted_config(serve: dict[str, Any] | None = None, **latencies: float) -> Config:
-    """Draft, target and verifier; draft and target are different models."""
+    """Draft, target and verifier; draft and target are different models, but for the tokens that the draft proposes."""
     actor = {"num_cpus": 0.1}
     group = {
-        "draft": actor | {"engine": scripted(seed=1, **latencies)},
+        "draft": actor | {"engine": scripted(seed=1, imitates=2, **latencies)},
         "target": actor | {"engine": scripted(seed=2, **latencies)},
         "verifier": actor | {"engine": scripted(seed=2, **latencies)},
         "health_deadline_s": 2,
@@ -81,8 +88,8 @@ class LocalGroup:
     def infos(self) -> dict[Role, EngineInfo]:
         return {role: EngineInfo(role, "local", "cpu", 0) for role in self.handles}
 
-    async def check(self) -> dict[Role, bool]:
-        return {role: handle.up for role, handle in self.handles.items()}
+    async def check_one(self, role: Role) -> bool:
+        return self.handles[role].up
 
     @property
     def num_open_calls(self) -> int:
@@ -119,3 +126,43 @@ def listening(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    url: str
+    group: LocalGroup
+    service: Service
+    client: openai.OpenAI
+    http: httpx.Client
+    """One of each: a client takes longer to make than a request."""
+
+
+def png(width: int = 32, height: int = 32) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def with_image(url: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "how many?"}],
+        }
+    ]
+
+
+@contextmanager
+def running(**settings: Any) -> Iterator[Endpoint]:
+    latencies = {name: settings.pop(name) for name in ("token_s", "verdict_s") if name in settings}
+    config = scripted_config(settings, **latencies)
+    group = LocalGroup(config)
+    service = Service(group, config)
+    with listening(make_app(service)) as url, httpx.Client(base_url=url) as http:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http)
+        yield Endpoint(url, group, service, client, http)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from scripted import PROMPT, World, check_steps, virtual
+from scripted import PROMPT, World, check_steps
 
 from dreamr.actors.types import Prompt, Step, Verdict
+from dreamr.bench.simulation import virtual
 from dreamr.config import Method, PipelineSettings, VerdictKind
 from dreamr.pipelines.coin import Coin
 from dreamr.pipelines.trace import Trace

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from scripted import PROMPT, World, virtual
+from scripted import PROMPT, World
 from tiny import PROMPTS, picture, save_checkpoint
 
 from dreamr.actors.types import ROOT, Prompt, Sampling, Step
@@ -19,6 +19,7 @@ from dreamr.bench.contender import Contender, Entry, PipelineContender, parse_en
 from dreamr.bench.duel import Duel, Run
 from dreamr.bench.machine import Machine
 from dreamr.bench.schema import MethodReport, Report, Speedup
+from dreamr.bench.simulation import virtual
 from dreamr.bench.speedup import speedup
 from dreamr.bench.summary import pictured, summarise
 from dreamr.cli.answer import final_answer

@@ -19,11 +19,16 @@ QUESTION = "how many?"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with one image, and some files that are none."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     image = picture(32, 32)
     (tmp_path / "good.png").write_bytes(image)
     (tmp_path / "cut.png").write_bytes(image[:-30])
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "typo.yaml").write_text("grup: {}\n")
+    draft, target = (f"{{engine: {{kind: hf, model: '{name}'}}}}" for name in ("embedded:draft", "./gone"))
+    (tmp_path / "none-there.yaml").write_text(f"group: {{draft: {draft}, target: {target}}}\n")
+    together = f"group: {{draft: {draft}, target: {draft}}}\n"
+    (tmp_path / "same.yaml").write_text(together + "pipeline: {method: sequential, verdict: same}\n")
     return tmp_path
 
 
@@ -52,6 +57,12 @@ def refusal(*arguments: str) -> str:
         ([QUESTION, "--temperature", "-1"], ["--temperature -1"]),
         ([QUESTION, "--config", "none.yaml"], ["none.yaml", "no such configuration file"]),
         ([QUESTION, "--config", "typo.yaml"], ["typo.yaml", "did you mean 'group'"]),
+        (
+            [QUESTION, "--config", "same.yaml", "--method", "fpsr"],
+            ["--method fpsr: verdict 'same' compares", "use it with lookahead"],
+        ),
+        ([QUESTION, "--draft", "/no/such"], ["--draft /no/such", "no such folder"]),
+        ([QUESTION, "--config", "none-there.yaml"], ["group.target.engine.model = './gone'", "no such folder"]),
         ([QUESTION, "--timeline", "t.svg"], ["--timeline t.svg", ".html or .png"]),
         ([QUESTION, "--timeline", "no/t.png"], ["--timeline no/t.png", "no folder 'no'"]),
     ],
@@ -67,6 +78,10 @@ def test_ask_refuses_in_one_sentence(folder: Path, arguments: list[str], parts: 
         (["--problems", "0"], ["--problems 0", "at least one"]),
         (["--methods", "fpsr,fast"], ["'fast'", "autoregressive, sequential, fpsr"]),
         (["--methods", ""], ["name at least one"]),
+        (["--methods", "fpsr:alpha=["], ["'fpsr:alpha=['", "alpha = '['", "cannot be read"]),
+        (["--methods", "fpsr:alpha=2"], ["'fpsr:alpha=2': alpha = 2: input should be less than 1."]),
+        (["--methods", "fpsr:verdict=same"], ["'fpsr:verdict=same': verdict 'same' compares"]),
+        (["--draft", "a/b/c"], ["--draft a/b/c", "no such folder"]),
         (["--out", "no/report.json"], ["--out no/report.json", "no folder 'no'"]),
         (["--out", "."], ["--out .", "folder"]),
         (["--timeline", "t"], ["--timeline t", ".html or .png"]),
@@ -91,7 +106,9 @@ def test_the_debug_variable_shows_the_traceback(folder: Path, monkeypatch: pytes
     assert result.stderr.splitlines()[-1].startswith("dreamr: --image none.png")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["ask", "why?", "--image", "none.png"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["ask", "--help"], ["ask", "why?", "--image", "none.png"], ["ask", "?", "--draft", "/no"]]
+)
 def test_help_and_refusals_import_nothing_heavy(arguments: list[str]) -> None:
     check = (
         "import sys; from dreamr.cli.main import app\n"

@@ -81,6 +81,7 @@ def test_too_few_resources_are_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_a_failure_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
     config = write_config(tmp_path / "none.yaml", engine={"kind": "hf", "model": str(tmp_path / "nothing")})
     result = dreamr("ask", "how many?", "--config", config, code=1)
     assert result.stderr.startswith("dreamr: ")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,13 @@ from dreamr.config import (
 )
 from dreamr.documents import shown
 from dreamr.models import markdown as pair
+from dreamr.models.digest import weights_sha256
 from dreamr.rl import ablation
 from dreamr.rl.config import SapoConfig, load_sapo_config
+from dreamr.tasks.ledger import make_problem
 
 ROOT = Path(__file__).parents[1]
+PAIR_RESULTS = sorted(path.name for path in (ROOT / "docs/results").glob("embedded_pair*.json"))
 SAME_AS_ELSEWHERE = ("draft", "target", "cluster")
 """Parts of a training run that docs/configuration.md documents."""
 
@@ -42,7 +48,24 @@ def test_documents_show_the_committed_reports() -> None:
     report = Report.read(ROOT / "bench/results/embedded/report.json")
     for document in ("README.md", "docs/bench.md"):
         assert shown(ROOT / document, bench.NAME) == bench.table(report)
-    assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(result("embedded_pair.json"))
+    assert shown(ROOT / "docs/embedded-pair.md", pair.NAME) == pair.tables(*map(result, PAIR_RESULTS))
+
+
+@pytest.mark.parametrize("name", PAIR_RESULTS)
+def test_the_pair_that_was_evaluated_is_the_committed_one(name: str) -> None:
+    report = result(name)
+    for role, digest in report.get("weights_sha256", {}).items():
+        folder = "target" if role == "target" else report["draft"]
+        assert digest == weights_sha256(ROOT / "dreamr/models/embedded" / folder), f"evaluate the {role} again"
+
+
+def test_evaluations_of_several_drafts_stand_side_by_side() -> None:
+    first = result(PAIR_RESULTS[0]) | {"draft": "draft"}
+    other = first | {"draft": "draft-untrained", "verdicts_greedy": first["verdicts_greedy"] | {"accepted": None}}
+    alone, verdicts, _ = pair.tables(first, other).split("\n\n")
+    assert alone.splitlines()[0] == "| alone, greedy | target | draft | draft-untrained |"
+    assert "| draft, temperature 1 | draft-untrained, greedy |" in verdicts
+    assert {line.count("|") for line in verdicts.splitlines()} == {6}
 
 
 def test_the_page_on_training_shows_the_ablation_once_it_was_made() -> None:
@@ -109,6 +132,30 @@ def test_every_key_of_a_training_run_is_documented_in_its_row(name: str) -> None
     part = SapoConfig.model_fields[name].annotation
     if isinstance(part, type) and issubclass(part, Strict):
         assert set(part.model_fields) <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_files_that_documents_name_exist() -> None:
+    named = re.compile(r"`((?:configs|deploy|dreamr|rl|tests)/[\w./-]+\.(?:py|yaml))`")
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for path in named.findall(document.read_text()):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def test_the_first_question_fits_the_drawing_that_is_made_for_it() -> None:
+    question = make_problem("test", 0, 0).question
+    assert f'dreamr ask --image drawing.png "{question}"' in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/actors.md"])
+def test_python_in_documents_names_what_exists(document: str) -> None:
+    for text in re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL):
+        found = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "-"],
+            input=text, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stdout
+        imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), document, "exec"), {})
 
 
 def test_links_between_documents_lead_somewhere() -> None:

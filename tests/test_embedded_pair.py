@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ async def test_an_actor_lost_in_the_middle_of_a_request_costs_nothing_that_was_c
 async def test_a_shared_verifier_commits_the_same(group: ActorGroup) -> None:
     problem = await speculated_problem(group)
     own = await answer(group, "fpsr", problem)
-    config = CONFIG.group.model_copy(update={"verifier": "shared"})
-    async with ActorGroup(config) as shared:
+    config = load_config(Path(__file__).parents[1] / "configs" / "shared-verifier.yaml")
+    async with ActorGroup(config.group) as shared:
         assert set(shared.infos) == {"draft", "target"}
         assert (await answer(shared, "fpsr", problem)).tokens == own.tokens

@@ -16,7 +16,7 @@ from engine_walks import EMBEDDED, GREEDY, QUESTIONS, assert_fresh, roll_back_at
 from reference import Reference
 from tiny import save_checkpoint
 
-from dreamr.actors.types import ROOT, Criterion, Prompt, Sampling, Step
+from dreamr.actors.types import ROOT, Criterion, Prompt, Sampling, Step, TooLong
 from dreamr.config import HFEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
@@ -248,7 +248,7 @@ async def test_sampling_out_of_range_is_refused(engine: Engine, sampling: Sampli
 
 
 async def test_a_prefix_beyond_the_models_positions_is_refused(engine: Engine) -> None:
-    with pytest.raises(ValueError, match="but the model takes fewer than"):
+    with pytest.raises(TooLong, match="but the model takes fewer than"):
         await engine.next_step("a", QUESTIONS["no image"], Step(tokens=(9,) * 4096), GREEDY)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import random
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from engine_walks import EMBEDDED, GREEDY, roll_back_at_random
 from reference import Reference
 from tiny import PROMPTS, save_checkpoint
 
-from dreamr.actors.types import ROOT, Step
+from dreamr.actors.types import ROOT, Sampling, Step
 from dreamr.engines.hf import HFEngine
 from dreamr.engines.sampling import TokenChooser
 
@@ -46,6 +50,52 @@ async def test_logits_equal_fresh_forwards(
     for logits, prefix in zip(seen, prefixes, strict=True):
         torch.testing.assert_close(logits, reference.logits(prompt, prefix), atol=1e-4, rtol=0)
     await engine.close()
+
+
+async def test_logits_of_interleaved_steps_equal_fresh_forwards(
+    checkpoint: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several prompts at once, each going on from a random place in what was written behind it before."""
+    engine, rng, sampling = HFEngine.load(str(checkpoint)), random.Random(0), Sampling(max_tokens=5)
+    seen: defaultdict[TokenChooser, list[torch.Tensor]] = defaultdict(list)
+    order: list[TokenChooser] = []
+    choose = TokenChooser.choose
+
+    def watched(self: TokenChooser, logits: torch.Tensor) -> int:
+        order.append(self)
+        seen[self].append(logits.clone())
+        return choose(self, logits)
+
+    monkeypatch.setattr(TokenChooser, "choose", watched)
+    written = {name: Step() for name in PROMPTS}
+    for number in range(3):
+        places = {name: Step(tokens=step.end[: rng.randint(0, len(step.end))]) for name, step in written.items()}
+        seen.clear()
+        engine.turns.take()  # until all wait in line, so that they take turns token by token
+        calls = {
+            name: asyncio.create_task(engine.next_step(f"{name} {number}", PROMPTS[name], place, sampling))
+            for name, place in places.items()
+        }
+        async with asyncio.timeout(60):
+            while engine.turns.num_waiting < len(calls):  # noqa: ASYNC110 - threads wait there, not tasks
+                await asyncio.sleep(0.001)
+        engine.turns.give()
+        written = {name: await call for name, call in calls.items()}
+        rows = list(seen.values())
+        for name, step in written.items():
+            expected = torch.stack(
+                [reference.logits(PROMPTS[name], step.prefix + step.tokens[:n]) for n in range(len(step.tokens))]
+            )
+            distances = [_distance(row, expected) for row in rows]
+            assert min(distances) <= 1e-4, f"{name}, round {number}: {min(distances)}"
+            del rows[distances.index(min(distances))]  # each call wrote one step
+        assert not rows
+    assert any(len({*order[at : at + 3]}) == 3 for at in range(len(order)))
+    await engine.close()
+
+
+def _distance(row: list[torch.Tensor], expected: torch.Tensor) -> float:
+    return float((torch.stack(row) - expected).abs().max()) if len(row) == len(expected) else math.inf
 
 
 async def test_the_cache_keeps_to_its_bound_and_results_do_not_depend_on_it(

@@ -179,6 +179,16 @@ async def test_the_vision_tower_runs_once_per_prompt(engine: HFEngine) -> None:
     assert len(runs) == 2
 
 
+async def test_a_prompt_is_encoded_while_others_are(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(3, timeout=10)
+    encode = engine._encoder.encode
+    monkeypatch.setattr(engine._encoder, "encode", lambda prompt: (together.wait(), encode(prompt))[1])
+    runs: list[object] = []
+    engine.model.model.visual.register_forward_hook(lambda *_: runs.append(1))
+    await asyncio.gather(*(engine.prefill(prompt) for prompt in (PROMPT, PROMPT, PROMPTS["two images"])))
+    assert len(runs) == 2  # whoever encodes the same prompt a second time drops what it made
+
+
 async def test_prefill_leaves_only_the_last_token_to_run(engine: HFEngine) -> None:
     await engine.prefill(PROMPT)
     lengths: list[int] = []

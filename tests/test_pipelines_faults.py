@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import pytest
-from scripted import PROMPT, World, check_steps, virtual
+from scripted import PROMPT, World, check_steps
 
 from dreamr.actors.local import LocalHandle
 from dreamr.actors.types import ActorLost, Step
+from dreamr.bench.simulation import virtual
 from dreamr.config import Method
 from dreamr.pipelines.registry import METHODS
 from dreamr.pipelines.trace import Trace
@@ -106,13 +107,21 @@ def test_a_target_that_is_killed_by_the_request_each_time_fails_the_request() ->
     async def run() -> None:
         world = eight_steps(acceptance=0.0)
 
-        async def die(*_: object) -> Step:
+        calls, recoveries = [], []
+
+        async def die(*arguments: object) -> Step:
+            calls.append(arguments)
             raise ActorLost("the target actor was lost during a call")
 
+        async def recovered() -> None:
+            recoveries.append(1)
+
         world.target.engine.next_step = die  # type: ignore[method-assign]
+        world.target.recovered = recovered  # type: ignore[method-assign]
         with pytest.raises(ActorLost, match="5 times while it wrote step 0"):
             await world.run("fpsr", PROMPT)
         assert world.num_in_flight == 0
+        assert (len(calls), len(recoveries)) == (5, 4)
 
     virtual(run())
 
@@ -128,6 +137,23 @@ def test_a_draft_that_fails_on_a_prompt_does_not_fail_the_request() -> None:
         trace = await world.run("fpsr", PROMPT)
         check_steps(world, trace)
         assert {step.source for step in trace.steps} == {"target"}
-        assert trace.num_losses == len(trace.steps)
+        assert trace.num_losses == 0  # it refuses, but is there
+
+    virtual(run())
+
+
+@pytest.mark.parametrize("method", ["fpsr", "sequential", "lookahead"])
+def test_a_drafted_step_that_says_nothing_does_not_count_as_judged(method: Method) -> None:
+    async def run() -> None:
+        world = eight_steps()
+
+        async def say_nothing(_id: str, _prompt: object, after: Step, _sampling: object) -> Step:
+            return Step(prefix=after.end, finish="eos")
+
+        world.draft.engine.next_step = say_nothing  # type: ignore[method-assign]
+        trace = await world.run(method, PROMPT)
+        assert {(step.source, step.rho) for step in trace.steps} == {("target", None)}
+        assert trace.num_judged == 0
+        assert trace.acceptance_rate is None
 
     virtual(run())

@@ -6,9 +6,10 @@ import asyncio
 import random
 
 import pytest
-from scripted import PROMPT, World, check_steps, virtual
+from scripted import PROMPT, World, check_steps
 
 from dreamr.actors.types import Prompt, Step
+from dreamr.bench.simulation import virtual
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -3,64 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from PIL import Image
-from serving import QUESTION, LocalGroup, listening, scripted_config
+from serving import QUESTION, Endpoint, data_url, png, running, with_image
 
 from dreamr.actors.types import ActorLost
-from dreamr.serve.app import make_app
 from dreamr.serve.service import Service
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    url: str
-    group: LocalGroup
-    service: Service
-    client: openai.OpenAI
-    http: httpx.Client
-    """One of each: a client takes longer to make than a request."""
-
-
-def png(width: int = 32, height: int = 32) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(file, "PNG")
-    return file.getvalue()
-
-
-def data_url(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-
-
-def with_image(url: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "role": "user",
-            "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "how many?"}],
-        }
-    ]
-
-
-@contextmanager
-def running(**settings: Any) -> Iterator[Endpoint]:
-    latencies = {name: settings.pop(name) for name in ("token_s", "verdict_s") if name in settings}
-    config = scripted_config(settings, **latencies)
-    group = LocalGroup(config)
-    service = Service(group, config)
-    with listening(make_app(service)) as url, httpx.Client(base_url=url) as http:
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http)
-        yield Endpoint(url, group, service, client, http)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 from serving import LocalGroup, listening
 
 from dreamr.config import load_config
@@ -32,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    # In one process with everything else, a target that steps back would hardly ever get its turn.
+    # All engines share one process here: what the target writes ahead would only take the draft's time.
     config = load_config()
     config = config.model_copy(update={"serve": ServeSettings(write_ahead_up_to=0)})
     with listening(make_app(Service(LocalGroup(config), config))) as it:
@@ -61,6 +63,8 @@ async def open_page(browser: Browser, url: str, width: int) -> tuple[Page, list[
 
 async def test_a_sample_is_answered_by_keyboard_alone_and_compared(browser: Browser, url: str) -> None:
     page, problems = await open_page(browser, url, 1280)
+    asked: list[dict[str, Any]] = []
+    page.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
     await page.locator("#sample").focus()
     await page.keyboard.press("Enter")
     await expect(page.locator("#preview")).to_be_visible()
@@ -78,9 +82,35 @@ async def test_a_sample_is_answered_by_keyboard_alone_and_compared(browser: Brow
     assert label is not None
     assert f"{len(authors)} steps, {authors.count('draft')} written by the draft" in label
     assert await page.locator("#timeline rect.draft, #timeline rect.target").count() == len(authors)
+    await page.locator("#question").fill("something else by now")
     await page.locator("#compare-go").focus()
     await page.keyboard.press("Enter")
-    await expect(page.locator("#speedup")).to_contain_text("as fast", timeout=30_000)
+    await expect(page.get_by_role("status").filter(has_text="as fast")).to_be_visible(timeout=30_000)
+    assert await page.locator("[aria-live] #plain-time").count() == 0
+    assert asked[1] == asked[0] | {"method": "autoregressive"}
+    assert not problems
+    await page.close()
+
+
+async def test_verdicts_have_the_colour_of_what_they_decide(browser: Browser, url: str) -> None:
+    page, problems = await open_page(browser, url, 1280)
+    looks = await page.evaluate("""async () => {
+        const { Timeline } = await import("/page/timeline.js");
+        const svg = document.getElementById("timeline"), timeline = new Timeline(svg);
+        const looks = () => [...svg.querySelectorAll("rect:not(.lane)")].map((bar) => bar.className.baseVal);
+        const at = { lane: "verifier", at: 0, start: 0, end: 1 };
+        const verdicts = [{ rho: 0.6, accepted: false }, { rho: 0.4, accepted: true }, { accepted: true }];
+        verdicts.forEach((one, call) => timeline.tell({ ...at, call, judged: true, ...one }));
+        timeline.tell({ ...at, call: 3, judged: false });
+        timeline.tell({ ...at, call: 4, prefill: true });
+        timeline.tell({ lane: "verifier", at: 0, call: 5 });
+        timeline.render();
+        const live = looks();
+        const span = { lane: "verifier", outcome: "verdict", step: 0, start: 0, end: 1, num_tokens: 0 };
+        timeline.finish({ wall_s: 1, steps: [], timeline: [...verdicts, {}].map((one) => ({ ...span, ...one })) });
+        return [live, looks()];
+    }""")
+    assert looks == [["no", "yes", "yes", "dropped", "prefill", "pending"], ["no", "yes", "yes", "dropped"]]
     assert not problems
     await page.close()
 
@@ -110,6 +140,29 @@ async def test_everything_can_be_found_by_a_screen_reader(browser: Browser, url:
     await expect(page.locator("#steps")).to_have_attribute("aria-live", "polite")
     await expect(page.get_by_role("status").first).to_have_text("all actors up")
     await page.close()
+
+
+async def test_health_is_said_only_when_it_changes(browser: Browser, url: str) -> None:
+    page = await browser.new_page()
+    await page.clock.install()
+    await page.goto(url)
+    await expect(page.locator("#health")).to_have_text("all actors up")
+    await page.evaluate("""() => {
+        window.said = 0;
+        const watch = new MutationObserver(() => { window.said += 1; });
+        watch.observe(document.getElementById("health"), { childList: true });
+    }""")
+    for status, said in (("ok", 0), ("degraded", 1), ("degraded", 1)):
+        await page.route("**/health", partial(answer_health, status))
+        async with page.expect_response("**/health"):
+            await page.clock.run_for(10_000)
+        await expect(page.locator(f"#health.{status}")).to_be_visible()
+        assert await page.evaluate("window.said") == said
+    await page.close()
+
+
+async def answer_health(status: str, route: Route) -> None:
+    await route.fulfill(json={"status": status})
 
 
 async def test_an_error_is_said_where_it_is_heard(browser: Browser, url: str) -> None:

@@ -1,8 +1,9 @@
-"""Parts of the endpoint by themselves: the answer's text, the line, back-off, URLs of images, logs, metrics."""
+"""Parts of the endpoint by themselves: the answer's text, the line, back-off, logs, metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import re
@@ -11,23 +12,25 @@ from typing import Any
 
 import pytest
 import yaml
-from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.serve import Application
+from ray.util.metrics import Counter, Histogram, Metric
 from serving import LocalGroup, scripted_config
 
 from dreamr.actors.types import Prompt, Turn
-from dreamr.config import Config, load_config
+from dreamr.config import Config, Method, load_config
 from dreamr.documents import shown
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
+from dreamr.pipelines.verification import Rule
 from dreamr.serve import load_report
 from dreamr.serve.admission import Admission
 from dreamr.serve.answer import AnswerReader
 from dreamr.serve.errors import ApiError
-from dreamr.serve.fetch import ImageFetcher, is_public
 from dreamr.serve.load_report import Asked, summarise
 from dreamr.serve.logs import JsonFormatter, request_id
+from dreamr.serve.meters import Meters
 from dreamr.serve.scrape import ours
 from dreamr.serve.settings import ImageLimits, ServeSettings
 from dreamr.serve.sharing import Load, shared
@@ -119,99 +122,44 @@ async def test_backing_off_changes_no_token_and_wastes_nothing_of_the_target(num
     assert (plain.num_drafted, plain.coverage) == (0, 0)
 
 
-NOT_ALLOWED = [
-    "http://images.test:81/x.png",
-    "http://images.test\\@127.0.0.1/x.png",
-    "http://images.test@127.0.0.1/x.png",
-    "http://127.0.0.1\\@images.test/x.png",
-    "http://user:pass@images.test/x.png",
-    "http://127.0.0.1/x.png",
-    "http://[::1]/x.png",
-    "http://2130706433/x.png",
-    "http://0x7f.1/x.png",
-    "http://images.test.evil.test/x.png",
-    "http://evil.test/images.test",
-    "http://images.test /x.png",
-    "http://images.test\n/x.png",
-    "http://ímages.test/x.png",
-    "ftp://images.test/x.png",
-    "file:///etc/passwd",
-    "gopher://images.test/x",
-    "//images.test/x.png",
-    "http://",
-    "",
-]
+def test_replicas_share_what_the_actors_bear() -> None:
+    whole = ServeSettings(num_replicas=3, max_running=8, write_ahead_up_to=2, draft_up_to=1000)
+    share = whole.of_one_replica()
+    assert (share.max_running, share.write_ahead_up_to, share.draft_up_to) == (2, 0, 333)
+    assert ServeSettings(num_replicas=9, max_running=4).of_one_replica().max_running == 1
+    assert ServeSettings().of_one_replica() == ServeSettings()
 
 
-@pytest.mark.parametrize("url", NOT_ALLOWED)
-async def test_urls_that_lead_elsewhere_are_refused_before_any_connection(url: str) -> None:
-    limits = ImageLimits(allowed_hosts=("images.test", "images.test:8080"))
+@pytest.mark.parametrize("method", ["specreason", "token_speculative", "fpsr"])
+async def test_metrics_count_what_was_done(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float, dict[str, str]]] = []
 
-    def never(address: str) -> bool:
-        raise AssertionError(f"looked up {address}")
+    def note(meter: Metric, value: float, tags: dict[str, str] | None = None) -> None:
+        seen.append((meter.info["name"], value, tags or {}))
 
-    with pytest.raises(ApiError, match="host that this server allows") as raised:
-        await ImageFetcher(limits, never).fetch(url, "url")
-    assert raised.value.status == 400
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1",
-        "10.0.0.1",
-        "169.254.169.254",
-        "0.0.0.0",
-        "100.64.0.1",
-        "224.0.0.1",
-        "::1",
-        "fe80::1%eth0",
-        "fd00::1",
-        "::ffff:127.0.0.1",
-        "64:ff9b::7f00:1",
-        "2002:7f00:1::",
-        "::",
-    ],
-)
-def test_private_addresses_in_every_form(address: str) -> None:
-    assert not is_public(address)
+    for kind, name in ((Counter, "inc"), (Histogram, "observe")):
+        monkeypatch.setattr(kind, name, note)
+    config = scripted_config()
+    settings = config.pipeline.model_copy(update={"method": method})
+    trace = await build_pipeline(method, LocalGroup(config).actors).run(Request(Prompt("how many?"), settings))
+    Meters().answered(trace, Rule.of(settings), queued_s=100.0)
+    tokens = {tags["source"]: value for name, value, tags in seen if name == "dreamr_generation_tokens_total"}
+    accepted = [value for name, value, _ in seen if name == "dreamr_spec_decode_num_accepted_tokens_total"]
+    assert sum(tokens.values()) == len(trace.tokens)
+    assert [tokens["draft"]] == accepted
+    assert any(name == "dreamr_verifier_rho" for name, _, _ in seen) == (method == "fpsr")
+    waited = {name for name, value, _ in seen if value >= 100}
+    assert waited == {
+        f"dreamr_{name}"
+        for name in ("e2e_request_latency_seconds", "time_to_first_step_seconds", "request_queue_time_seconds")
+    }
 
 
-def test_public_addresses() -> None:
-    assert is_public("93.184.215.14")
-    assert is_public("2606:2800:21f:cb07:6820:80da:af6b:8b2c")
-
-
-async def test_an_allowed_host_is_fetched_within_limits_and_only_from_public_addresses() -> None:
-    async def respond(request: web.Request) -> web.StreamResponse:
-        if request.path == "/moved":
-            raise web.HTTPFound("/image")
-        if request.path == "/slow":
-            await asyncio.sleep(2)
-        return web.Response(body=b"x" * (100 if request.path == "/image" else 10_000))
-
-    app = web.Application()
-    app.router.add_get("/{name}", respond)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    limits = ImageLimits(allowed_hosts=(f"localhost:{port}",), max_bytes=1000, fetch_timeout_s=0.5)
-    fetcher = ImageFetcher(limits, allows=lambda address: address in ("127.0.0.1", "::1"))
-    try:
-        assert await fetcher.fetch(f"http://localhost:{port}/image", "url") == b"x" * 100
-        for path, said in (
-            ("moved", "answered 302"),
-            ("large", "at most 1000 bytes"),
-            ("slow", "could not be fetched"),
-        ):
-            with pytest.raises(ApiError, match=said):
-                await fetcher.fetch(f"http://localhost:{port}/{path}", "url")
-        with pytest.raises(ApiError, match="could not be fetched"):
-            await ImageFetcher(limits).fetch(f"http://localhost:{port}/image", "url")
-    finally:
-        await runner.cleanup()
+def test_the_default_application_is_built_for_those_who_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = importlib.import_module("serve_app")
+    assert "app" not in vars(module)
+    assert isinstance(module.app, Application)
 
 
 def test_earlier_turns_become_messages_and_part_of_the_key() -> None:
@@ -256,6 +204,14 @@ def test_a_load_report_counts_only_the_time_in_which_there_was_work() -> None:
 def test_the_document_shows_the_load_report() -> None:
     report = json.loads((ROOT / "docs/results/load.json").read_text())
     assert shown(ROOT / "docs/serving.md", load_report.NAME) == load_report.table(report)
+
+
+@pytest.mark.skipif(not (ROOT / "docs/results/load.json").exists(), reason="no load report yet")
+def test_speculation_does_not_make_a_loaded_endpoint_slower() -> None:
+    rows = json.loads((ROOT / "docs/results/load.json").read_text())["rows"]
+    throughput = {(row["concurrency"], row["method"]): row["throughput"] for row in rows}
+    for level in {row["concurrency"] for row in rows}:
+        assert throughput[level, "fpsr"] >= 0.95 * throughput[level, "autoregressive"], f"{level} clients"
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:

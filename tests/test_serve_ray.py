@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +17,7 @@ import openai
 import pytest
 import ray
 from ray import serve
-from serving import LocalGroup, free_port, scripted_config
+from serving import QUESTION, LocalGroup, data_url, free_port, png, scripted_config, with_image
 from toy_group import process_ended, toy_actor, toy_group
 
 from dreamr.actors.types import Prompt, Sampling, Step
@@ -24,6 +26,7 @@ from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.serve.deployment import build, named
+from dreamr.serve.settings import ServeSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -81,7 +84,7 @@ def alive() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def endpoint(ray_cluster: None) -> Iterator[Endpoint]:
     """Two replicas over three actors whose models take some time."""
-    config = scripted_config({"num_replicas": 2, "max_running": 8}, token_s=0.01, verdict_s=0.01)
+    config = scripted_config({"num_replicas": 2, "max_running": 16}, token_s=0.01, verdict_s=0.01)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(build({"config": config}), name=APP, route_prefix="/")
@@ -189,25 +192,71 @@ async def test_a_killed_replica_fails_its_own_requests_only_and_the_next_one_fin
     assert {role: endpoint.process(role) for role in actors} == actors
 
 
-async def test_a_client_that_goes_frees_the_work_and_deletion_takes_the_actors_along(endpoint: Endpoint) -> None:
+async def test_clients_get_through_ray_serve_what_they_know(endpoint: Endpoint) -> None:
+    async with endpoint.client() as client:
+        answer = await client.chat.completions.create(model="dreamr", messages=with_image(data_url(png())))
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.choices[0].message.model_extra["reasoning"]
+        with pytest.raises(openai.BadRequestError, match="host that this server allows"):
+            await client.chat.completions.create(model="dreamr", messages=with_image("http://localhost/x.png"))
+        with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+            await client.chat.completions.create(model="gpt", messages=QUESTION)
+
+
+SLOW = {"model": "dreamr", "messages": QUESTION}
+
+
+async def test_a_client_that_goes_frees_the_work_and_an_update_and_deletion_take_the_actors_along(
+    endpoint: Endpoint,
+) -> None:
     """Each step of these models takes ten seconds, unless it is stopped."""
-    group = toy_group(**{role: toy_actor(token_s=0.02) for role in ("draft", "target", "verifier")})
-    serve.run(build({"config": Config(group=group)}), name="slow", route_prefix="/slow")
     url = f"{endpoint.url}/slow"
-    processes = [actor["Pid"] for actor in alive() if actor["Name"].startswith("slow-")]
-    assert len(processes) == 3
-    body = {"model": "dreamr", "messages": [{"role": "user", "content": "?"}]}
+    first = run_slow(token_s=0.02)
     async with httpx.AsyncClient() as client:
-        asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, timeout=60))
+        asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=SLOW, timeout=60))
         await until(url, lambda body: body["running"] == 1)
         asking.cancel()
         assert (await until(url, lambda body: body["running"] == 0))[0] < 5
-        stream = client.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True, "timeline": True})
+        stream = client.stream("POST", f"{url}/v1/chat/completions", json=SLOW | {"stream": True, "timeline": True})
         async with stream as response:
             lines = response.aiter_lines()  # kept: the response closes with its iterator
             await anext(lines)
             await until(url, lambda body: body["running"] == 1)
+            busy = await client.post(f"{url}/v1/chat/completions", json=SLOW)
+            assert (busy.status_code, busy.headers["retry-after"]) == (503, "2")
         assert (await until(url, lambda body: body["running"] == 0))[0] < 5
+        unable = await client.post(f"{url}/v1/chat/completions", json=SLOW | {"method": "token_speculative"})
+        assert (unable.status_code, unable.json()["error"]["param"]) == (400, "method")
+        assert "offers no TokenSpeculation" in unable.json()["error"]["message"]
+    second = run_slow(token_s=0.03)
+    assert len(second - first) == 3
+    assert all([await asyncio.to_thread(process_ended, process) for process in first])
     await asyncio.to_thread(serve.delete, "slow")
-    assert all([await asyncio.to_thread(process_ended, process) for process in processes])
+    assert all([await asyncio.to_thread(process_ended, process) for process in second])
     assert not [actor for actor in alive() if actor["Name"].startswith("slow-")]
+
+
+def run_slow(token_s: float) -> set[int]:
+    """Run (or update) an application with one replica and no line; the processes of its actors, old ones included."""
+    group = toy_group(**{role: toy_actor(token_s=token_s) for role in ("draft", "target", "verifier")})
+    limits = ServeSettings(max_running=1, max_queued=0)
+    serve.run(build({"config": Config(group=group, serve=limits)}), name="slow", route_prefix="/slow")
+    return {actor["Pid"] for actor in alive() if actor["Name"].startswith("slow-")}
+
+
+async def test_the_documented_metrics_come_through_ray(endpoint: Endpoint) -> None:
+    """All but the count of losses, which only kills bring. Ray writes them every ten seconds."""
+    documented = set(re.findall(r"ray_dreamr_\w+", (Path(__file__).parents[1] / "docs/serving.md").read_text()))
+    expected = {name for name in documented if "actor_losses" not in name}
+    given: set[str] = set()
+    async with endpoint.client() as client:
+        await asyncio.gather(*(ask(client, Asked(f"metrics {number}")) for number in range(4)))
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("gpt")
+    deadline = time.monotonic() + 40
+    async with httpx.AsyncClient(base_url=endpoint.url) as http:
+        while not expected <= given and time.monotonic() < deadline:
+            await asyncio.sleep(0.5)
+            given = set(re.findall(r"ray_dreamr_\w+", (await http.get("/metrics")).raise_for_status().text))
+    assert len(expected) > 15
+    assert not expected - given

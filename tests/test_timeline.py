@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from scripted import PROMPT, World, virtual
+from scripted import PROMPT, World
 
+from dreamr.bench.simulation import virtual
 from dreamr.config import Method
 from dreamr.pipelines.registry import METHODS
 from dreamr.pipelines.trace import CommittedStep, Span, Trace

@@ -1,18 +1,22 @@
-"""The training program of the embedded pair: packing, growing, resuming."""
+"""The programs that make and measure the embedded pair: packing, growing, resuming, evaluating."""
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from engine_walks import EMBEDDED
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
+from dreamr.models import evaluate, train
 from dreamr.models import run as run_module
 from dreamr.models.architecture import Size, build_model
 from dreamr.models.corpus import Corpus, Recipe
+from dreamr.models.digest import weights_sha256
 from dreamr.models.grow import grow
 from dreamr.models.language import Images, hidden_states
 from dreamr.models.packing import SAMENESS, SCORE, VERDICT, positions_of
@@ -150,7 +154,9 @@ def test_a_resumed_phase_ends_with_the_same_weights(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "SAVE_EVERY", 2)
-    phase = Phase("tiny", SMALL, Recipe(0.5, 1.0, verdicts=True), 4, 2, 1e-3, (Stage((3, 3), 2.0),))
+    # The first two stages end after a batch each, the second one where the state is saved.
+    stages = (Stage((1, 1), -1.0), Stage((2, 2), -1.0), Stage((3, 3), 2.0))
+    phase = Phase("tiny", SMALL, Recipe(0.5, 1.0, verdicts=True), 4, 2, 1e-3, stages)
 
     def trained(folder: Path, stop_at: int | None) -> Qwen3VLForConditionalGeneration:
         torch.manual_seed(0)
@@ -171,6 +177,35 @@ def test_a_resumed_phase_ends_with_the_same_weights(
     resumed = trained(tmp_path / "resumed", None)
     for (name, one), two in zip(straight.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two), name
+
+
+def test_one_problem_is_enough_for_an_evaluation(tmp_path: Path) -> None:
+    for name, model in (("target", "draft-untrained"), ("other", "draft")):  # the smaller model is the faster judge
+        (tmp_path / name).symlink_to(EMBEDDED / model)
+    evaluate.main(models=tmp_path, draft="other", problems=1, seed=3, out=tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["num_problems"], report["problem_seed"], report["draft"]) == (1, 3, "other")
+    assert report["weights_sha256"]["draft"] == weights_sha256(EMBEDDED / "draft")
+    verdicts = report["verdicts_greedy"]
+    assert (verdicts["wrong_rejected"] is None) == (verdicts["valid"] == 1)
+
+
+def test_going_on_from_other_weights_finds_nothing_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, works = tmp_path / "given", []
+    for name in ("target", "draft"):
+        (given / name).mkdir(parents=True)
+    monkeypatch.setattr(train, "render_bank", lambda *_: render_bank("train", 0, 1))
+    monkeypatch.setattr(train, "load", lambda _: None)
+    monkeypatch.setattr(train, "load_or_sample", lambda _drafts, _cells, work: works.append(work))
+    monkeypatch.setattr(train, "_train", lambda *arguments: works.append(arguments[5]))
+    for name, weights in (("target", b"1"), ("target", b"2"), ("draft", b"1"), ("target", b"1")):
+        (given / name / "model.safetensors").write_bytes(weights)
+        train.main(work=tmp_path / "work", out=tmp_path / "out", go_on_from=given, threads=torch.get_num_threads())
+    assert works[::2] == works[1::2]  # the drafted steps lie where the state lies
+    assert len(set(works)) == 4
+    (given / "draft" / "model.safetensors").unlink()
+    train.main(work=tmp_path / "work", out=tmp_path / "out", go_on_from=given, threads=torch.get_num_threads())
+    assert works[-1] == works[0]
 
 
 def _interrupt_at(run: Run, batch: int):  # type: ignore[no-untyped-def]

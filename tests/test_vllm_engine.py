@@ -39,7 +39,7 @@ async def engine() -> AsyncIterator[Any]:
 
 @pytest.mark.skipif(has_vllm, reason="vLLM is installed here")
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
-    with pytest.raises(ValueError, match=r"needs vLLM, which is not installed .* pip install 'dreamr\[vllm\]'"):
+    with pytest.raises(ValueError, match=r"needs vLLM, which is not installed .* pip install -e '\.\[vllm\]'"):
         build_engine(VLLMEngineConfig(kind="vllm", model="embedded:draft"))
 
 

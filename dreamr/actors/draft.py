@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 from dreamr.actors.base import EngineActor
-from dreamr.actors.types import Checked, Prompt, Proposal, Role, Sampling, Step
+from dreamr.actors.types import Checked, Prompt, Proposal, Role, Sampling, Step, Unable
 from dreamr.engines.base import BranchWriting, TokenSpeculation
 
 T = TypeVar("T")
@@ -41,10 +41,10 @@ class DraftActor(EngineActor):
         return await self._alive(self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling))
 
     def _able(self, protocol: type[T]) -> T:
-        """The engine. Raises ValueError when it cannot do what the protocol asks for."""
+        """The engine. Raises Unable when it cannot do what the protocol asks for."""
         engine = self._engine
         if not isinstance(engine, protocol):
-            raise ValueError(
+            raise Unable(
                 f"the {self.role}'s engine {self._config.engine.kind!r} offers no {protocol.__name__}: "
                 "use another method, or an engine that offers it, such as 'hf'"
             )

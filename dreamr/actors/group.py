@@ -86,8 +86,12 @@ class ActorGroup:
 
     async def check(self) -> dict[Role, bool]:
         """Whether each actor is up and answers. One that hangs is killed and restarted."""
-        answers = await asyncio.gather(*(member.check() for member in self._members.values()))
+        answers = await asyncio.gather(*(self.check_one(role) for role in self._members))
         return dict(zip(self._members, answers, strict=True))
+
+    async def check_one(self, role: Role) -> bool:
+        """`check` for one of them."""
+        return await self._members[role].check()
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:

@@ -7,7 +7,7 @@ draft call and the verifier need: nobody waits to pass tokens on.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -30,6 +30,14 @@ COMPARING: frozenset[Criterion] = frozenset({"same", "embedding"})
 
 Finish = Literal["delimiter", "eos", "length", "stopped"]
 """Why a step ended: its delimiter, the end of the answer, `max_tokens`, or somebody called `stop`."""
+
+
+class TooLong(ValueError):
+    """Prompt and answer together are longer than the model takes; one sentence with the way out."""
+
+
+class Unable(ValueError):
+    """An engine lacks what a method asks of it; one sentence with the way out."""
 
 
 class ActorLost(Exception):
@@ -167,4 +175,3 @@ class EngineInfo:
     num_parameters: int
     pid: int = 0
     node: str = ""
-    extra: dict[str, str] = field(default_factory=dict)

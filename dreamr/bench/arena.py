@@ -70,7 +70,9 @@ class Arena:
         """A second target, since torch's threads cannot be changed in a process that has computed already."""
         if self._hf(self._config.target).device != "cpu":
             raise ValueError("the target runs on a GPU, where the number of threads does not matter")
-        target = self._config.target.model_copy(update={"num_threads": self._cores, "num_cpus": 0.0})
+        target = self._config.target.model_copy(
+            update={"num_threads": self._cores, "num_cpus": 0.0, "background": False}
+        )
         # A group needs a draft; this one is never asked.
         idle = ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), num_cpus=0.0)
         alone = self._config.model_copy(update={"draft": idle, "target": target, "verifier": "shared", "name": None})

@@ -16,13 +16,15 @@ import yaml
 from pydantic import ValidationError
 
 from dreamr.actors.types import Prompt
-from dreamr.config import ActorConfig, PipelineSettings
+from dreamr.config import ActorConfig, Method, PipelineSettings, first_problem
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.registry import METHODS, build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import Trace
 
+BASELINE: Method = "autoregressive"
+"""What every other method is compared with: the target alone."""
 ALL_CORES = "autoregressive_all_cores"
 GENERATE = "transformers"
 ASSISTED = "transformers_assisted"
@@ -98,11 +100,18 @@ def parse_entry(name: str, settings: PipelineSettings) -> Entry:
         if key not in PipelineSettings.model_fields or key == "method":
             known = ", ".join(field for field in PipelineSettings.model_fields if field != "method")
             raise ValueError(f"method '{name}': there is no setting '{key}'; the settings are {known}.")
-        changes[key] = yaml.safe_load(value)
+        changes[key] = _value(name, key, value)
     try:
         return Entry(name, PipelineSettings.model_validate(settings.model_dump() | changes))
     except ValidationError as error:
-        raise ValueError(f"method '{name}': {error.errors(include_url=False)[0]['msg']}.") from error
+        raise ValueError(f"method '{name}': {first_problem(error)}") from error
+
+
+def _value(name: str, key: str, text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"method '{name}': {key} = {text!r} cannot be read; write a number or a word.") from error
 
 
 def _sweepable(name: str) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dreamr.bench.contender import BASELINE
 from dreamr.bench.duel import Run
 from dreamr.bench.schema import Measured, StepTime
 from dreamr.pipelines.trace import Span, Trace
 
 SEQUENTIAL = "sequential"
-BASELINE = "autoregressive"
 
 
 def measured(runs: Sequence[Run], together: float) -> Measured | None:

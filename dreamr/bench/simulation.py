@@ -15,6 +15,7 @@ import async_solipsism
 
 from dreamr.actors.local import LocalJudge, LocalWriter
 from dreamr.actors.types import Prompt, Sampling, Step
+from dreamr.bench.contender import BASELINE
 from dreamr.bench.scenario import Scenario, Writing
 from dreamr.bench.schema import Speedup
 from dreamr.bench.speedup import speedup
@@ -29,7 +30,6 @@ from dreamr.pipelines.verification import Rule
 
 T = TypeVar("T")
 
-BASELINE: Method = "autoregressive"
 DRAFT, TARGET = 1, 2
 """Seeds of the two scripted models."""
 

@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 
 from dreamr.actors.types import Prompt
-from dreamr.bench.contender import Entry, PipelineContender
+from dreamr.bench.contender import BASELINE, Entry, PipelineContender
 from dreamr.bench.runner import Runner
-from dreamr.bench.summary import BASELINE
 from dreamr.cli.answer import Answered, print_answer
 from dreamr.cli.inputs import check_timeline, read_config, read_prompt, with_draft
 from dreamr.cli.lines import print_step

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import read_config
+from dreamr.cli.progress import progress_bar
 from dreamr.cli.running import run_with_actors
 from dreamr.config import Config
 from dreamr.eval.benchmark import BadRow, Benchmark
@@ -87,7 +87,7 @@ def _folder(path: Path) -> Path:
 def _check_installed(modules: list[str]) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise BadInput(f"the package '{module}' is not installed: pip install 'dreamr[eval]'.")
+            raise BadInput(f"the package '{module}' is not installed: pip install -e '.[eval]'.")
 
 
 def _rows(benchmark: Benchmark, data: Path | None, limit: int | None) -> Rows:
@@ -134,28 +134,13 @@ async def _by_endpoint(
 
 async def _answer(rows: Rows, journal: Journal, concurrency: int, answerer: Answerer) -> None:
     notices = Console(stderr=True)
-    with _progress(notices) as progress:
+    with progress_bar(notices) as progress:
         bar = progress.add_task("rows", total=len(rows), completed=len(journal.outcomes))
 
         def advance(_: Outcome) -> None:
             progress.update(bar, advance=1, refresh=True)
 
         await evaluate(rows.items(), answerer, journal, concurrency, advance)
-
-
-def _progress(notices: Console) -> Progress:
-    """Drawn only between two rows: a live bar would compete with the models for the cores."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=notices,
-        transient=True,
-        auto_refresh=False,
-        disable=not notices.is_terminal,
-    )
 
 
 def _write(folder: Path, results: Results) -> None:

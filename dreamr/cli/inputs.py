@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from dreamr.actors.types import Prompt
 from dreamr.cli.failures import BadInput
-from dreamr.config import Config, HFEngineConfig, PipelineSettings, load_config
+from dreamr.config import CheckpointConfig, Config, HFEngineConfig, PipelineSettings, is_missing_folder, load_config
 
 PICTURES = (".html", ".png")
+_NO_FOLDER = "there is no such folder; give a checkpoint folder or a hub id like org/name."
 
 
 def read_prompt(question: str, images: Sequence[Path]) -> Prompt:
@@ -51,11 +52,21 @@ def read_config(path: Path | None, options: Mapping[str, object]) -> Config:
     try:
         pipeline = PipelineSettings.model_validate(config.pipeline.model_dump() | given)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        option = str(problem["loc"][0]).replace("_", "-")
-        reason = problem["msg"].removeprefix("Input ")
-        raise BadInput(f"--{option} {problem['input']}: the value {reason}.") from error
+        raise BadInput(_refused_options(error, given)) from error
     return config.model_copy(update={"pipeline": pipeline})
+
+
+def _refused_options(error: ValidationError, given: Mapping[str, object]) -> str:
+    problem = error.errors(include_url=False)[0]
+    reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    if problem["loc"]:
+        return f"{_option(str(problem['loc'][0]))} {problem['input']}: the value {reason}."
+    # Settings that do not go together: one of the options does not fit the others, or the configuration.
+    return f"{' '.join(f'{_option(name)} {value}' for name, value in given.items())}: {reason}."
+
+
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
 
 
 def with_draft(config: Config, draft: str | None) -> Config:
@@ -70,8 +81,23 @@ def with_draft(config: Config, draft: str | None) -> Config:
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise BadInput(f"--draft {draft}: {reason}") from error
+    if _is_here(config) and is_missing_folder(draft):
+        raise BadInput(f"--draft {draft}: {_NO_FOLDER}")
     drafter = actor.model_copy(update={"engine": engine})
     return config.model_copy(update={"group": config.group.model_copy(update={"draft": drafter})})
+
+
+def check_models(config: Config) -> None:
+    """Raises BadInput when an actor's checkpoint folder is not there."""
+    for role, actor in config.group.actors().items():
+        engine = actor.engine
+        if isinstance(engine, CheckpointConfig) and _is_here(config) and is_missing_folder(engine.model):
+            raise BadInput(f"group.{role}.engine.model = '{engine.model}': {_NO_FOLDER}")
+
+
+def _is_here(config: Config) -> bool:
+    """Whether the actors run on this machine: the nodes of a cluster may have folders that it does not have."""
+    return not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
 
 
 def check_timeline(path: Path | None) -> None:

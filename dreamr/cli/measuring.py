@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dreamr.bench.contender import Entry, parse_entries
 from dreamr.bench.duel import Duel, Run
 from dreamr.cli.failures import BadInput
+from dreamr.cli.progress import progress_bar
 from dreamr.config import PipelineSettings
 
 
@@ -34,24 +34,9 @@ async def run_problems(
         await duel.warm_up()
     runs = await first() if first else []
     done = int(first is not None)
-    with _progress(notices) as progress:
+    with progress_bar(notices) as progress:
         bar = progress.add_task("problems", total=num_problems, completed=done)
         for index in range(done, num_problems):
             runs += await duel.run(index)
             progress.update(bar, advance=1, refresh=True)
     return runs
-
-
-def _progress(notices: Console) -> Progress:
-    """Drawn only between two problems: a live bar would compete with the models for the cores."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=notices,
-        transient=True,
-        auto_refresh=False,
-        disable=not notices.is_terminal,
-    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from dreamr.cli.failures import BadInput
+from dreamr.cli.inputs import check_models
 from dreamr.config import Config
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ def run_with_actors(config: Config, notices: Console, work: Callable[[ActorGroup
     """Do `work` with a started group; the actors and a Ray of our own end with it, however it ends.
 
     Raises:
-        BadInput: the machine cannot hold the actors.
+        BadInput: the machine cannot hold the actors, or has not got a model.
         ValueError, ActorLost, ConnectionError: see `ActorGroup.start` and `connect`.
     """
+    check_models(config)
     with ExitStack() as stack:
         # Outside of the event loop, where Ctrl-C interrupts at once; in it, Ray's start would have to end first.
         with notices.status("Starting Ray ..."):

@@ -33,10 +33,6 @@ class Calls:
         self._running: dict[threading.Event, str] = {}
         self._early_stops = EarlyStops()
 
-    @property
-    def num_running(self) -> int:
-        return len(self._running)
-
     async def run(self, call_id: str, work: Callable[[threading.Event], T], *, background: bool = False) -> T:
         """The result of `work(stop)`, which has to return soon after `stop` is set.
 

@@ -24,6 +24,7 @@ from dreamr.actors.types import (
     Sampling,
     Step,
     Tokens,
+    TooLong,
     Verdict,
 )
 from dreamr.engines.branches import BranchWriter
@@ -185,21 +186,26 @@ class HFWork:
             self.model.load_state_dict(state_dict)
 
     def _placed(self, prompt: Prompt) -> PlacedPrompt:
-        """Outside of turns, so that decoding a large image holds up nobody who has it already."""
+        """Outside of turns and of the lock, so that decoding a large image holds up nobody else.
+
+        Two calls that come at once with a new prompt may both encode it; the first one's is kept, with its features.
+        """
         with self._prompts_lock:
             placed = self._prompts.get(prompt.key)
-            if placed is None:
-                placed = self._prompts[prompt.key] = self._forward.place(self._encoder.encode(prompt))
-                if len(self._prompts) > MAX_PROMPTS:
-                    self._prompts.popitem(last=False)
+        if placed is None:
+            placed = self._forward.place(self._encoder.encode(prompt))
+        with self._prompts_lock:
+            placed = self._prompts.setdefault(prompt.key, placed)
             self._prompts.move_to_end(prompt.key)
+            if len(self._prompts) > MAX_PROMPTS:
+                self._prompts.popitem(last=False)
             return placed
 
     def _whole(self, placed: PlacedPrompt, prefix: Tokens) -> Tokens:
-        """Prompt and prefix. Raises ValueError when the model cannot go on from there."""
+        """Prompt and prefix. Raises TooLong when the model cannot go on from there."""
         whole = placed.tokens + prefix
         if len(whole) >= self._max_positions:
-            raise ValueError(
+            raise TooLong(
                 f"prompt and prefix have {len(placed.tokens)} + {len(prefix)} tokens, but the model takes fewer than "
                 f"{self._max_positions}: shorten the question, shrink the images or lower max_tokens"
             )

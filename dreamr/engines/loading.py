@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from dreamr.config import is_missing_folder
 from dreamr.tasks.processor import ImageTextProcessor
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
@@ -128,8 +128,7 @@ def _fused(norm: Any) -> nn.RMSNorm:
 
 def find_config(model: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model configuration, before anything large is loaded. Raises ValueError when there is none."""
-    folder = Path(model)
-    if not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
+    if is_missing_folder(model):
         raise ValueError(f"model folder {model!r} does not exist: give a checkpoint folder or a hub id like org/name")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)

@@ -15,19 +15,28 @@ import asyncio
 import itertools
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import COMPARING, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.actors.types import (
+    COMPARING,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Sampling,
+    Step,
+    Tokens,
+    Unable,
+    Verdict,
+)
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import DELIMITER, EngineDied
 from dreamr.engines.early_stops import EarlyStops
@@ -35,15 +44,12 @@ from dreamr.engines.pairs import check_pairs
 from dreamr.engines.sampling import check_sampling
 from dreamr.engines.step_end import StepEnd
 from dreamr.engines.verdicts import check_chain, verdict_branch
+from dreamr.engines.vllm_input import VLLMInput
 from dreamr.engines.vllm_loading import LoadedVLLM, start
 from dreamr.engines.vllm_questions import Question, questions
-from dreamr.tasks.processor import open_images
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
-
-MAX_PROMPTS = 32
-"""Prompts whose decoded images are kept."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,11 +70,9 @@ class VLLMEngine:
         self._step_end = StepEnd(loaded.chat.decode, loaded.eos_tokens)
         self._questions = questions(loaded.chat)
         self._last_tokens = sorted(loaded.eos_tokens | _delimiter_tokens(loaded))
-        self._max_positions: int = loaded.llm.model_config.max_model_len
+        self._input = VLLMInput(loaded.llm, loaded.chat)
         self._writing: dict[_Writing, str] = {}
         self._early_stops = EarlyStops()
-        self._images: OrderedDict[str, list[Image.Image]] = OrderedDict()
-        """Decoded images by prompt key: vLLM keeps what it made of them, but wants to see them again."""
         self._numbers = itertools.count()
         self.device = loaded.device
         self.num_parameters = loaded.num_parameters
@@ -121,12 +125,12 @@ class VLLMEngine:
         """Run the prompt alone, so that the first step does not pay for it."""
         started = time.time()
         question = self._questions["rho"]()
-        await self._asked(f"prefill {prompt.key}", await self._rendered(prompt, ()), question)
+        await self._asked(f"prefill {prompt.key}", await self._input.of(prompt, ()), question)
         return Prefill(started, time.time())
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`."""
-        return len((await self._rendered(prompt, ()))["prompt_token_ids"])
+        return len((await self._input.of(prompt, ()))["prompt_token_ids"])
 
     async def warm_up(self) -> None:
         """Have vLLM compile what it compiles only when a verdict is asked for the first time."""
@@ -194,8 +198,8 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        rendered = await self._rendered(prompt, prefix)
-        room = min(sampling.max_tokens, self._max_positions - len(rendered["prompt_token_ids"]))
+        rendered = await self._input.of(prompt, prefix)
+        room = min(sampling.max_tokens, self._input.max_positions - len(rendered["prompt_token_ids"]))
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -217,15 +221,17 @@ class VLLMEngine:
 
     async def _verdict(self, call_id: str, prompt: Prompt, step: Step, question: Question) -> Verdict:
         started = time.time()
-        rendered = await self._rendered(prompt, step.end + verdict_branch(step, question.turn))
+        rendered = await self._input.of(prompt, step.end + verdict_branch(step, question.turn))
         value = await self._asked(call_id, rendered, question)
         return Verdict(value, started, time.time())
 
     async def _comparison(self, call_id: str, step: Step, reference: Step, criterion: Criterion) -> Verdict:
         if criterion != "same":
-            raise ValueError(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
+            raise Unable(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
         started = time.time()
-        rendered = await self._checked({"prompt_token_ids": list(self._chat.same_chat(step.text, reference.text))})
+        rendered = await self._input.checked(
+            {"prompt_token_ids": list(self._chat.same_chat(step.text, reference.text))}
+        )
         value = await self._asked(call_id, rendered, self._questions["rho"]())
         return Verdict(value, started, time.time())
 
@@ -244,34 +250,6 @@ class VLLMEngine:
 
     # -- vLLM ------------------------------------------------------------------------------------------------------
 
-    async def _rendered(self, prompt: Prompt, suffix: Tokens) -> Any:
-        """vLLM's input for prompt and suffix: images are decoded and processed once per prompt, then known by key.
-
-        Raises ValueError when the model cannot go on from there.
-        """
-        tokens: dict[str, Any] = {"prompt_token_ids": [*self._chat.ids(self._chat.chat(prompt)), *suffix]}
-        if prompt.images:
-            images = await self._opened(prompt)
-            tokens["multi_modal_data"] = {"image": images}
-            tokens["multi_modal_uuids"] = {"image": [f"{prompt.key}/{number}" for number in range(len(images))]}
-        return await self._checked(tokens)
-
-    async def _checked(self, tokens: Any) -> Any:
-        if len(tokens["prompt_token_ids"]) >= self._max_positions:
-            raise self._too_long(len(tokens["prompt_token_ids"]))
-        [rendered] = await self._llm.renderer.render_cmpl_async([tokens])
-        if len(rendered["prompt_token_ids"]) >= self._max_positions:  # the images have their full length now
-            raise self._too_long(len(rendered["prompt_token_ids"]))
-        return rendered
-
-    async def _opened(self, prompt: Prompt) -> list[Image.Image]:
-        if prompt.key not in self._images:
-            self._images[prompt.key] = await asyncio.to_thread(open_images, prompt)
-            if len(self._images) > MAX_PROMPTS:
-                self._images.popitem(last=False)
-        self._images.move_to_end(prompt.key)
-        return self._images[prompt.key]
-
     async def _outputs(
         self, call_id: str, rendered: Any, params: SamplingParams
     ) -> AsyncGenerator[RequestOutput, None]:
@@ -286,12 +264,6 @@ class VLLMEngine:
                     yield output
         except EngineDeadError as error:
             raise EngineDied("vLLM's own process has died") from error
-
-    def _too_long(self, num_tokens: int) -> ValueError:
-        return ValueError(
-            f"prompt and prefix have {num_tokens} tokens, but the model takes fewer than {self._max_positions}: "
-            f"shorten the question, shrink the images or lower max_tokens"
-        )
 
     def _check_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}

@@ -56,7 +56,7 @@ def _check_platform(config: VLLMEngineConfig) -> str:
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(
             "engine kind 'vllm' needs vLLM, which is not installed in this environment: "
-            "pip install 'dreamr[vllm]', or use engine kind 'hf'"
+            "pip install -e '.[vllm]', or use engine kind 'hf'"
         )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dreamr.actors.types import ROOT, Prompt, Sampling, Step
 from dreamr.engines.hf import HFEngine
 from dreamr.models.candidates import draft_each_step
+from dreamr.models.digest import weights_sha256
 from dreamr.models.tokenizer import build_tokenizer
 from dreamr.tasks.ledger import Problem, Style, extract_answer, make_problem
 
@@ -39,7 +40,8 @@ class Alone:
     unparsed: float
     valid_steps: float
     """Share of its steps that are right behind its own prefix."""
-    concise_steps: float
+    concise_steps: float | None
+    """Of those behind which the answer goes on; None when there are none."""
     tokens_per_step: float
     step_ms: float
     """Mean time of one step."""
@@ -47,16 +49,16 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The target's verdicts on drafted steps behind right prefixes, accepted when rho > alpha."""
+    """The target's verdicts on drafted steps behind right prefixes, accepted when rho > alpha; None for no steps."""
 
     num_steps: int
     valid: float
     """Share of the steps that are right."""
-    accepted: float
-    right_accepted: float
-    wrong_rejected: float
-    balanced_accuracy: float
-    concise_right_accepted: float
+    accepted: float | None
+    right_accepted: float | None
+    wrong_rejected: float | None
+    balanced_accuracy: float | None
+    concise_right_accepted: float | None
     verdict_ms: float
 
 
@@ -79,7 +81,7 @@ async def alone(engine: HFEngine, problems: list[Problem], name: str) -> Alone:
         right=right / n,
         unparsed=unparsed / n,
         valid_steps=valid / num_steps,
-        concise_steps=concise / (num_steps - n),  # the answer line has no style
+        concise_steps=concise / (num_steps - n) if num_steps > n else None,  # the answer line has no style
         tokens_per_step=num_tokens / num_steps,
         step_ms=1000 * statistics.mean(times),
     )
@@ -120,20 +122,22 @@ async def judge(
             drafted.append(await _verdict(target, problem, prompt, index, solution[index - 1] if index else "", step))
     right = [one for one in drafted if one.valid]
     wrong = [one for one in drafted if not one.valid]
-    right_accepted, wrong_rejected = _accepted(right), 1 - _accepted(wrong)
+    right_accepted, wrong_accepted = _accepted(right), _accepted(wrong)
+    wrong_rejected = None if wrong_accepted is None else 1 - wrong_accepted
+    both = None if right_accepted is None or wrong_rejected is None else (right_accepted + wrong_rejected) / 2
     return Verdicts(
         num_steps=len(drafted),
         valid=len(right) / len(drafted),
         accepted=_accepted(drafted),
         right_accepted=right_accepted,
         wrong_rejected=wrong_rejected,
-        balanced_accuracy=(right_accepted + wrong_rejected) / 2,
+        balanced_accuracy=both,
         concise_right_accepted=_accepted([one for one in right if one.concise]),
         verdict_ms=statistics.mean(one.ms for one in drafted),
     )
 
 
-async def own_accepted(target: HFEngine, problems: list[Problem]) -> float:
+async def own_accepted(target: HFEngine, problems: list[Problem]) -> float | None:
     """Share of the target's own right steps, behind its own prefixes, that it accepts."""
     own: list[_Judged] = []
     for problem in tqdm(problems, desc="verdicts, own steps", mininterval=10):
@@ -152,8 +156,8 @@ async def _verdict(
     return _Judged(verdict.rho, valid, _is_concise(step.text), 1000 * (verdict.ended - verdict.started))
 
 
-def _accepted(steps: list[_Judged]) -> float:
-    return sum(one.rho > ALPHA for one in steps) / len(steps)
+def _accepted(steps: list[_Judged]) -> float | None:
+    return sum(one.rho > ALPHA for one in steps) / len(steps) if steps else None
 
 
 async def evaluate(target: HFEngine, draft: HFEngine, problems: list[Problem]) -> dict[str, object]:
@@ -177,9 +181,10 @@ async def evaluate(target: HFEngine, draft: HFEngine, problems: list[Problem]) -
 
 
 def main(
-    models: Annotated[Path, typer.Option(help="Folder with the checkpoint folders 'target' and 'draft'.")] = (
+    models: Annotated[Path, typer.Option(help="Folder with the checkpoint folders of target and draft.")] = (
         Path(__file__).parent / "embedded"
     ),
+    draft: Annotated[str, typer.Option(help="Name of the draft's folder in it.")] = "draft",
     problems: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
@@ -187,8 +192,11 @@ def main(
     """Evaluate the embedded pair on problems whose images no training image equals."""
     torch.set_num_threads(1)
     held_out = [make_problem("test", seed, index) for index in range(problems)]
-    target, draft = HFEngine.load(str(models / "target")), HFEngine.load(str(models / "draft"))
-    report = asyncio.run(evaluate(target, draft, held_out))
+    folders = {"target": models / "target", "draft": models / draft}
+    engines = {role: HFEngine.load(str(folder)) for role, folder in folders.items()}
+    digests = {role: weights_sha256(folder) for role, folder in folders.items()}
+    measured = asyncio.run(evaluate(engines["target"], engines["draft"], held_out))
+    report = {"draft": draft, "weights_sha256": digests, "problem_seed": seed, **measured}
     text = json.dumps(_rounded(report), indent=2)
     typer.echo(text)
     if out:

@@ -1,5 +1,5 @@
-"""Puts an evaluation of the pair into a text:
-`python -m dreamr.models.markdown docs/results/embedded_pair.json docs/embedded-pair.md`."""
+"""Puts evaluations of the pair into a text, those of several drafts side by side:
+`python -m dreamr.models.markdown docs/results/embedded_pair*.json docs/embedded-pair.md`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,49 @@ from dreamr.documents import fill, markdown_table, percent
 NAME = "pair results"
 
 
-def tables(report: dict[str, Any]) -> str:
-    """The output of `dreamr.models.evaluate` as two Markdown tables."""
-    target, draft = report["alone"]["target"], report["alone"]["draft"]
-    alone = [
-        ["alone, greedy", "target", "draft"],
-        *([name, percent(target[key], 1), percent(draft[key], 1)] for name, key in _SHARES.items()),
-        ["tokens per step", f"{target['tokens_per_step']:.1f}", f"{draft['tokens_per_step']:.1f}"],
-        ["time of a step", f"{target['step_ms']:.1f} ms", f"{draft['step_ms']:.1f} ms"],
-        ["parameters", *(f"{report['num_parameters'][role] / 1e6:.2f} M" for role in ("target", "draft"))],
+def tables(*reports: dict[str, Any]) -> str:
+    """Outputs of `dreamr.models.evaluate` for one target and its drafts as two Markdown tables."""
+    first = reports[0]
+    measured = f"{first['num_problems']} problems; {first['machine']}. "
+    ratio = f"A step of the target takes {first['step_time_ratio']:.1f} times as long as one of the draft."
+    own = f" Of its own right steps, the target accepts {percent(first['own_right_steps_accepted'], 1)}."
+    return f"{_alone(reports)}\n\n{_verdicts(reports)}\n\n{measured}{ratio}{own}"
+
+
+def _alone(reports: tuple[dict[str, Any], ...]) -> str:
+    shown = [("target", reports[0], "target"), *((_draft(report), report, "draft") for report in reports)]
+    models = [report["alone"][role] for _, report, role in shown]
+    parameters = [report["num_parameters"][role] for _, report, role in shown]
+    return markdown_table(
+        [
+            ["alone, greedy", *(name for name, _, _ in shown)],
+            *([name, *(percent(one[key], 1) for one in models)] for name, key in _SHARES.items()),
+            ["tokens per step", *(f"{one['tokens_per_step']:.1f}" for one in models)],
+            ["time of a step", *(f"{one['step_ms']:.1f} ms" for one in models)],
+            ["parameters", *(f"{count / 1e6:.2f} M" for count in parameters)],
+        ]
+    )
+
+
+def _verdicts(reports: tuple[dict[str, Any], ...]) -> str:
+    shown = [
+        (f"{_draft(report)}, {sampling}" if len(reports) > 1 else sampling, report[key])
+        for report in reports
+        for sampling, key in (("greedy", "verdicts_greedy"), ("temperature 1", "verdicts_temperature_1"))
     ]
-    greedy, sampled = report["verdicts_greedy"], report["verdicts_temperature_1"]
-    verdicts = [
-        ["verdicts on drafted steps", "greedy", "temperature 1"],
-        ["steps judged", str(greedy["num_steps"]), str(sampled["num_steps"])],
-        *([name, percent(greedy[key], 1), percent(sampled[key], 1)] for name, key in _VERDICTS.items()),
-        ["time of a verdict", f"{greedy['verdict_ms']:.1f} ms", f"{sampled['verdict_ms']:.1f} ms"],
-    ]
-    measured = f"{report['num_problems']} problems; {report['machine']}. "
-    ratio = f"A step of the target takes {report['step_time_ratio']:.1f} times as long as one of the draft."
-    own = f" Of its own right steps, the target accepts {percent(report['own_right_steps_accepted'], 1)}."
-    return f"{markdown_table(alone)}\n\n{markdown_table(verdicts)}\n\n{measured}{ratio}{own}"
+    return markdown_table(
+        [
+            ["verdicts on drafted steps", *(name for name, _ in shown)],
+            ["steps judged", *(str(one["num_steps"]) for _, one in shown)],
+            *([name, *(percent(one[key], 1) for _, one in shown)] for name, key in _VERDICTS.items()),
+            ["time of a verdict", *(f"{one['verdict_ms']:.1f} ms" for _, one in shown)],
+        ]
+    )
+
+
+def _draft(report: dict[str, Any]) -> str:
+    name: str = report.get("draft", "draft")
+    return name
 
 
 _SHARES = {
@@ -53,9 +75,9 @@ _VERDICTS = {
 }
 
 
-def main(report: Path, document: Path) -> None:
+def main(reports: list[Path], document: Path) -> None:
     """Write the tables into the document."""
-    fill(document, NAME, tables(json.loads(report.read_text(encoding="utf-8"))))
+    fill(document, NAME, tables(*(json.loads(report.read_text(encoding="utf-8")) for report in reports)))
 
 
 if __name__ == "__main__":

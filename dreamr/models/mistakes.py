@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from dreamr.tasks.ledger import MAX_VALUE, Kind, Operation, Problem, Style
 
-_KINDS = ("result", "result", "number", "number", "cell", "kind", "value", "skip", "repeat", "ending")
-_KINDS += ("equation",) * 6
+_KINDS = (
+    *("result", "result", "number", "number", "cell", "kind", "value", "skip", "repeat", "ending"),
+    *("equation",) * 6,
+)
 """Drawn from with these frequencies. A draft learns to write wrong equations when the target overlooks them."""
 
 _OTHER: dict[Kind, Kind] = {"add": "subtract", "subtract": "add", "double": "triple", "triple": "double"}

@@ -1,4 +1,4 @@
-"""One phase of training: resumable, with progress. The n-th batch depends on the phase and n alone."""
+"""One phase of training: resumable, with progress. The n-th batch depends on the phase, n and the stage alone."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class Progress:
     verdicts: float = 0.0
     scores: float = 0.0
     sameness: float = 0.0
+    next_stage: int = 0
+    """Stage of the next batch, which is packed before the present one is learnt from."""
 
     def update(self, losses: Losses, phase: Phase) -> None:
         self.batch += 1
@@ -75,10 +77,11 @@ class Run:
         phase, progress = self._phase, self._progress
         bar = tqdm(total=phase.num_batches, initial=progress.batch, desc=phase.name, mininterval=10)
         with ThreadPoolExecutor(1, thread_name_prefix="packing") as packing:
-            following = packing.submit(self._batch, progress.batch)
+            following = packing.submit(self._batch, progress.batch, progress.next_stage)
             while not progress.finished(phase):
                 # The next batch is packed while this one is learnt from.
-                batch, following = following.result(), packing.submit(self._batch, progress.batch + 1)
+                batch, progress.next_stage = following.result(), progress.stage
+                following = packing.submit(self._batch, progress.batch + 1, progress.next_stage)
                 loss = self._learn(batch)
                 bar.update()
                 bar.set_postfix(
@@ -102,11 +105,11 @@ class Run:
         self._progress.update(losses, self._phase)
         return losses.total.item()
 
-    def _batch(self, number: int) -> Batch:
+    def _batch(self, number: int, stage: int) -> Batch:
+        """Runs in a thread: looks at nothing that training changes."""
         phase = self._phase
         rng = random.Random(f"{phase.name}/{number}")
-        stage = phase.stages[min(self._progress.stage, len(phase.stages) - 1)]
-        num_steps = rng.randint(*stage.steps)
+        num_steps = rng.randint(*phase.stages[min(stage, len(phase.stages) - 1)].steps)
         if rng.random() < phase.chains_only:
             return self._fresh(self._chains, num_steps, 2 * phase.batch_size, rng)
         if rng.random() < phase.from_draft:

@@ -3,11 +3,13 @@
     vision tower ─▶ draft ─▶ steps sampled from the draft ─┐
               └──▶ target's chains of thought ─────────────┴─▶ target's verdicts ─▶ deeper target
 
-Every part keeps its state in the work folder; the same command goes on where it was stopped.
+Every part keeps its state in the work folder; the same command goes on where it was stopped. What goes on from weights
+that were trained before has a sub-folder of its own for exactly these weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 from dreamr.models.architecture import build_model
 from dreamr.models.candidates import DraftSteps, load_or_sample
 from dreamr.models.checkpoint import export, load
+from dreamr.models.digest import weights_sha256
 from dreamr.models.grow import grow
 from dreamr.models.language import Images
 from dreamr.models.phases import DRAFT_PHASES, TARGET_PHASES, Phase
@@ -50,8 +53,10 @@ def main(
     tokenizer = build_tokenizer()
     bank = render_bank("train", SEED, NUM_IMAGES)
     if go_on_from:
-        drafts = load_or_sample(sorted(go_on_from.glob("draft*")), bank.cells, work)
-        _train(TARGET_PHASES[-1:], load(go_on_from / "target"), tokenizer, bank, drafts, work, out / "target")
+        folders = sorted(go_on_from.glob("draft*"))
+        own = _work_from([go_on_from / "target", *folders], work)
+        drafts = load_or_sample(folders, bank.cells, own)
+        _train(TARGET_PHASES[-1:], load(go_on_from / "target"), tokenizer, bank, drafts, own, out / "target")
         return
     models = {
         role: build_model(phases[0].size, tokenizer)
@@ -61,6 +66,14 @@ def main(
     _train(DRAFT_PHASES, models["draft"], tokenizer, bank, None, work, out / "draft")
     drafts = load_or_sample([out / "draft"], bank.cells, work)
     _train(TARGET_PHASES, models["target"], tokenizer, bank, drafts, work, out / "target")
+
+
+def _work_from(checkpoints: list[Path], work: Path) -> Path:
+    """Where the state of training from these weights goes: other weights must find nothing finished there."""
+    names = "\n".join(f"{folder.name} {weights_sha256(folder)}" for folder in checkpoints)
+    own = work / f"from-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    own.mkdir(exist_ok=True)
+    return own
 
 
 def _read_shapes(models: dict[str, Qwen3VLForConditionalGeneration], bank: ImageBank, work: Path) -> None:

@@ -1,7 +1,8 @@
 """`Session`: one request in flight. Makes every call, commits steps, and lets go of nothing before it has ended.
 
-async with Session(...) as session:         schedule: draft, judge, write, commit, discard
-    ...                                        │ each returns at once; only `verdict` and `written` wait
+async with Session(...) as session:         schedule: draft, judge, write, expand, commit
+    ...                                        │ what begins work returns at once; only `verdict`, `unless_lost`,
+                                               │ `settled`, `written` and `commit_written` wait
                                                ▼
 on exit, however it comes: stop every open call ──▶ await them all
 """
@@ -177,7 +178,7 @@ class Session:
         except Exception as error:
             # Whatever is wrong with the draft or the verifier, the target can still answer. What it cannot take
             # either (a broken image, say) it will raise itself.
-            self._recorder.num_losses += 1
+            self._recorder.num_losses += isinstance(error, ActorLost)
             log.warning("request %s, step %d: the %s failed: %s", self._request.id, call.step, call.role, error)
             return None
 
@@ -197,15 +198,20 @@ class Session:
 
     async def written(self, call: Call[T], again: Callable[[], Call[T]]) -> tuple[T, Call[T]]:
         """What the target wrote, and the call that wrote it: a lost target is awaited and asked `again`."""
-        for _ in range(MAX_TARGET_LOSSES):
+        num_losses = 0
+        while True:
             try:
                 return await call.result(self._deadline_s("target")), call
             except ActorLost as error:
                 self._recorder.num_losses += 1
+                num_losses += 1
+                if num_losses == MAX_TARGET_LOSSES:
+                    raise ActorLost(
+                        f"the target was lost {num_losses} times while it wrote step {self.next_index}"
+                    ) from error
                 log.warning("request %s, step %d: %s; asking again", self._request.id, self.next_index, error)
                 await self._actors.target.recovered()
                 call = again()
-        raise ActorLost(f"the target was lost {MAX_TARGET_LOSSES} times while it wrote step {self.next_index}")
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
@@ -233,14 +239,14 @@ class Session:
         if drafted:
             drafted.stop()
             waited_for += [drafted.draft, drafted.verdict]
-        self._recorder.commit(step, "target", verdict.rho if verdict else None, waited_for)
+        self._recorder.commit(step, "target", _rho(verdict), waited_for)
 
     def commit_own(
         self, expanding: Call[Steps], step: Step, verdict: Verdict | None, waited_for: list[Call[Any]]
     ) -> None:
         """Commit one of the steps that a batch gave."""
         expanding.outcome, expanding.num_kept = "committed", len(step.tokens)
-        self._recorder.commit(step, "target", verdict.rho if verdict else None, waited_for)
+        self._recorder.commit(step, "target", _rho(verdict), waited_for)
 
     def trace(self) -> Trace:
         return self._recorder.trace(self._calls)
@@ -263,6 +269,11 @@ class Session:
             await call.result(self._request.settings.stop_deadline_s)
         except Exception as error:
             log.debug("request %s: %s ended with %s", self._request.id, call.id, error)
+
+
+def _rho(verdict: Verdict | None) -> float | None:
+    """What the verdict says; None when there is none, or nothing was judged."""
+    return verdict.rho if verdict and verdict.judged else None
 
 
 def _argument(step: Step | Call[Step]) -> Step | Ref[Step]:

@@ -43,8 +43,7 @@ class RolloutSettings(Strict):
     max_tokens: PositiveInt = 512
     max_step_tokens: PositiveInt = 96
     alpha: float = Field(default=0.7, ge=0, lt=1)
-    """A drafted step earns its reward when rho > alpha. Above the pipelines' threshold it leaves fewer wrong steps
-    that pay, which the draft would learn to write; `evaluation.alpha` is the one to deploy with."""
+    """A drafted step earns its reward when rho > alpha; `evaluation.alpha` is the one to deploy with."""
     deadline_s: PositiveFloat = 600.0
     """A worker that does not return its chains within this time is restarted."""
 

@@ -20,6 +20,7 @@ from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import CommittedStep, Trace
+from dreamr.pipelines.verification import Rule
 from dreamr.serve.admission import Admission
 from dreamr.serve.answer import AnswerReader
 from dreamr.serve.errors import ApiError
@@ -38,6 +39,7 @@ class Answering:
     ) -> None:
         self._question, self._actors, self._settings = question, actors, settings
         self._admission, self._meters = admission, meters
+        self._rule = Rule.of(question.settings)
         self._load = Load(lambda: admission.num_running, settings.write_ahead_up_to, settings.draft_up_to)
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
@@ -47,7 +49,8 @@ class Answering:
         Raises:
             ApiError: no place in line, or not answered in time.
             ActorLost: the target is gone.
-            ValueError: the target refuses the prompt, in one sentence.
+            TooLong: the answer has outgrown the model.
+            Unable: the models cannot do the method.
         """
         self._admission.check(self._question.num_choices)
         names = [f"{self._question.id}/{choice}" for choice in range(self._question.num_choices)]
@@ -81,7 +84,7 @@ class Answering:
             self._meters.ended(self._question.settings.method, "failed")
             self._events.put_nowait(error)
             return
-        self._meters.answered(trace, queued_s)
+        self._meters.answered(trace, self._rule, queued_s)
         self._events.put_nowait(Answered(choice, trace, text.finish(), queued_s, listener.reasoning_tokens))
 
     async def _run(self, choice: int, on_commit: OnCommit) -> Trace:
@@ -90,7 +93,7 @@ class Answering:
         request = Request(question.prompt, settings, f"{question.id}-{choice}")
         if not question.watched:
             return await build_pipeline(settings.method, shared(self._actors, self._load)).run(request, on_commit)
-        watch = Watch(lambda what: self._events.put_nowait(ActorWorked(choice, what)))
+        watch = Watch(self._rule, lambda what: self._events.put_nowait(ActorWorked(choice, what)))
         try:
             actors = shared(watch.over(self._actors), self._load)
             return await build_pipeline(settings.method, actors).run(request, on_commit)

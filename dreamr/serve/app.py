@@ -41,25 +41,35 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
     app.add_exception_handler(ApiError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
+    keys = api_keys(service.settings.api_key_env)
     app.add_middleware(
         Gate,
-        keys=api_keys(service.settings.api_key_env),
+        keys=keys,
         open_paths=OPEN_PATHS,
         max_body_bytes=service.settings.max_body_bytes,
         meters=service.meters,
         headers=headers or {},
         echoes_id=echoes_id,
     )
-    _describe(app)
+    _describe(app, needs_key=bool(keys))
     return app
 
 
-def _describe(app: FastAPI) -> None:
-    """Invalid input is 400 here, as with OpenAI; FastAPI would describe its own 422."""
-    for path in app.openapi()["paths"].values():
-        for operation in path.values():
+def _describe(app: FastAPI, *, needs_key: bool) -> None:
+    """What FastAPI cannot know: invalid input is 400, as with OpenAI, not its own 422; and what `Gate` refuses."""
+    document = app.openapi()
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    unauthorized = {
+        "description": "Unauthorized",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}},
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             if operation["responses"].pop("422", None):
                 operation["responses"].setdefault("400", {"description": "Bad Request"})
+            if path not in OPEN_PATHS:
+                operation["responses"].setdefault("401", unauthorized)
+                operation["security"] = [{"key": []}] if needs_key else []
 
 
 def api_keys(variable: str) -> list[str]:

@@ -21,7 +21,7 @@ from starlette.types import Send
 from dreamr.serve.encoding import Encoder
 from dreamr.serve.events import Event, Question
 from dreamr.serve.failures import api_error
-from dreamr.serve.logs import FIELDS, request_id
+from dreamr.serve.logs import FIELDS
 from dreamr.serve.replies import Chunk, Completion, ErrorReply
 from dreamr.serve.schema import ChatRequest
 from dreamr.serve.service import Service
@@ -52,7 +52,7 @@ def chat_routes(service: Service) -> APIRouter:
     )
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
         """Answer a conversation. Steps are streamed as soon as they are committed."""
-        question = await service.read(asked, request_id.get())
+        question = await service.read(asked)
         log.info("question", extra={FIELDS: _fields(question, asked)})
         events = service.answer(question).events()
         usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -70,6 +70,7 @@ def chat_routes(service: Service) -> APIRouter:
 
 def _fields(question: Question, asked: ChatRequest) -> dict[str, Any]:
     return {
+        "id": question.id,
         "user": asked.user,
         "method": question.settings.method,
         "stream": bool(asked.stream),
@@ -136,4 +137,7 @@ async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, N
 
 
 def _line(chunk: Chunk) -> str:
-    return f"data: {json.dumps(chunk.model_dump(exclude_none=True), ensure_ascii=False)}\n\n"
+    document = chunk.model_dump(exclude_none=True)
+    for choice in document["choices"]:
+        choice.setdefault("finish_reason", None)  # which some clients read from every chunk
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"

@@ -5,7 +5,7 @@
 
 The actors belong to the application: a replica that is stopped because the application is deleted takes them along.
 Their name holds a digest of what they are, so an update with other models gets its own; the old replica, when it is
-the only one, takes the old ones along.
+the only one, goes after the new one has come and takes the old ones along.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import ApplicationStatus
 from ray.util import list_named_actors
 
@@ -27,11 +28,14 @@ from dreamr.actors.group import ActorGroup
 from dreamr.cli.inputs import with_draft
 from dreamr.config import Config, GroupConfig, load_config
 from dreamr.serve.app import api_keys, make_app
+from dreamr.serve.errors import RETRY_AFTER_S
 from dreamr.serve.logs import log_as_json
 from dreamr.serve.service import Service
 
 log = logging.getLogger(__name__)
 
+MOST_AT_PROXY = 100
+"""Requests that may wait at a proxy when no replica takes any more."""
 DIGEST = 8
 """Hexadecimal digits that tell apart groups of one name."""
 
@@ -47,11 +51,16 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
     given = arguments.get("config")
     config = given if isinstance(given, Config) else load_config(Path(given) if given else None)
     config = with_draft(config, arguments.get("draft"))
+    limits = config.serve.of_one_replica()
     deploy = serve.deployment(
         name=Reasoner.__name__,
-        num_replicas=config.serve.num_replicas,
+        num_replicas=limits.num_replicas,
         # Our own line decides who waits and who is refused: Serve is not to hold back what it should see.
-        max_ongoing_requests=10 * (config.serve.max_running + config.serve.max_queued) + 100,
+        max_ongoing_requests=10 * (limits.max_running + limits.max_queued) + 100,
+        max_queued_requests=MOST_AT_PROXY,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        # The new replica first, then the old one goes: only so can the old one see that its actors are superseded.
+        max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5,
         health_check_timeout_s=30,

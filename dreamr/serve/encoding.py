@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from dreamr.pipelines.trace import CommittedStep, Trace
+from dreamr.actors.types import Verdict
+from dreamr.pipelines.trace import CommittedStep, Span, Trace
+from dreamr.pipelines.verification import Rule
 from dreamr.serve.answer import Piece
 from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
 from dreamr.serve.replies import (
@@ -33,6 +36,7 @@ class Encoder:
 
     def __init__(self, question: Question, model: str, *, include_usage: bool = False) -> None:
         self._question, self._model, self._include_usage = question, model, include_usage
+        self._rule = Rule.of(question.settings)
         self._created = int(time.time())
         self._introduced: set[int] = set()
         self._answered: list[Answered] = []
@@ -57,13 +61,13 @@ class Encoder:
             case ActorWorked():
                 yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.what)
             case StepCommitted():
-                yield ChunkChoice(index=event.choice, delta=_delta(event.piece), dreamr=_step_info(event.step))
+                yield ChunkChoice(index=event.choice, delta=_delta(event.piece), dreamr=self._step_info(event.step))
             case Answered():
                 self._answered.append(event)
                 if event.piece != Piece():
                     yield ChunkChoice(index=event.choice, delta=_delta(event.piece))
-                finish, info = _FINISH[event.trace.end], self._run_info(event)
-                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=finish, dreamr=info)
+                info = self._run_info(event)
+                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=_finish(event), dreamr=info)
 
     def _chunk(self, choice: ChunkChoice | None = None, usage: Usage | None = None) -> Chunk:
         choices = [choice] if choice else []
@@ -97,7 +101,7 @@ class Encoder:
         return Choice(
             index=answered.choice,
             message=Answer(content=content, reasoning=reasoning, reasoning_content=reasoning),
-            finish_reason=_FINISH[answered.trace.end],
+            finish_reason=_finish(answered),
             dreamr=self._run_info(answered),
         )
 
@@ -113,13 +117,36 @@ class Encoder:
             wall_s=trace.wall_s,
             queued_s=answered.queued_s,
             orchestration_s=trace.orchestration_s,
-            steps=[_step_info(step) for step in trace.steps],
-            timeline=[asdict(span) for span in trace.spans] if self._question.watched else None,
+            steps=[self._step_info(step) for step in trace.steps],
+            timeline=[self._span_info(span, trace) for span in trace.spans] if self._question.watched else None,
         )
+
+    def _step_info(self, step: CommittedStep) -> StepInfo:
+        return StepInfo(
+            index=step.index,
+            source=step.source,
+            rho=self._rho(step.rho),
+            accepted=None if step.rho is None else step.source == "draft",
+            at=step.at,
+            num_tokens=len(step.tokens),
+        )
+
+    def _span_info(self, span: Span, trace: Trace) -> dict[str, Any]:
+        info = asdict(span) | {"rho": self._rho(span.rho)}
+        if span.outcome != "verdict":
+            return info
+        if span.rho is not None:
+            return info | {"accepted": self._rule.accepts(Verdict(span.rho))}
+        # The verdicts on a chain, which is judged at the frontier: whether the first of them accepted.
+        return info | {"accepted": trace.steps[span.step].source == "draft" if span.step < len(trace.steps) else None}
+
+    def _rho(self, value: float | None) -> float | None:
+        """The verdict where it is a rho, and not a digit or a similarity."""
+        return value if self._rule.kind == "rho" else None
 
     def _usage(self) -> Usage:
         traces = [answered.trace for answered in self._answered]
-        counts = _speculation(traces)
+        counts = _speculation(traces, self._rule)
         completion = sum(len(trace.tokens) for trace in traces)
         return Usage(
             prompt_tokens=self._question.prompt_tokens,
@@ -134,27 +161,28 @@ class Encoder:
         )
 
 
-def _speculation(traces: Sequence[Trace]) -> Speculation:
-    steps = [step for trace in traces for step in trace.steps]
-    rhos = [step.rho for step in steps if step.rho is not None]
+def _finish(answered: Answered) -> FinishReason:
+    return _FINISH[answered.trace.end]
+
+
+def _speculation(traces: Sequence[Trace], rule: Rule) -> Speculation:
+    rhos = [step.rho for trace in traces for step in trace.steps if step.rho is not None and rule.kind == "rho"]
+    drafted, wasted = sum(trace.drafted_tokens for trace in traces), sum(trace.wasted_draft_tokens for trace in traces)
+    lengths = [len(trace.tokens if trace.method == "token_speculative" else trace.steps) for trace in traces]
     judged, accepted = sum(trace.num_judged for trace in traces), sum(trace.num_accepted for trace in traces)
     return Speculation(
         num_drafts=sum(trace.num_drafted for trace in traces),
         num_judged=judged,
         num_accepted=accepted,
-        num_draft_tokens=sum(trace.drafted_tokens for trace in traces),
-        num_accepted_tokens=sum(len(step.tokens) for step in steps if step.source == "draft"),
-        wasted_draft_tokens=sum(trace.wasted_draft_tokens for trace in traces),
+        num_draft_tokens=drafted,
+        num_accepted_tokens=drafted - wasted,
+        wasted_draft_tokens=wasted,
         wasted_target_tokens=sum(trace.wasted_target_tokens for trace in traces),
         acceptance_rate=accepted / judged if judged else None,
-        coverage=sum(step.source == "draft" for step in steps) / len(steps),
+        coverage=sum(trace.coverage * length for trace, length in zip(traces, lengths, strict=True)) / sum(lengths),
         mean_rho=sum(rhos) / len(rhos) if rhos else None,
         num_losses=sum(trace.num_losses for trace in traces),
     )
-
-
-def _step_info(step: CommittedStep) -> StepInfo:
-    return StepInfo(index=step.index, source=step.source, rho=step.rho, at=step.at, num_tokens=len(step.tokens))
 
 
 def _delta(piece: Piece) -> Delta:

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 RETRY_AFTER_S = 2
 """About the time in which a place in line becomes free, or a lost actor comes back."""
 
-_TYPES = {401: "authentication_error", 404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 404: "not_found_error", 413: "invalid_request_error"}
 
 
 class ApiError(Exception):
@@ -25,7 +25,7 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.document(), self.status, headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from dreamr.actors.types import ActorLost
+from dreamr.actors.types import ActorLost, TooLong, Unable
 from dreamr.serve.errors import ApiError, internal, refused, unavailable
 
 log = logging.getLogger(__name__)
@@ -18,8 +18,10 @@ def api_error(error: Exception) -> ApiError:
         case ActorLost():
             log.error("the target was lost: %s", error)
             return unavailable("the target model was lost and did not come back: ask again later.")
-        case ValueError():
-            return refused("messages", str(error))  # an engine's sentence about the prompt
+        case TooLong():
+            return refused("messages", str(error), "context_length_exceeded")
+        case Unable():
+            return refused("method", f"this server's models cannot do that method: {error}.")
         case _:
             log.error("a request failed", exc_info=error)
             return internal()

@@ -10,7 +10,7 @@ import re
 
 from PIL import Image
 
-from dreamr.serve.errors import refused
+from dreamr.serve.errors import ApiError, refused
 from dreamr.serve.fetch import ImageFetcher
 from dreamr.serve.settings import ImageLimits
 
@@ -55,7 +55,9 @@ def check_image(data: bytes, max_pixels: int, param: str) -> None:
             if getattr(image, "n_frames", 1) > 1:
                 raise refused(param, "the image moves; send one of its frames.")
             image.load()
+    except ApiError:
+        raise
     except Image.DecompressionBombError:
         raise refused(param, f"the image has too many pixels; at most {max_pixels} are taken.") from None
-    except (OSError, SyntaxError, ValueError):  # what PIL's decoders raise for broken files
+    except Exception:  # there is no end to what decoders raise for broken files
         raise refused(param, f"the image cannot be read; send a whole file of {', '.join(FORMATS)}.") from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import shlex
 import socket
 import sys
@@ -29,8 +28,10 @@ import typer
 
 from dreamr.bench.machine import Machine
 from dreamr.config import Config, load_config
+from dreamr.serve.app import api_keys
 from dreamr.serve.load_report import Asked, summarise
 from dreamr.serve.sample import chat_body
+from dreamr.serve.settings import ServeSettings
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
 
 DEADLINE_S = 300.0
@@ -66,15 +67,15 @@ class LoadTest:
 
 
 async def measure(
-    url: str, model: str, methods: Sequence[str], levels: Sequence[int], num_problems: int, rounds: int
+    url: str, serve: ServeSettings, methods: Sequence[str], levels: Sequence[int], num_problems: int, rounds: int
 ) -> list[dict[str, Any]]:
     """One row per method and level."""
-    key = os.environ.get("DREAMR_API_KEY", "").partition(",")[0]
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    keys = api_keys(serve.api_key_env)
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
     numbers = itertools.count()
     async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=aiohttp.TCPConnector(limit=0)) as http:
-        test = LoadTest(url, model, http)
+        test = LoadTest(url, serve.model_name, http)
         for method in methods:
             await test.round(method, 2, [make_problem("validation", 0, index) for index in range(4)])
         rows = []
@@ -97,7 +98,7 @@ async def measure(
 
 
 @contextmanager
-def running(config_file: Path | None, config: Config) -> Iterator[str]:
+def running(config: Config) -> Iterator[str]:
     """The application on a free port of this machine, for the duration of the block."""
     from ray import serve
 
@@ -110,7 +111,7 @@ def running(config_file: Path | None, config: Config) -> Iterator[str]:
         probe.close()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         try:
-            serve.run(build({"config": config_file} if config_file else {}), name="dreamr", route_prefix="/")
+            serve.run(build({"config": config}), name="dreamr", route_prefix="/")
             yield f"http://127.0.0.1:{port}"
         finally:
             serve.shutdown()
@@ -129,10 +130,10 @@ def main(
     settled, machine = load_config(config), Machine.this()
     names, levels = methods.split(","), [int(level) for level in concurrency.split(",")]
     if url:
-        rows = asyncio.run(measure(url, settled.serve.model_name, names, levels, problems, rounds))
+        rows = asyncio.run(measure(url, settled.serve, names, levels, problems, rounds))
     else:
-        with running(config, settled) as own:
-            rows = asyncio.run(measure(own, settled.serve.model_name, names, levels, problems, rounds))
+        with running(settled) as own:
+            rows = asyncio.run(measure(own, settled.serve, names, levels, problems, rounds))
     report = {
         "command": shlex.join(["python", "-m", "dreamr.serve.load", *sys.argv[1:]]),
         "machine": asdict(machine),

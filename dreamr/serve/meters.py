@@ -6,6 +6,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from dreamr.actors.types import Role
 from dreamr.pipelines.trace import Trace
+from dreamr.pipelines.verification import Rule
 
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 _SHARES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]
@@ -28,10 +29,23 @@ class Meters:
         self._losses = Counter("dreamr_actor_losses_total", "Calls lost with their actor.")
         self._rho = Histogram("dreamr_verifier_rho", "Verdicts that decided something.", _SHARES)
         self._latency = Histogram(
-            "dreamr_e2e_request_latency_seconds", "Wall time of an answer.", _SECONDS, ("method",)
+            "dreamr_e2e_request_latency_seconds",
+            "Wall time of an answer with its wait in line.",
+            _SECONDS,
+            ("method",),
         )
         self._queued = Histogram("dreamr_request_queue_time_seconds", "Time in line.", _SECONDS)
-        self._first = Histogram("dreamr_time_to_first_step_seconds", "Until the first step is committed.", _SECONDS)
+        self._inference = Histogram(
+            "dreamr_request_inference_time_seconds",
+            "Wall time of an answer after its wait.",
+            _SECONDS,
+            ("method",),
+        )
+        self._first = Histogram(
+            "dreamr_time_to_first_step_seconds",
+            "Until the first step is committed, with the wait in line.",
+            _SECONDS,
+        )
         self._refused = Counter("dreamr_refused_total", "Requests refused, by HTTP status.", ("status",))
         self._running = Gauge("dreamr_num_requests_running", "Answers worked on.")
         self._waiting = Gauge("dreamr_num_requests_waiting", "Answers that wait in line.")
@@ -52,17 +66,17 @@ class Meters:
         """An answer that failed or was cancelled."""
         self._requests.inc(1, {"method": method, "outcome": outcome})
 
-    def answered(self, trace: Trace, queued_s: float) -> None:
-        """A finished answer."""
-        self._queued.observe(queued_s)
+    def answered(self, trace: Trace, rule: Rule, queued_s: float) -> None:
+        """A finished answer, whose drafted steps were judged by `rule`."""
         self.ended(trace.method, trace.end)
-        self._latency.observe(trace.wall_s, {"method": trace.method})
-        self._first.observe(trace.steps[0].at)
-        for source in ("draft", "target"):
-            written = sum(len(step.tokens) for step in trace.steps if step.source == source)
-            _add(self._generated, written, {"source": source})
-            if source == "draft":
-                _add(self._accepted_tokens, written)
+        self._queued.observe(queued_s)
+        self._inference.observe(trace.wall_s, {"method": trace.method})
+        self._latency.observe(queued_s + trace.wall_s, {"method": trace.method})
+        self._first.observe(queued_s + trace.steps[0].at)
+        from_draft = trace.drafted_tokens - trace.wasted_draft_tokens
+        _add(self._accepted_tokens, from_draft)
+        _add(self._generated, from_draft, {"source": "draft"})
+        _add(self._generated, len(trace.tokens) - from_draft, {"source": "target"})
         _add(self._wasted, trace.wasted_draft_tokens, {"role": "draft"})
         _add(self._wasted, trace.wasted_target_tokens, {"role": "target"})
         _add(self._drafts, trace.num_drafted)
@@ -70,7 +84,7 @@ class Meters:
         _add(self._accepted, trace.num_accepted)
         _add(self._draft_tokens, trace.drafted_tokens)
         _add(self._losses, trace.num_losses)
-        for step in trace.steps:
+        for step in trace.steps if rule.kind == "rho" else ():
             if step.rho is not None:
                 self._rho.observe(step.rho)
 

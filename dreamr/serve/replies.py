@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Speculation(BaseModel):
-    """What speculation did; sums over the choices."""
+    """What speculation did; sums over the choices. In token_speculative, counts of steps are counts of tokens."""
 
     num_drafts: int
     """Drafted steps, judged or not."""
@@ -25,6 +25,7 @@ class Speculation(BaseModel):
     coverage: float
     """Share of the committed steps that the draft wrote."""
     mean_rho: float | None
+    """null where drafts are not judged by rho."""
     num_losses: int
     """How often an actor was lost meanwhile."""
 
@@ -50,6 +51,9 @@ class StepInfo(BaseModel):
     index: int
     source: Literal["draft", "target"]
     rho: float | None
+    """Verdict of the drafted step at this place; null without one, and where drafts are not judged by rho."""
+    accepted: bool | None
+    """Whether the drafted step at this place was; null when none was judged."""
     at: float
     """Seconds since work on the answer began."""
     num_tokens: int
@@ -68,7 +72,7 @@ class RunInfo(BaseModel):
     orchestration_s: float
     steps: list[StepInfo]
     timeline: list[dict[str, Any]] | None = None
-    """What each actor did when, where the request asked for it."""
+    """What each actor did when, where the request asked for it. Verdicts say whether they accepted."""
 
 
 class Answer(BaseModel):

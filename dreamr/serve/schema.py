@@ -86,7 +86,28 @@ _AS_LIST = BeforeValidator(
 )
 
 
-class ChatRequest(_Input):
+class _NeutralOnly(_Input):
+    """Fields of OpenAI's that are understood in the value that changes nothing, and in no other."""
+
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    logit_bias: Annotated[dict[str, None], Field(max_length=0)] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Zero | None = None
+    response_format: PlainText | None = None
+    tools: Nothing | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    functions: Nothing | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    store: Literal[False] | None = None
+    metadata: Annotated[dict[str, None], Field(max_length=0)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+
+NEUTRAL_ONLY = frozenset(_NeutralOnly.model_fields)
+
+
+class ChatRequest(_NeutralOnly):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool | None = None
@@ -112,37 +133,3 @@ class ChatRequest(_Input):
     """With `stream`: also tell what the actors do, as it happens; without: the whole timeline with the answer."""
     cold: bool = False
     """Answer from cold prefix caches, so that two methods can be compared on the same images."""
-
-    presence_penalty: Zero | None = None
-    frequency_penalty: Zero | None = None
-    logit_bias: Annotated[dict[str, None], Field(max_length=0)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Zero | None = None
-    response_format: PlainText | None = None
-    tools: Nothing | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    functions: Nothing | None = None
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    store: Literal[False] | None = None
-    metadata: Annotated[dict[str, None], Field(max_length=0)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-
-
-NEUTRAL_ONLY = frozenset(
-    {
-        "presence_penalty",
-        "frequency_penalty",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "functions",
-        "modalities",
-        "store",
-        "metadata",
-        "service_tier",
-    }
-)
-"""Fields of OpenAI's that are understood in the value that changes nothing, and in no other."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import uuid
 from typing import Literal, Protocol
+
+from pydantic import ValidationError
 
 from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
 from dreamr.bench.cold import cold_copy
@@ -21,6 +24,9 @@ from dreamr.serve.prompts import read_prompt
 from dreamr.serve.schema import ChatRequest
 
 Status = Literal["ok", "degraded", "unavailable"]
+
+SILENT_AFTER_S = 4.0
+"""An actor that says nothing for so long counts as away; when it is restarted is its group's affair."""
 
 
 class PromptReader(Protocol):
@@ -43,22 +49,23 @@ class Group(Protocol):
     @property
     def infos(self) -> dict[Role, EngineInfo]: ...
 
-    async def check(self) -> dict[Role, bool]: ...
+    async def check_one(self, role: Role) -> bool: ...
 
 
 class Service:
     """Reads requests and answers them. Use it from one event loop."""
 
     def __init__(self, group: Group, config: Config, fetcher: ImageFetcher | None = None) -> None:
-        self.group, self.config, self.settings = group, config, config.serve
+        self.group, self.config, self.settings = group, config, config.serve.of_one_replica()
         self.meters = Meters()
         self.admission = Admission(
             self.settings.max_running, self.settings.max_queued, self.settings.queue_deadline_s, self.meters.load
         )
         self._images = ImageReader(self.settings.images, fetcher or ImageFetcher(self.settings.images))
-        self._check: asyncio.Task[dict[Role, bool]] | None = None
+        self._readers = asyncio.Semaphore(self.settings.max_running)
+        self._checks: dict[Role, asyncio.Task[bool]] = {}
 
-    async def read(self, request: ChatRequest, request_id: str) -> Question:
+    async def read(self, request: ChatRequest) -> Question:
         """A request in our own words, with its prompt read by the target's processor.
 
         Raises:
@@ -72,13 +79,14 @@ class Service:
         if request.stream_options is not None and not request.stream:
             raise refused("stream_options", "stream_options belong to a stream: set stream as well, or leave them out.")
         self.admission.check(num_choices)  # before images are fetched and decoded for nothing
-        prompt = await read_prompt(request.messages, self.settings, self._images)
-        if request.cold:
-            prompt = await asyncio.to_thread(cold_copy, prompt, request_id)
+        # Our own id: actors are told by it what to stop, so two requests must never share one, whatever clients send.
+        own_id = uuid.uuid4().hex
+        async with self._readers:  # decoded images are large
+            prompt = await read_prompt(request.messages, self.settings, self._images)
+            if request.cold:
+                prompt = await asyncio.to_thread(cold_copy, prompt, own_id)
         num_tokens = await self._count_tokens(prompt)
-        return Question(
-            request_id, prompt, num_tokens, settings, num_choices, tuple(request.stop or ()), request.timeline
-        )
+        return Question(own_id, prompt, num_tokens, settings, num_choices, tuple(request.stop or ()), request.timeline)
 
     def answer(self, question: Question) -> Answering:
         """Its events; nothing begins before they are read."""
@@ -87,15 +95,20 @@ class Service:
     async def check(self) -> tuple[Status, dict[Role, bool]]:
         """Whether the service can answer, and which actors are up; those that hang are restarted.
 
-        Any number of callers share one question to the actors.
+        Any number of callers share one question to each actor. Nobody waits for an actor that is silent: it is away.
         """
-        if self._check is None or self._check.done():
-            self._check = asyncio.create_task(self.group.check(), name="check the actors")
-        up = await asyncio.shield(self._check)
+        checks = {role: self._checking(role) for role in self.group.infos}
+        await asyncio.wait(checks.values(), timeout=SILENT_AFTER_S)
+        up = {role: check.done() and check.result() for role, check in checks.items()}
         self.meters.actors(up)
         if not up["target"]:
             return "unavailable", up
         return ("ok" if all(up.values()) else "degraded"), up
+
+    def _checking(self, role: Role) -> asyncio.Task[bool]:
+        if role not in self._checks or self._checks[role].done():
+            self._checks[role] = asyncio.create_task(self.group.check_one(role), name=f"check the {role}")
+        return self._checks[role]
 
     def _check_model(self, model: str) -> None:
         if model != self.settings.model_name:
@@ -121,7 +134,12 @@ class Service:
             "max_tokens": max_tokens,
             "max_step_tokens": min(own.max_step_tokens, max_tokens),
         }
-        return own.model_copy(update={name: value for name, value in changes.items() if value is not None})
+        given = {name: value for name, value in changes.items() if value is not None}
+        try:
+            return PipelineSettings.model_validate(own.model_dump() | given)
+        except ValidationError as error:  # the schema has bounded all else: it is the method that does not fit
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise refused("method", f"method = '{request.method}' does not work on this server: {reason}") from None
 
     def _max_tokens(self, request: ChatRequest) -> int:
         if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 
 class ImageLimits(BaseModel):
@@ -19,6 +19,11 @@ class ImageLimits(BaseModel):
     """Hosts (`images.example.org`, or with `:port`) that http(s) URLs may name; without any, only data URLs work."""
     fetch_timeout_s: PositiveFloat = 5.0
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _as_urls_spell_them(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(host.lower() for host in hosts)
+
 
 class ServeSettings(BaseModel):
     """How the endpoint behaves; what a request may ask for is bounded here and by `pipeline`."""
@@ -34,9 +39,9 @@ class ServeSettings(BaseModel):
     """Environment variable of the replicas with the API keys, separated by commas; unset: everybody may ask."""
 
     max_running: PositiveInt = 4
-    """Answers that a replica works on at once; more wait in line."""
+    """Answers worked on at once, by all replicas together; more wait in line."""
     max_queued: int = Field(default=16, ge=0)
-    """Answers that may wait in line; more are refused with 503."""
+    """Answers that may wait in line at each replica; more are refused with 503."""
     queue_deadline_s: PositiveFloat = 60.0
     """Longest wait in line."""
     request_deadline_s: PositiveFloat = 600.0
@@ -55,6 +60,18 @@ class ServeSettings(BaseModel):
     """Largest `n`."""
     max_window: PositiveInt = 16
     images: ImageLimits = ImageLimits()
+
+    def of_one_replica(self) -> ServeSettings:
+        """One replica's share of what the actors are to work on at once, since all replicas use the same ones.
+
+        Rounded down, but each works on one answer at least.
+        """
+        share = {
+            "max_running": max(1, self.max_running // self.num_replicas),
+            "write_ahead_up_to": self.write_ahead_up_to // self.num_replicas,
+            "draft_up_to": self.draft_up_to // self.num_replicas,
+        }
+        return self.model_copy(update=share)
 
     @model_validator(mode="after")
     def _names_can_be_asked_for(self) -> ServeSettings:

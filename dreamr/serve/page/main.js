@@ -68,16 +68,16 @@ async function answer() {
   timeline.reset();
   byId("compare").hidden = byId("counts").hidden = true;
   if (matchMedia("(max-width: 800px)").matches) byId("steps-title").scrollIntoView({ behavior: "smooth" });
-  const method = byId("method").value;
+  const request = body(byId("method").value), { expected } = state;
   try {
-    const { run, content, finish } = await follow(body(method), {
+    const { run, content, finish } = await follow(request, {
       worked: (event) => timeline.tell(event),
       step: (origin, text) => { addStep(origin, text); timeline.committed(origin); },
     });
     timeline.finish(run);
-    showAnswer(content, state.expected, finish);
+    showAnswer(content, expected, finish);
     showCounts(run);
-    state.last = { run, content, request: body("autoregressive") };
+    state.last = { run, content, request: { ...request, method: "autoregressive" } };
     offerComparison(run);
   } finally {
     timeline.stop();
@@ -85,14 +85,14 @@ async function answer() {
 }
 
 function showCounts(run) {
-  const judged = run.steps.filter((step) => step.rho !== undefined && step.rho !== null);
+  const judged = run.steps.filter((step) => step.accepted !== undefined && step.accepted !== null);
   const drafted = run.steps.filter((step) => step.source === "draft");
   const wasted = run.timeline.filter((span) => span.lane !== "verifier" && span.outcome !== "committed");
   const rows = {
     "wall time": `${run.wall_s.toFixed(2)} s`,
     steps: run.steps.length,
     "by the draft": `${drafted.length} of ${run.steps.length}`,
-    "accepted drafts": judged.length ? `${Math.round((100 * drafted.length) / judged.length)} %` : "–",
+    "accepted drafts": judged.length ? `${Math.round((100 * judged.filter((step) => step.accepted).length) / judged.length)} %` : "–",
     "tokens kept": run.steps.reduce((sum, step) => sum + step.num_tokens, 0),
     "tokens wasted": wasted.reduce((sum, span) => sum + span.num_tokens, 0),
   };
@@ -168,15 +168,15 @@ async function busy(work) {
 }
 
 async function showHealth() {
-  const pill = byId("health");
+  let status = "unavailable", text = "no connection";
   try {
-    const { status } = await health();
-    pill.className = `pill ${status}`;
-    pill.textContent = { ok: "all actors up", degraded: "target alone", unavailable: "target down" }[status];
-  } catch {
-    pill.className = "pill unavailable";
-    pill.textContent = "no connection";
-  }
+    ({ status } = await health());
+    text = { ok: "all actors up", degraded: "target alone", unavailable: "target down" }[status];
+  } catch { /* that is what the text says */ }
+  const pill = byId("health");
+  if (pill.textContent === text) return; // a screen reader would say it again
+  pill.className = `pill ${status}`;
+  pill.textContent = text;
 }
 
 async function loadMethods() {

@@ -15,19 +15,22 @@ function element(tag, className, text) {
   return made;
 }
 
-// One step: `origin` is {index, source, rho, at} as the server sends it.
+// One step: `origin` is {index, source, rho, accepted, at} as the server sends it.
 export function addStep(origin, text) {
   const facts = element("div", "facts");
   facts.append(element("span", "author", origin.source));
-  if (origin.rho !== undefined && origin.rho !== null) facts.append(rhoMeter(origin));
+  if (origin.accepted !== undefined && origin.accepted !== null) facts.append(verdict(origin));
   facts.append(element("span", "at", `${origin.at.toFixed(2)} s`));
   const step = element("li", `step ${origin.source}`);
   step.append(facts, element("p", "", text.trim()));
   byId("steps").append(step);
 }
 
-function rhoMeter(origin) {
-  const shown = element("span", "rho", origin.source === "draft" ? "accepted, ρ" : "draft rejected, ρ");
+// Not every method judges by rho.
+function verdict(origin) {
+  const said = origin.accepted ? "accepted" : "draft rejected";
+  if (origin.rho === undefined || origin.rho === null) return element("span", "rho", said);
+  const shown = element("span", "rho", `${said}, ρ`);
   const meter = element("meter");
   Object.assign(meter, { min: 0, max: 1, value: origin.rho });
   meter.setAttribute("aria-hidden", "true");

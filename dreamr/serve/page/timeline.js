@@ -117,10 +117,18 @@ function niceTick(length, most) {
 
 function running(call, now) {
   const begun = call.start ?? call.at;
-  const look = call.lane === "verifier" ? "yes" : call.stopped ? "dropped" : call.lane;
-  const open = call.end === undefined || call.judged === false;
-  return { lane: call.lane, start: begun, end: call.end ?? now, look: open ? `${look} open` : look, title: call.lane };
+  return { lane: call.lane, start: begun, end: call.end ?? now, look: lookOf(call), title: call.lane };
 }
+
+function lookOf(call) {
+  if (call.prefill) return call.end === undefined ? "prefill open" : "prefill";
+  if (call.end === undefined) return call.lane === "verifier" ? "pending" : `${call.lane} open`;
+  if (call.lost || call.stopped || call.judged === false) return "dropped";
+  return call.lane === "verifier" ? verdict(call) : call.lane;
+}
+
+// The server knows the rule: each verdict says whether it accepts.
+const verdict = ({ accepted }) => (accepted ? "yes" : "no");
 
 function finished(span) {
   if (span.outcome === "prefill") return { ...span, look: "prefill", title: "reads the prompt" };
@@ -129,10 +137,12 @@ function finished(span) {
   return { ...span, look, title: `step ${span.step + 1}: ${span.outcome}, ${span.num_tokens} tokens` };
 }
 
-// A verdict that never came has no rho.
+// A verdict that never came accepts and rejects nothing.
 function judged(span) {
-  if (span.rho === null || span.rho === undefined) return { ...span, look: "dropped", title: `step ${span.step + 1}: ${span.outcome}` };
-  return { ...span, look: span.rho > 0.5 ? "yes" : "no", title: `step ${span.step + 1}: ρ ${span.rho.toFixed(2)}` };
+  const step = `step ${span.step + 1}`;
+  if (span.accepted === null || span.accepted === undefined) return { ...span, look: "dropped", title: `${step}: ${span.outcome}` };
+  const rho = span.rho === null || span.rho === undefined ? "" : `, ρ ${span.rho.toFixed(2)}`;
+  return { ...span, look: verdict(span), title: `${step}: ${span.accepted ? "accepted" : "rejected"}${rho}` };
 }
 
 function summary(run) {

@@ -1,0 +1,18 @@
+"""Which Ray the actors live in."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from dreamr.config.base import Strict
+
+
+class ClusterSettings(Strict):
+    """Which Ray to use."""
+
+    address: str | None = None
+    """Address of a running cluster; None takes RAY_ADDRESS, else starts a local one."""
+    num_cpus: PositiveInt | None = None
+    """Cores that a local cluster offers; None offers all of the machine."""
+    object_store_mb: int = Field(default=128, ge=80)
+    """Object store of a local cluster, MiB."""

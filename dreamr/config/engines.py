@@ -1,0 +1,116 @@
+"""Which engine an actor runs, and with which model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from dreamr.config.base import Strict
+
+EMBEDDED_PREFIX = "embedded:"
+_EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
+
+
+def is_missing_folder(model: str) -> bool:
+    """Whether `model` can only mean a folder, and this machine has none there: a hub id has exactly one slash."""
+    if model.startswith(EMBEDDED_PREFIX):
+        return False
+    folder = Path(model)
+    return not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1)
+
+
+class CheckpointConfig(Strict):
+    """What every engine that loads a checkpoint needs to know."""
+
+    model: str
+    """Checkpoint folder, hub id, or a built-in model: `embedded:target`, `embedded:draft`, or
+    `embedded:draft-untrained`, the draft before reinforcement learning."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
+
+    @field_validator("model")
+    @classmethod
+    def _embedded_name_exists(cls, model: str) -> str:
+        if model.startswith(EMBEDDED_PREFIX) and model.removeprefix(EMBEDDED_PREFIX) not in _EMBEDDED_NAMES:
+            known = ", ".join(f"'{EMBEDDED_PREFIX}{name}'" for name in _EMBEDDED_NAMES)
+            raise ValueError(f"the built-in models are {known}, not '{model}'.")
+        if not model.strip():
+            raise ValueError("name a checkpoint folder, a hub id or a built-in model.")
+        return model
+
+
+class HFEngineConfig(CheckpointConfig):
+    """A Qwen3-VL checkpoint run by transformers."""
+
+    kind: Literal["hf"] = "hf"
+    device: str = "cpu"
+    max_cached_tokens: PositiveInt = 65_536
+    """Bound of the prefix KV cache, over all sequences together."""
+
+
+class VLLMEngineConfig(CheckpointConfig):
+    """A checkpoint run by vLLM: Qwen3-VL, or any other vision-language model that vLLM knows and that speaks ChatML."""
+
+    kind: Literal["vllm"]
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that share the model; the actor needs as many (`num_gpus`)."""
+    quantization: Literal["awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8"] | None = None
+    """None: whatever the checkpoint says about itself."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of each GPU that weights and KV cache may take together."""
+    kv_cache_mb: PositiveInt | None = None
+    """KV cache, MiB, in place of what `gpu_memory_utilization` leaves; on a CPU better given."""
+    max_model_len: PositiveInt | None = None
+    """Longest prompt with its answer, in tokens; None: as long as the checkpoint allows, if the KV cache holds it."""
+    max_images: PositiveInt = 8
+    """Most images in one prompt."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: a start within seconds, slower tokens."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint; some architectures (R-4B, say) need it."""
+
+
+class ImportedEngineConfig(Strict):
+    """Any class or function that returns an `Engine`, by import path."""
+
+    kind: Literal["import"]
+    factory: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    """`package.module:name`, called with `settings` as keyword arguments."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScriptedEngineConfig(Strict):
+    """An engine without a model: made-up steps that depend on their whole prefix, and latencies as given."""
+
+    kind: Literal["scripted"]
+    seed: int = 0
+    num_steps: tuple[PositiveInt, PositiveInt] = (3, 7)
+    """Fewest and most steps of an answer."""
+    step_tokens: tuple[PositiveInt, PositiveInt] = (8, 24)
+    """Fewest and most tokens of a step."""
+    acceptance: float = Field(default=0.7, ge=0, le=1)
+    """Share of steps that get a rho of 0.95; the others get 0.05."""
+    imitates: int | None = None
+    """Seed of the scripted engine, with the same lengths of steps, whose tokens this one proposes to be checked."""
+    token_acceptance: float = Field(default=0.8, ge=0, le=1)
+    """Share of proposed tokens that are the imitated engine's own."""
+    first_token_s: float = Field(default=0.0, ge=0)
+    """Time to read the prefix before the first token of a step."""
+    token_s: float = Field(default=0.0, ge=0)
+    verdict_s: float = Field(default=0.0, ge=0)
+    """Time of one verdict forward, whatever the number of steps in it."""
+    prompt_s: float = Field(default=0.0, ge=0)
+    """Time to read a prompt that was not read before."""
+    call_s: float = Field(default=0.0, ge=0)
+    """What a call costs beside the model's work."""
+    max_batch: PositiveInt = 1
+    """Calls that are computed at the same time without slowing each other down."""
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Every latency is multiplied by a random factor within 1 - jitter .. 1 + jitter."""
+
+
+EngineConfig = Annotated[
+    HFEngineConfig | VLLMEngineConfig | ImportedEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")
+]

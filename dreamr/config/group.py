@@ -1,0 +1,113 @@
+"""The actors, and what each of them needs from the cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
+
+from dreamr.config.base import Strict
+from dreamr.config.engines import CheckpointConfig, EngineConfig, VLLMEngineConfig
+
+_OWN_FIELDS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory_mb"}
+
+
+class ActorConfig(Strict):
+    """One actor: its engine and what it needs from the cluster."""
+
+    engine: EngineConfig
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    accelerator_type: str | None = None
+    """Ray's name of an accelerator, such as `L40S` or `H100`; None takes any."""
+    memory_mb: float = Field(default=0.0, ge=0)
+    """Memory that the scheduler sets aside, MiB; 0 sets none aside."""
+    custom_resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Resources with names of your own, which nodes offer to show what they are for, such as `{target: 1}`."""
+    num_threads: PositiveInt = 1
+    """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
+    background: bool = False
+    """Steps that may not be needed get only the core time that others leave (Linux). For a target that shares its
+    cores with draft and verifier: its own step is only needed when the draft's is rejected, and then those two have
+    nothing to do. Not for cores that are busy with other things as well, and not with `verifier: shared`."""
+    max_restarts: int = Field(default=-1, ge=-1)
+    """How often Ray restarts the actor when its process dies; -1 is without end."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of the actor's process."""
+
+    @model_validator(mode="after")
+    def _has_the_gpus_of_its_engine(self) -> Self:
+        shards = self.engine.tensor_parallel_size if isinstance(self.engine, VLLMEngineConfig) else 1
+        if shards > 1 and self.num_gpus not in (0, shards):  # none: vLLM on CPUs
+            raise ValueError(
+                f"num_gpus = {self.num_gpus:g}, but engine.tensor_parallel_size = {shards}: set num_gpus: {shards}."
+            )
+        return self
+
+    @field_validator("custom_resources")
+    @classmethod
+    def _has_no_field_of_its_own(cls, custom: dict[str, float]) -> dict[str, float]:
+        for name in custom:
+            if name in _OWN_FIELDS:
+                raise ValueError(f"'{name}' is not a custom resource: set {_OWN_FIELDS[name]} instead.")
+        return custom
+
+    def resources(self) -> dict[str, float]:
+        """What the actor takes, in Ray's resource names; memory in bytes."""
+        asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20, **self.custom_resources}
+        if self.accelerator_type:
+            # Ray offers 1.0 of this marker per node of that type: a sliver pins the node without using it up.
+            asked[f"accelerator_type:{self.accelerator_type}"] = 0.001
+        return {name: amount for name, amount in asked.items() if amount > 0}
+
+
+def _verifier_tag(value: object) -> str:
+    return "shared" if isinstance(value, str) else "own"
+
+
+Verifier = Annotated[
+    Annotated[Literal["shared"], Tag("shared")] | Annotated[ActorConfig, Tag("own")], Discriminator(_verifier_tag)
+]
+
+
+class GroupConfig(Strict):
+    """The actors that serve one pair of models."""
+
+    draft: ActorConfig
+    target: ActorConfig
+    verifier: Verifier = "shared"
+    """An actor of its own, or `shared`: the target's actor gives the verdicts as well."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Ray's placement group strategy."""
+    name: str | None = None
+    """Names the Ray actors `<name>-draft`, ...; None leaves them without a name."""
+    namespace: str | None = None
+    wait_for_resources_s: float = Field(default=0.0, ge=0)
+    """How long to wait for a busy or growing cluster; 0 refuses at once what does not fit now."""
+    ready_deadline_s: PositiveFloat = 300.0
+    """Longest start or restart of one actor, model loading included."""
+    health_deadline_s: PositiveFloat = 10.0
+    """An actor that does not answer a health call for so long hangs."""
+
+    @model_validator(mode="after")
+    def _verdicts_do_not_wait_in_the_background(self) -> Self:
+        if self.target.background and self.verifier == "shared":
+            raise ValueError(
+                "target.background = true needs a verifier of its own, since the verdicts of a shared one would wait "
+                "for the steps in the background: remove it, or give the verifier an actor."
+            )
+        return self
+
+    def actors(self) -> dict[Literal["draft", "target", "verifier"], ActorConfig]:
+        """The actors to create, by role."""
+        roles: dict[Literal["draft", "target", "verifier"], ActorConfig] = {"draft": self.draft, "target": self.target}
+        if not isinstance(self.verifier, str):
+            roles["verifier"] = self.verifier
+        return roles
+
+    def ids_of(self, role: Literal["draft", "target", "verifier"]) -> str | None:
+        """The target's model, if `role` runs another one, whose token ids may differ from those that steps carry."""
+        own, target = self.actors()[role].engine, self.target.engine
+        if not isinstance(own, CheckpointConfig) or not isinstance(target, CheckpointConfig):
+            return None
+        return target.model if own.model != target.model else None

@@ -22,17 +22,21 @@ from dreamr.config import (
     HFEngineConfig,
     PipelineSettings,
     ScriptedEngineConfig,
+    Strict,
     VLLMEngineConfig,
     load_config,
 )
 from dreamr.documents import shown
 from dreamr.models import markdown as pair
 from dreamr.models.digest import weights_sha256
-from dreamr.rl.config import load_sapo_config
+from dreamr.rl import ablation
+from dreamr.rl.config import SapoConfig, load_sapo_config
 from dreamr.tasks.ledger import make_problem
 
 ROOT = Path(__file__).parents[1]
 PAIR_RESULTS = sorted(path.name for path in (ROOT / "docs/results").glob("embedded_pair*.json"))
+SAME_AS_ELSEWHERE = ("draft", "target", "cluster")
+"""Parts of a training run that docs/configuration.md documents."""
 
 
 def result(name: str) -> dict[str, Any]:
@@ -62,6 +66,12 @@ def test_evaluations_of_several_drafts_stand_side_by_side() -> None:
     assert alone.splitlines()[0] == "| alone, greedy | target | draft | draft-untrained |"
     assert "| draft, temperature 1 | draft-untrained, greedy |" in verdicts
     assert {line.count("|") for line in verdicts.splitlines()} == {6}
+
+
+def test_the_page_on_training_shows_the_ablation_once_it_was_made() -> None:
+    made = (ROOT / "docs/results/ablation.json").exists()
+    section = ablation.section(result("ablation.json")) if made else ""
+    assert shown(ROOT / "docs/training.md", ablation.NAME) == section
 
 
 @pytest.mark.parametrize(
@@ -113,6 +123,15 @@ def test_configurations_in_documents_load(document: str) -> None:
 def test_every_key_is_documented(part: type[Config]) -> None:
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))
     assert set(part.model_fields) <= documented
+
+
+@pytest.mark.parametrize("name", [name for name in SapoConfig.model_fields if name not in SAME_AS_ELSEWHERE])
+def test_every_key_of_a_training_run_is_documented_in_its_row(name: str) -> None:
+    lines = (ROOT / "docs/training.md").read_text().splitlines()
+    [row] = [line for line in lines if line.startswith("|") and f"`{name}`" in line.split("|")[1]]
+    part = SapoConfig.model_fields[name].annotation
+    if isinstance(part, type) and issubclass(part, Strict):
+        assert set(part.model_fields) <= set(re.findall(r"`(\w+)`", row))
 
 
 def test_files_that_documents_name_exist() -> None:

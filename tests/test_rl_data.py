@@ -13,9 +13,12 @@ from PIL import Image
 
 from dreamr.config import ConfigError
 from dreamr.rl.answers import boxed, is_right
-from dreamr.rl.config import DataSettings
+from dreamr.rl.config import DataSettings, load_sapo_config
 from dreamr.rl.data import load_data
+from dreamr.rl.training_args import order
 from dreamr.tasks.ledger import make_problem
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke-sapo.yaml"
 
 
 def png(color: str) -> dict[str, Any]:
@@ -42,6 +45,8 @@ def test_ledger_problems_come_with_their_answer_and_their_number_of_steps() -> N
     assert data[4].needed_steps == len(problem.operations) + 1
     assert data[4].is_right(f"...</think>Answer: {problem.answer}")
     assert not data[4].is_right("...")
+    assert data[4].is_parsed("...</think>Answer: 1000")
+    assert not data[4].is_parsed("...")
 
 
 def test_geometry3k(tmp_path: Path) -> None:
@@ -84,6 +89,23 @@ def test_ocr_vqa_has_a_problem_per_question(tmp_path: Path) -> None:
     assert data[2].prompt.question.startswith("Where?")
     assert color_of(data[2].prompt.images[0]) == (0, 0, 255)
     assert data[0].is_right("\\boxed{ann  lee.}")
+
+
+def test_each_epoch_of_a_set_has_an_order_of_its_own_that_its_seed_decides() -> None:
+    def ordered(seed: int, steps: int, name: str = "scienceqa") -> list[int]:
+        config = load_sapo_config(SMOKE)  # 4 problems per step
+        learner = config.learner.model_copy(update={"steps": steps})
+        data = DataSettings.model_validate({"name": name, "seed": seed})
+        return order(config.model_copy(update={"data": data, "learner": learner}), 11)
+
+    first = ordered(1, 6)
+    assert len(first) == 6 * 4
+    epochs = [first[start : start + 8] for start in (0, 8, 16)]  # two batches; what fills no third is left out
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert first == ordered(1, 9)[: 6 * 4], "a longer run begins like a shorter one"
+    assert first != ordered(2, 6)
+    assert ordered(1, 2, "ledger") == list(range(8))
 
 
 @pytest.mark.parametrize(

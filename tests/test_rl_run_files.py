@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from dreamr.cli.main import app
-from dreamr.rl import checkpoints
-from dreamr.rl.config import LogSettings
+from dreamr.rl import ablation, checkpoints
+from dreamr.rl.config import LogSettings, load_sapo_config
 from dreamr.rl.history import History, read_history
 
 QUIET = LogSettings(wandb="off")
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke-sapo.yaml"
 
 
 def filled(run: Path, steps: int) -> Path:
@@ -99,3 +103,49 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest(tmp_path) == before
     assert "checkpoint-10 is passed over" in caplog.text
+
+
+def test_the_ablation_tells_how_far_its_runs_went_and_what_they_reached(tmp_path: Path) -> None:
+    evaluation = {"eval/accuracy": 0.5, "eval/acceptance_rate": 0.25, "eval/drafted_step_tokens": 12.0}
+    (tmp_path / "run").mkdir()
+    history = History(tmp_path / "run", 0, QUIET, {})
+    history.log(0, evaluation | {"eval/fpsr_speedup": 1.0})
+    parts = dict.fromkeys(("rewards/outcome/mean", "rewards/draft/mean", "rewards/length/mean"), 0.5)
+    history.log(1, {"loss": 0.1, "reward": 1.5, "rollout/step_tokens": 9.0} | parts)
+    history.log(2, {"loss": 0.1} | evaluation | {"eval/fpsr_speedup": 1.875})  # a second update on the same rollouts
+    ended = ablation.ended_with(tmp_path / "run")
+    assert ended["steps"] == 2
+    table = ablation.table({"runs": {"equal": {"weights": [1, 1, 1], **ended}}})
+    assert table.splitlines()[-1] == "| equal | 1 : 1 : 1 | 25.0 % | 12.0 | 50.0 % | 1.88 |"
+
+
+@pytest.mark.parametrize(("step", "age"), [(3, 0.0), (4, 1.0)])
+def test_the_age_of_rollouts_is_logged_for_every_step_that_uses_them(step: int, age: float, tmp_path: Path) -> None:
+    from dreamr.rl.callbacks import Bookkeeper
+
+    history = History(tmp_path, 0, QUIET, {})
+    nothing: Any = None
+    bookkeeper = Bookkeeper(load_sapo_config(SMOKE), nothing, nothing, nothing, history, lambda line: None)
+    bookkeeper.trainer = cast(Any, SimpleNamespace(oldest_version=2))
+    bookkeeper._metrics = lambda step: {}  # type: ignore[method-assign]
+    state = SimpleNamespace(global_step=step, max_steps=100)
+    bookkeeper.on_log(None, state, None, logs={"loss": 0.5})
+    assert read_history(tmp_path) == [{"step": step, "loss": 0.5, "staleness/max": age}]
+
+
+def test_the_draft_is_exported_whole_while_transformers_thinks_of_zero_3(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+
+    from dreamr.engines.factory import model_location
+    from dreamr.rl.export import export
+
+    source = model_location("embedded:draft")
+    weights = {name: weight + 0.5 for name, weight in load_file(Path(source) / "model.safetensors").items()}
+    weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"]  # one tensor, two names
+    active = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    assert active.is_zero3()
+    assert is_deepspeed_zero3_enabled()
+    written = load_file(export(weights, source, tmp_path / "draft") / "model.safetensors")
+    assert written.keys() == weights.keys() - {"lm_head.weight"}
+    assert all(torch.equal(weight, weights[name]) for name, weight in written.items())

@@ -11,7 +11,7 @@ from dreamr.rl.chains import Chain, ChainStep
 from dreamr.rl.config import RewardSettings
 from dreamr.rl.data import Example
 from dreamr.rl.rewards import DraftedStep
-from dreamr.rl.scoring import earned_by_step, score_group, token_advantages
+from dreamr.rl.scoring import chain_advantage, earned_by_step, score_group, token_advantages
 
 SETTINGS = RewardSettings(outcome=1.0, draft=1.0, length=1.0, step_allowance=20)
 
@@ -48,6 +48,8 @@ def test_where_nobody_knows_how_many_steps_are_needed_right_answers_of_the_group
     lucky = chain(step(4, False, "</think>Answer: 12"))
     scored = score_group(example(needed=None), [RIGHT, WRONG, RIGHT, lucky], SETTINGS)
     assert scored[-1].draft == 0.0
+    short = score_group(example(needed=4), [chain(step(4, True, "</think>Answer: 12"))], SETTINGS)[0]
+    assert (short.draft, short.draft_plain) == (0.25, 1.0)
     assert scored[0].draft == 1.0
     assert scored[0].length == pytest.approx((0.5 + 0.5 + 0.8) / 3)
 
@@ -69,6 +71,13 @@ def test_step_credit_leaves_the_targets_tokens_alone() -> None:
     assert mixed.written_by_draft == (1,) * 10 + (0,) * 15 + (1,) * 4
     assert advantages[10:25] == [0.0] * 15
     assert len(advantages) == len(mixed.tokens) == len(mixed.logprobs)
+
+
+def test_a_chain_is_shown_with_the_advantage_that_it_was_trained_with() -> None:
+    mixed = chain(step(2, True), step(9, False, target_tokens=3), step(1, True, "</think>Answer: 12"))
+    padded = [0.5, 0.5, 0.0, 0.0, 0.0, -0.4, 0.0, 0.0]
+    assert chain_advantage(mixed, padded) == pytest.approx(0.2)
+    assert chain_advantage(mixed, -0.3) == -0.3
 
 
 def test_step_credit_pays_nothing_for_filler() -> None:

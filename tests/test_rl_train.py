@@ -110,6 +110,7 @@ def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -
     names = {name for row in read_history(job_run) for name in row}
     assert names >= {"reward", "reward_std", "rewards/outcome/mean", "rewards/draft/mean", "rewards/length/mean"}
     assert names >= {"entropy", "acceptance/rate", "verifier/rho_mean", "rollout/tokens_per_s", "weight_sync/time_s"}
+    assert names >= {"rewards/draft_plain/mean", "staleness/max", "eval/unparsed_rate", "eval/truncated_rate"}
     assert {path.name for path in (job_run / "checkpoints").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert list(job_run.glob("wandb/offline-run-*"))
 

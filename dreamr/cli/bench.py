@@ -14,7 +14,7 @@ from dreamr.bench.markdown import page
 from dreamr.bench.report import make_report
 from dreamr.bench.schema import Report
 from dreamr.cli.failures import BadInput
-from dreamr.cli.inputs import check_writable, read_config
+from dreamr.cli.inputs import check_writable, read_config, with_draft
 from dreamr.cli.measuring import read_entries, run_problems
 from dreamr.cli.running import run_with_actors
 from dreamr.cli.table import print_report
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from dreamr.actors.group import ActorGroup
 
 
-def bench(problems: int, seed: int, methods: str, config: Path | None, *, sweep: str | None, out: Path) -> None:
+def bench(
+    problems: int, seed: int, methods: str, config: Path | None, *, sweep: str | None, out: Path, draft: str | None
+) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipelines raise."""
-    settled = read_config(config, {})
+    settled = with_draft(read_config(config, {}), draft)
     entries = read_entries(problems, methods, sweep, settled.pipeline)
     _make_folder(out)
     machine, notices = Machine.this(), Console(stderr=True)

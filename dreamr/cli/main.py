@@ -125,13 +125,14 @@ def bench(
     seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
     sweep: Annotated[str | None, typer.Option(help="Each schedule also with alpha=0.5,0.7 or window=1,2,4.")] = None,
     config: ConfigFile = None,
+    draft: Draft = None,
 ) -> None:
     """Measure methods against each other, and against the target alone, on the same problems."""
     from dreamr.cli import bench as command
     from dreamr.cli.failures import reported
 
     with reported():
-        command.bench(problems, seed, methods, config, sweep=sweep, out=out)
+        command.bench(problems, seed, methods, config, sweep=sweep, out=out, draft=draft)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""One run per weighting of the reward: `python -m dreamr.rl.ablation --config configs/ablation-sapo.yaml`.
+"""One run per weighting of the reward: `python -m dreamr.rl.ablation run`, then `document`; see docs/training.md.
 
 Writes the runs' folders, one picture with all of them, and one JSON file with what each run ended with.
 """
@@ -13,6 +13,8 @@ import typer
 
 from dreamr.cli.failures import reported
 from dreamr.documents import fill, markdown_table, percent
+from dreamr.rl.checkpoints import CONFIG
+from dreamr.rl.checks import run_folder
 from dreamr.rl.config import RewardSettings, load_sapo_config
 from dreamr.rl.curves import draw_curves, load_runs
 from dreamr.rl.history import read_history
@@ -26,8 +28,10 @@ WEIGHTS: dict[str, tuple[float, float, float]] = {
 }
 """Weights of R_outcome, R_draft, R_length."""
 NAME = "ablation"
+PICTURE = "images/ablation.png"
+"""Where the page has the picture."""
 _LAST = 20
-"""Optimizer steps over which the training curves are averaged."""
+"""Batches of rollouts, the last ones, over which the training curves are averaged."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,13 +47,14 @@ def run(
         settings = load_sapo_config(config)
         folders = []
         for name, (outcome, draft, length) in WEIGHTS.items():
-            folder = settings.run.absolute() / name
+            folder = run_folder(settings.run) / name
             rewards = RewardSettings.model_validate(
                 settings.rewards.model_dump() | {"outcome": outcome, "draft": draft, "length": length}
             )
             folders.append(folder)
             if not (folder / "draft").exists():
-                start(settings.model_copy(update={"run": folder, "rewards": rewards}), resume=folder.exists())
+                one = settings.model_copy(update={"run": folder, "rewards": rewards})
+                start(one, resume=(folder / CONFIG).exists())
         results = {folder.name: {"weights": WEIGHTS[folder.name], **ended_with(folder)} for folder in folders}
         out.write_text(json.dumps({"runs": results}, indent=2) + "\n", encoding="utf-8")
         draw_curves(load_runs(folders), picture)
@@ -57,8 +62,13 @@ def run(
 
 @app.command()
 def document(results: Path, page: Path) -> None:
-    """Put the results' table into a Markdown page."""
-    fill(page, NAME, table(json.loads(results.read_text(encoding="utf-8"))))
+    """Put the results' table and picture into a Markdown page."""
+    fill(page, NAME, section(json.loads(results.read_text(encoding="utf-8"))))
+
+
+def section(results: dict[str, Any]) -> str:
+    """Table and picture, as the page has them."""
+    return f"{table(results)}\n\n![Curves of the runs, one colour per weighting]({PICTURE})"
 
 
 def ended_with(run: Path) -> dict[str, Any]:
@@ -69,7 +79,7 @@ def ended_with(run: Path) -> dict[str, Any]:
     names = ("rewards/outcome/mean", "rewards/draft/mean", "rewards/length/mean", "rollout/step_tokens")
     last = steps[-_LAST:]
     return {
-        "steps": steps[-1]["step"],
+        "steps": rows[-1]["step"],
         "before": {name: value for name, value in evaluations[0].items() if name.startswith("eval/")},
         "after": {name: value for name, value in evaluations[-1].items() if name.startswith("eval/")},
         "training": {name: sum(row[name] for row in last) / len(last) for name in names},
@@ -78,11 +88,10 @@ def ended_with(run: Path) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """One row per weighting, above them the draft that all began with."""
-    head = ["weights", "outcome : draft : length", "acceptance", "tokens per drafted step", "right with the target"]
+    measured = ["acceptance", "tokens per drafted step", "right with the target", "speedup of FPSR"]
     runs: dict[str, Any] = results["runs"]
-    rows = [head]
     first = next(iter(runs.values()))
-    rows.append(["before training", "", *_cells(first["before"])])
+    rows = [["weights", "outcome : draft : length", *measured], ["before training", "", *_cells(first["before"])]]
     for name, one in runs.items():
         rows.append([name, " : ".join(f"{weight:g}" for weight in one["weights"]), *_cells(one["after"])])
     return markdown_table(rows)
@@ -93,6 +102,7 @@ def _cells(evaluation: dict[str, float]) -> list[str]:
         percent(evaluation["eval/acceptance_rate"], 1),
         f"{evaluation['eval/drafted_step_tokens']:.1f}",
         percent(evaluation["eval/accuracy"], 1),
+        f"{evaluation['eval/fpsr_speedup']:.2f}",
     ]
 
 

@@ -19,20 +19,30 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 
 def is_right(kind: AnswerKind, expected: str, text: str) -> bool:
     """Whether the last answer that `text` gives is `expected`."""
-    if kind == "ledger":
-        found = extract_answer(text)
-        return found is not None and str(found) == expected
-    given = boxed(text)
+    given = given_answer(kind, text)
     if given is None:
         return False
     match kind:
+        case "ledger":
+            return given == expected
         case "letter":
-            letters = _LETTER.findall(given.upper())
-            return len(letters) == 1 and letters[0] == expected.upper()
+            return given == expected.upper()
         case "value":
             return _same_value(given, expected)
         case "text":
             return _plain(given) == _plain(expected)
+
+
+def given_answer(kind: AnswerKind, text: str) -> str | None:
+    """The last answer that `text` gives; None when it gives none, or one that cannot be read."""
+    if kind == "ledger":
+        found = extract_answer(text)
+        return None if found is None else str(found)
+    given = boxed(text)
+    if given is None or kind != "letter":
+        return given
+    letters = _LETTER.findall(given.upper())
+    return letters[0] if len(letters) == 1 else None
 
 
 def boxed(text: str) -> str | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from transformers import TrainerCallback
 
 from dreamr.rl import checkpoints
@@ -17,6 +15,7 @@ from dreamr.rl.data import TaskData
 from dreamr.rl.evaluation import evaluate
 from dreamr.rl.history import History
 from dreamr.rl.pool_client import PoolClient
+from dreamr.tasks.processor import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS: list[str | int] = [
     *("step", "image", "question", "completion", "answer"),
-    *("outcome", "draft", "length", "total", "advantage", "rhos", "end"),
+    *("outcome", "draft", "draft_plain", "length", "total", "advantage", "rhos", "end"),
 ]
 
 
@@ -45,7 +44,6 @@ class Bookkeeper(TrainerCallback):
     ) -> None:
         self._config, self._data, self._held_out, self._pool = config, data, held_out, pool
         self._history, self._report = history, report
-        self._last_evaluated = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 0:
@@ -60,7 +58,8 @@ class Bookkeeper(TrainerCallback):
         if logs is None or "loss" not in logs:  # the summary at the end
             return
         step = state.global_step
-        values = dict(logs)
+        # The step just made by rollouts that may have been used before; 0 for those of the newest weights.
+        values = logs | {"staleness/max": float(step - 1 - self.trainer.oldest_version)}
         if step % self._config.evaluation.every == 0 or step == state.max_steps:
             values |= self._metrics(step)
         if self._history is not None:
@@ -97,12 +96,13 @@ class Bookkeeper(TrainerCallback):
         rows = [
             [
                 step,
-                Image.open(io.BytesIO(images[0])) if images else None,
+                open_image(images[0], 1) if images else None,
                 example.prompt.question,
                 scored.chain.text,
                 example.answer,
                 scored.outcome,
                 scored.draft,
+                scored.draft_plain,
                 scored.length,
                 scored.total(self._config.rewards),
                 advantage,

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which of them are whole, and the newest of those."""
+"""The folder of a run: its checkpoints, which of them are whole, and the newest of those; files written at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+CONFIG = "config.json"
+HISTORY = "history.jsonl"
+WANDB_ID = "wandb_id"
 _PREFIX = "checkpoint-"
 
 
@@ -21,9 +24,28 @@ def folder(run: Path) -> Path:
 def seal(checkpoint: Path) -> None:
     """Write down size and digest of every file, last of all and at once: a checkpoint without it is not whole."""
     files = {str(path.relative_to(checkpoint)): _fingerprint(path) for path in _files(checkpoint)}
-    unfinished = checkpoint / f"{MANIFEST}.part"
-    unfinished.write_text(json.dumps(files, indent=1), encoding="utf-8")
-    unfinished.replace(checkpoint / MANIFEST)
+    write_at_once(checkpoint / MANIFEST, json.dumps(files, indent=1))
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Whoever is killed meanwhile leaves the old file or the new one."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def set_aside(run: Path) -> None:
+    """Give what an earlier attempt has left other names, for a run that starts over in the same folder."""
+    left = [path for path in (folder(run), run / HISTORY, run / WANDB_ID) if path.exists()]
+    number = 1
+    while any(_aside(path, number).exists() for path in left):
+        number += 1
+    for path in left:
+        path.rename(_aside(path, number))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-before-{number}{path.suffix}")
 
 
 def newest(run: Path) -> Path | None:

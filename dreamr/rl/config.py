@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from dreamr.config import ActorConfig, ClusterSettings, ConfigError, Strict, parse_strict
 from dreamr.rl.chains import RolloutMode
-
-DATASETS = ("ledger", "geometry3k", "scienceqa", "ocr_vqa")
 
 
 class DataSettings(Strict):
@@ -45,8 +43,7 @@ class RolloutSettings(Strict):
     max_tokens: PositiveInt = 512
     max_step_tokens: PositiveInt = 96
     alpha: float = Field(default=0.7, ge=0, lt=1)
-    """A drafted step earns its reward when rho > alpha. Above the pipelines' threshold it leaves fewer wrong steps
-    that pay, which the draft would learn to write; `evaluation.alpha` is the one to deploy with."""
+    """A drafted step earns its reward when rho > alpha; `evaluation.alpha` is the one to deploy with."""
     deadline_s: PositiveFloat = 600.0
     """A worker that does not return its chains within this time is restarted."""
 
@@ -90,7 +87,7 @@ class LearnerSettings(Strict):
     clip_high: PositiveFloat = 0.28
     credit: Literal["chain", "step"] = "chain"
     """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: what a verdict says about a step counts
-    for the tokens of that step alone (credit.py)."""
+    for the tokens of that step alone (scoring.py)."""
     negative_weight: float = Field(default=1.0, ge=0, le=1)
     """Factor on negative advantages. What should not have been written says little about what should: in the gradient
     of a small model it is mostly noise, and a factor near 0 lets it learn faster and at higher rates."""
@@ -115,7 +112,8 @@ class CheckpointSettings(Strict):
     """What is kept to go on from."""
 
     every: PositiveInt = 25
-    keep: PositiveInt = 2
+    keep: int = Field(default=2, ge=2)
+    """Fewer would leave none while the newest is written."""
 
 
 class LogSettings(Strict):
@@ -171,6 +169,11 @@ class SapoConfig(Strict):
             if actor.engine.kind != "hf":
                 raise ValueError(f"{role}.engine.kind = '{actor.engine.kind}': training needs an engine of kind 'hf'.")
         return self
+
+    def public(self) -> dict[str, Any]:
+        """As plain JSON data for files and trackers; without environment variables, which may hold secrets."""
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"draft": {"env"}, "target": {"env"}})
+        return plain
 
     @property
     def chains_per_learner(self) -> int:

@@ -15,10 +15,14 @@ Rows = Sequence[dict[str, Any]]
 PANELS: dict[str, tuple[str, ...]] = {
     "reward, weighted": ("reward",),
     "R_outcome": ("rewards/outcome/mean", "eval/accuracy"),
-    "R_draft and acceptance": ("rewards/draft/mean", "acceptance/rate", "eval/acceptance_rate"),
+    "R_draft": ("rewards/draft/mean", "rewards/draft_plain/mean"),
+    "acceptance": ("acceptance/rate", "eval/acceptance_rate"),
     "R_length": ("rewards/length/mean",),
     "tokens of a drafted step": ("rollout/step_tokens", "eval/drafted_step_tokens"),
     "FPSR speedup": ("eval/fpsr_speedup",),
+    "answers not found, cut off": ("eval/unparsed_rate", "eval/truncated_rate"),
+    "spread of the reward": ("reward_std",),
+    "KL to the first draft": ("kl",),
     "entropy": ("entropy",),
     "gradient norm": ("grad_norm",),
 }

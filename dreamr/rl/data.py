@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dreamr.actors.types import Prompt
-from dreamr.rl.answers import AnswerKind, is_right
+from dreamr.rl.answers import AnswerKind, given_answer, is_right
 
 if TYPE_CHECKING:
     from dreamr.rl.config import DataSettings
@@ -27,6 +27,10 @@ class Example:
     def is_right(self, text: str) -> bool:
         """Whether the text of a chain ends in the right answer; one without an answer is wrong."""
         return is_right(self.kind, self.answer, text)
+
+    def is_parsed(self, text: str) -> bool:
+        """Whether an answer, right or wrong, was found in the text of a chain."""
+        return given_answer(self.kind, text) is not None
 
 
 class TaskData(Protocol):

@@ -35,6 +35,10 @@ def summary(examples: Sequence[Example], chains: Sequence[Chain]) -> dict[str, f
         "eval/accuracy": statistics.fmean(
             example.is_right(chain.text) for example, chain in zip(examples, chains, strict=True)
         ),
+        "eval/unparsed_rate": statistics.fmean(
+            not example.is_parsed(chain.text) for example, chain in zip(examples, chains, strict=True)
+        ),
+        "eval/truncated_rate": statistics.fmean(chain.end == "budget" for chain in chains),
         "eval/acceptance_rate": statistics.fmean(step.accepted for step in drafted),
         "eval/drafted_step_tokens": statistics.fmean(step.num_tokens for step in drafted),
         "eval/step_tokens": statistics.fmean(len(step.tokens) for step in steps),

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from dreamr.engines.loading import load_processor
 from dreamr.tasks.prompts import PROMPT_FILE
 
 
 def export(weights: Mapping[str, Tensor], source: str, folder: Path) -> Path:
-    """Write `weights` with everything else of the checkpoint `source`; in its number type. Returns `folder`."""
+    """Write `weights` with everything else of the checkpoint `source`; in its number type. Returns `folder`.
+
+    For the end of a run: this process trains no more by DeepSpeed.
+    """
+    unset_hf_deepspeed_config()  # under ZeRO-3 transformers would load the model split over ranks that do not call
     model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
     model.load_state_dict({name: weight.to(model.dtype) for name, weight in weights.items()})
     model.save_pretrained(folder)

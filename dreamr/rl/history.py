@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamr.rl.checkpoints import HISTORY, WANDB_ID, write_at_once
 from dreamr.rl.config import LogSettings
-
-FILE = "history.jsonl"
-_WANDB_ID = "wandb_id"
 
 
 class History:
@@ -23,10 +21,9 @@ class History:
     """
 
     def __init__(self, run: Path, start: int, settings: LogSettings, config: Mapping[str, Any]) -> None:
-        self._path = run / FILE
+        self._path = run / HISTORY
         kept = [row for row in read_history(run) if row["step"] <= start] if start else []
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        self._path.write_text(text, encoding="utf-8")
+        write_at_once(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._wandb = _open_wandb(run, settings, config) if settings.wandb != "off" else None
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -54,7 +51,7 @@ class History:
 
 def read_history(run: Path) -> list[dict[str, Any]]:
     """All lines of a run's history; a last line that a crash has cut off is left out."""
-    path = run / FILE
+    path = run / HISTORY
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -68,7 +65,7 @@ def _open_wandb(run: Path, settings: LogSettings, config: Mapping[str, Any]) -> 
     import wandb
 
     offline = settings.wandb == "offline" or not (os.environ.get("WANDB_API_KEY") or _has_netrc())
-    saved = run / _WANDB_ID
+    saved = run / WANDB_ID
     run_id = saved.read_text(encoding="utf-8") if saved.exists() else uuid.uuid4().hex[:8]
     saved.write_text(run_id, encoding="utf-8")
     opened = wandb.init(

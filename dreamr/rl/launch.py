@@ -22,7 +22,6 @@ from dreamr.actors.refs import root_cause
 from dreamr.actors.resources import EMPTY_BUNDLE, reserve_bundles
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.learner import Learner
-from dreamr.rl.pool import RolloutPool
 
 Report = Callable[[dict[str, float]], None]
 
@@ -36,6 +35,8 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
         ValueError, ActorLost: see `Member.start` and `RolloutPool.roll_out`.
     """
     placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
+    from dreamr.rl.pool import RolloutPool  # slow to import: only once it is known that there is room
+
     actors: list[Any] = []
     try:
         pool = _create(RolloutPool, placement, None, {"CPU": 0}, config, placement, config.learner.world_size)

@@ -7,7 +7,6 @@ driver ── fit ──────▶ thread: trainer.train() ── blocking 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -72,7 +71,7 @@ class Learner:
         start = checkpoints.step_of(checkpoint) if checkpoint else 0
         history = None
         if self._rank == 0:
-            history = History(config.run, start, config.log, json.loads(config.model_dump_json()))
+            history = History(config.run, start, config.log, config.public())
         model, processor, encoder = load_policy(source, config.learner)
         bookkeeper = Bookkeeper(config, data, held_out, pool, history, report)
         trainer = SapoTrainer(
@@ -82,7 +81,7 @@ class Learner:
             model=model,
             processing_class=processor,
             args=training_args(config),
-            train_dataset=dataset(data, encoder.config),
+            train_dataset=dataset(config, data, encoder.config),
             callbacks=[bookkeeper],
         )
         bookkeeper.trainer = trainer

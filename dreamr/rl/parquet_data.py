@@ -100,27 +100,27 @@ def load_parquet_data(settings: DataSettings, split: str) -> ParquetData:
 
 
 def _load(source: str, split: str) -> Dataset:
-    from datasets import load_dataset
-
     path = Path(source)
+    files = _files_of(path, split) if path.exists() else []
+    if not files and (path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1):
+        raise ConfigError(
+            f"data.source = '{source}': there is nothing; give a parquet file, a folder of them, or a hub id."
+        )
+    from datasets import load_dataset  # slow to import: only once it is known that there are files
+
     try:
-        if not path.exists():
-            if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-                raise ConfigError(
-                    f"data.source = '{source}': there is nothing; give a parquet file, a folder of them, or a hub id."
-                )
+        if not files:
             return load_dataset(source, split=split)
-        files = [path] if path.is_file() else _split_files(path, split)
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    except ConfigError:
-        raise
     except Exception as error:  # the hub's client raises a dozen kinds, all of which mean the same here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"data.source = '{source}', split '{split}': cannot be read: {reason}") from error
 
 
-def _split_files(folder: Path, split: str) -> list[Path]:
-    """Files that begin with the split's name, as the hub names them (`train-00000-of-00002.parquet`)."""
+def _files_of(folder: Path, split: str) -> list[Path]:
+    """Files that begin with the split's name, as the hub names them (`train-00000-of-00002.parquet`); or the one."""
+    if folder.is_file():
+        return [folder]
     files = sorted(folder.rglob("*.parquet"))
     own = [file for file in files if file.name.startswith(split)]
     if not own:

@@ -104,9 +104,11 @@ class RolloutPool:
     async def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:
         """Per prompt the wall time of the target alone, and of FPSR with the first worker as its draft.
 
-        Target and verifier are one actor where there is only one verifier.
+        Target and verifier are one actor where there is only one verifier. A prompt during which an actor is lost is
+        timed again: the pipelines go on without it, or with a draft that has not got the newest weights yet.
+
+        Raises ActorLost when an actor is gone for good.
         """
-        await self._sync(self._workers[0])
         store = PromptStore()
         draft, target, judge = self._workers[0], self._verifiers[0], self._verifiers[-1]
         rollout = self._config.rollout
@@ -122,8 +124,15 @@ class RolloutPool:
         )
         runner, times = Runner(), []
         for prompt in prompts:
-            alone = await runner.run(plain, prompt)
-            times.append((alone.wall_s, (await runner.run(fpsr, prompt)).wall_s))
+            for _ in range(MAX_TRIES):
+                await asyncio.gather(*(member.recovered() for member in {draft, target, judge}))
+                await self._sync(draft)
+                traces = await runner.run(plain, prompt), await runner.run(fpsr, prompt)
+                if not any(trace.num_losses for trace in traces):
+                    times.append((traces[0].wall_s, traces[1].wall_s))
+                    break
+            else:
+                raise ActorLost(f"actors were lost {MAX_TRIES} times while one problem was timed")
         return times
 
     async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], task: _Task) -> None:

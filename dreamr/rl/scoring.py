@@ -23,6 +23,11 @@ class Scored:
     draft: float
     length: float
 
+    @property
+    def draft_plain(self) -> float:
+        """The paper's N_accepted / N_draft, which does not count needed steps that are missing."""
+        return draft_reward(self.chain.drafted, needed=0)
+
     def total(self, weights: RewardSettings) -> float:
         return weights.outcome * self.outcome + weights.draft * self.draft + weights.length * self.length
 
@@ -74,6 +79,15 @@ def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSetting
         ]
         for chain, values in zip(chains, differences, strict=True)
     ]
+
+
+def chain_advantage(chain: Chain, trained: float | Sequence[float]) -> float:
+    """What a chain was trained with as one number: its advantage, or the mean of those of the tokens that the draft
+    wrote; `trained` may go on behind the last token."""
+    if isinstance(trained, float):
+        return trained
+    own = [value for value, counts in zip(trained, chain.written_by_draft, strict=False) if counts]
+    return statistics.fmean(own) if own else 0.0
 
 
 def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> list[list[float]]:

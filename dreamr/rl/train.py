@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dreamr.cli.failures import BadInput, reported
+from dreamr.rl import checkpoints
+from dreamr.rl.checks import check, run_folder
 from dreamr.rl.config import SapoConfig, load_sapo_config
 
+log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 SHOWN = {
@@ -38,31 +43,37 @@ def train(
         settings = load_sapo_config(config)
         if run is not None:
             settings = settings.model_copy(update={"run": run})
-        settings = settings.model_copy(update={"run": settings.run.absolute()})
-        folder = start(settings, resume=resume)
+        folder = start(settings.model_copy(update={"run": run_folder(settings.run)}), resume=resume)
     typer.echo(f"trained draft: {folder}")
 
 
 def start(config: SapoConfig, *, resume: bool) -> Path:
     """Check everything that can be checked without loading anything heavy, then train."""
-    from dreamr.rl import checkpoints
-    from dreamr.rl.checks import check
-
     check(config, resume=resume)
-    checkpoint = checkpoints.newest(config.run) if resume else None
+    checkpoint = _begin(config, resume=resume)
     from dreamr.actors.cluster import connected
     from dreamr.actors.resources import NotEnoughResources
     from dreamr.rl.launch import launch
 
-    config.run.mkdir(parents=True, exist_ok=True)
-    (config.run / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if checkpoint:
-        typer.echo(f"resuming behind step {checkpoints.step_of(checkpoint)}: {checkpoint}")
     with connected(config.cluster):
         try:
             return asyncio.run(launch(config, checkpoint, _print))
         except NotEnoughResources as error:
             raise BadInput(str(error)) from error
+
+
+def _begin(config: SapoConfig, *, resume: bool) -> Path | None:
+    """Make the run's folder ready; the checkpoint to go on from, if there is one."""
+    checkpoint = checkpoints.newest(config.run) if resume else None
+    if checkpoint:
+        typer.echo(f"resuming behind step {checkpoints.step_of(checkpoint)}: {checkpoint}")
+    else:
+        if resume:
+            log.warning("no whole checkpoint in %s, starting over; what is there keeps another name", config.run)
+        checkpoints.set_aside(config.run)
+    config.run.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_at_once(config.run / checkpoints.CONFIG, json.dumps(config.public(), indent=2) + "\n")
+    return checkpoint
 
 
 def _print(line: dict[str, float]) -> None:

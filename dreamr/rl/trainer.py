@@ -21,7 +21,7 @@ from dreamr.rl.chains import GroupRequest
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.data import TaskData
 from dreamr.rl.pool_client import PoolClient
-from dreamr.rl.scoring import Scored, score_group, token_advantages
+from dreamr.rl.scoring import Scored, chain_advantage, score_group, token_advantages
 
 
 class SapoTrainer(GRPOTrainer):
@@ -34,7 +34,9 @@ class SapoTrainer(GRPOTrainer):
         self.examples: list[int] = []
         """Indices of their problems."""
         self.advantages: list[float] = []
-        """Their advantages as whole chains."""
+        """What they were trained on: the advantage of each, the mean over its drafted tokens with credit by steps."""
+        self.oldest_version = 0
+        """The optimizer step whose weights wrote the oldest chain of the newest batch, of any rank."""
         rewards: list[Any] = [_outcome, _draft, _length]
         super().__init__(reward_funcs=rewards, rollout_func=_roll_out, **arguments)
 
@@ -45,11 +47,14 @@ class SapoTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.examples = [row["example"] for row in inputs]
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        self.advantages = output["advantages"].tolist()
         if self._sapo.learner.credit == "step":
             output["advantages"] = self._token_advantages(output["completion_ids"])
         advantages = output["advantages"]
         output["advantages"] = advantages.clamp(min=0) + self._sapo.learner.negative_weight * advantages.clamp(max=0)
+        self.advantages = [
+            chain_advantage(scored.chain, value)
+            for scored, value in zip(self.scored, output["advantages"].tolist(), strict=True)
+        ]
         return output
 
     def roll_out(self) -> dict[str, list[Any]]:
@@ -101,13 +106,18 @@ class SapoTrainer(GRPOTrainer):
         drafted = [step for chain in chains for step in chain.drafted]
         rhos = [rho for chain in chains for rho in chain.rhos]
         self._log_metric("acceptance/rate", statistics.fmean(step.accepted for step in drafted))
-        self._log_metric("verifier/rho_mean", statistics.fmean(rhos) if rhos else 0.0)
+        if rhos:
+            self._log_metric("verifier/rho_mean", statistics.fmean(rhos))
         self._log_metric("rollout/step_tokens", statistics.fmean(step.num_tokens for step in drafted))
         self._log_metric("rollout/steps", statistics.fmean(len(chain.steps) for chain in chains))
-        self._log_metric("rollout/time_s", seconds)
-        self._log_metric("rollout/tokens_per_s", sum(len(chain.tokens) for chain in chains) / seconds)
+        self._log_metric("rewards/draft_plain/mean", statistics.fmean(scored.draft_plain for scored in self.scored))
         self._log_metric("weight_sync/time_s", self._pool.sync_seconds)
-        self._log_metric("staleness/max", float(self.state.global_step - min(versions)))
+        # TRL takes the mean over ranks, which is not what these are.
+        mine = torch.tensor([[seconds, sum(len(chain.tokens) for chain in chains), min(versions)]])
+        all_seconds, all_tokens, oldest = self.accelerator.gather(mine.double().to(self.accelerator.device)).T.tolist()
+        self._log_metric("rollout/time_s", max(all_seconds))
+        self._log_metric("rollout/tokens_per_s", sum(all_tokens) / max(all_seconds))
+        self.oldest_version = int(min(oldest))
 
 
 def _roll_out(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:

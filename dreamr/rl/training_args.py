@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
+import random
 from typing import Any
 
 from datasets import Dataset
-from PIL import Image
 from trl.trainer.grpo_config import GRPOConfig
 
 from dreamr.rl import checkpoints
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.data import TaskData
 from dreamr.rl.distributed import deepspeed_config
+from dreamr.tasks.processor import open_images
 from dreamr.tasks.prompts import PromptConfig, chat_messages
 
 
@@ -47,7 +47,7 @@ def training_args(config: SapoConfig) -> GRPOConfig:
         epsilon_high=learner.clip_high,
         loss_type="dapo",
         reward_weights=[rewards.outcome, rewards.draft, rewards.length],
-        shuffle_dataset=config.data.name != "ledger",  # its problems are random already
+        shuffle_dataset=False,  # see `order`
         remove_unused_columns=False,
         save_strategy="steps",
         save_steps=config.checkpoints.every,
@@ -60,20 +60,32 @@ def training_args(config: SapoConfig) -> GRPOConfig:
     )
 
 
-def dataset(data: TaskData, prompts: PromptConfig) -> Dataset:
-    """Rows of chat messages and images, made when they are read."""
+def dataset(config: SapoConfig, data: TaskData, prompts: PromptConfig) -> Dataset:
+    """Rows of chat messages and images, in the order of training; made when they are read."""
 
     def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         examples = [data[index] for index in batch["example"]]
         return {
             "example": batch["example"],
             "prompt": [chat_messages(example.prompt, prompts) for example in examples],
-            "images": [[_picture(image) for image in example.prompt.images] for example in examples],
+            "images": [open_images(example.prompt) for example in examples],
         }
 
-    return Dataset.from_dict({"example": list(range(len(data)))}).with_transform(rows)
+    return Dataset.from_dict({"example": order(config, len(data))}).with_transform(rows)
 
 
-def _picture(image: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(image)) as opened:
-        return opened.convert("RGB")
+def order(config: SapoConfig, size: int) -> list[int]:
+    """The problem of every group of the whole run: each epoch in an order of its own, which `data.seed` decides.
+
+    TRL's sampler would shuffle by a generator that no checkpoint holds. What is left of an epoch and fills no batch is
+    left out, so that no batch has a problem twice.
+    """
+    batch = config.rollout.prompts_per_step
+    epochs = -(-config.num_batches // (size // batch))
+    indices: list[int] = []
+    for epoch in range(epochs):
+        one = list(range(size))
+        if config.data.name != "ledger":  # its problems are random already
+            random.Random(f"{config.data.seed}/{epoch}").shuffle(one)
+        indices += one[: size // batch * batch]
+    return indices[: config.num_batches * batch]

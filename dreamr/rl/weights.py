@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,8 +24,6 @@ def gather_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor] | None:
 
 
 def _whole(parameter: Any) -> Any:
-    from contextlib import nullcontext
-
     if not hasattr(parameter, "ds_id"):
         return nullcontext()
     import deepspeed

@@ -25,6 +25,7 @@ from ray.serve.schema import ApplicationStatus
 from ray.util import list_named_actors
 
 from dreamr.actors.group import ActorGroup
+from dreamr.cli.inputs import with_draft
 from dreamr.config import Config, GroupConfig, load_config
 from dreamr.serve.app import api_keys, make_app
 from dreamr.serve.errors import RETRY_AFTER_S
@@ -40,12 +41,16 @@ DIGEST = 8
 
 
 def build(arguments: dict[str, Any] | None = None) -> Application:
-    """The application, by a configuration file (`{"config": path}`), a `Config`, or for the built-in pair ({})."""
+    """The application, by a configuration file (`{"config": path}`), a `Config`, or for the built-in pair ({}).
+
+    `draft` names another draft model than the configuration does: a folder, hub id or built-in name.
+    """
     arguments = arguments or {}
-    if unknown := set(arguments) - {"config"}:
-        raise ValueError(f"unknown arguments {sorted(unknown)}: the only one is 'config', a file or nothing.")
+    if unknown := set(arguments) - {"config", "draft"}:
+        raise ValueError(f"unknown arguments {sorted(unknown)}: there are 'config', a file, and 'draft', a model.")
     given = arguments.get("config")
     config = given if isinstance(given, Config) else load_config(Path(given) if given else None)
+    config = with_draft(config, arguments.get("draft"))
     limits = config.serve.of_one_replica()
     deploy = serve.deployment(
         name=Reasoner.__name__,

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from scripted import PROMPT, World
 from tiny import PROMPTS, picture, save_checkpoint
 
 from dreamr.actors.types import ROOT, Prompt, Sampling, Step
+from dreamr.bench.arena import Arena
 from dreamr.bench.cold import cold_copy
 from dreamr.bench.contender import Contender, Entry, PipelineContender, parse_entries
+from dreamr.bench.controls import self_acceptance, slowdown_together
 from dreamr.bench.duel import Duel, Run
 from dreamr.bench.machine import Machine
 from dreamr.bench.schema import MethodReport, Report, Speedup
@@ -23,7 +26,9 @@ from dreamr.bench.simulation import virtual
 from dreamr.bench.speedup import speedup
 from dreamr.bench.summary import pictured, summarise
 from dreamr.cli.answer import final_answer
+from dreamr.cli.failures import BadInput
 from dreamr.cli.lines import printable
+from dreamr.cli.measuring import run_problems
 from dreamr.config import ActorConfig, GroupConfig, Method, PipelineSettings, load_config
 from dreamr.engines.hf import HFEngine
 from dreamr.pipelines.trace import CommittedStep, Trace
@@ -161,6 +166,58 @@ def test_methods_take_turns_and_each_run_has_a_prompt_of_its_own() -> None:
     assert [run.name for run in runs] == ["autoregressive", "fpsr", "fpsr", "autoregressive"]
     assert len(keys) == 6
     assert pictured(runs).name == "fpsr"
+
+
+class Refusing(PipelineContender):
+    """Answers so many prompts, then no more."""
+
+    num_left = 2
+
+    async def run(self, *arguments: Any, **options: Any) -> Trace:
+        self.num_left -= 1
+        if self.num_left < 0:
+            raise ValueError("no more of these")
+        return await super().run(*arguments, **options)
+
+
+def test_a_method_that_fails_late_is_named_and_the_others_go_on() -> None:
+    async def both() -> tuple[Duel, list[Run]]:
+        world = World.make(1, num_steps=(2, 3))
+        names: tuple[Method, ...] = ("autoregressive", "fpsr")
+        entries = [Entry(name, PipelineSettings(method=name)) for name in names]
+        plain, fast = PipelineContender(entries[0], world.actors, {}), Refusing(entries[1], world.actors, {})
+        duel = Duel([plain, fast], seed=0)
+        return duel, await run_problems(duel, 3, Console(quiet=True), {})
+
+    duel, runs = virtual(both())
+    assert duel.failed == {"fpsr": "ValueError: no more of these"}
+    assert [run.name for run in runs] == ["autoregressive", "fpsr", "autoregressive", "autoregressive"]
+    assert [one.name for one in summarise(runs, duel.contenders, cores=2)] == ["autoregressive"]
+
+
+def test_a_run_without_any_method_says_why() -> None:
+    with pytest.raises(BadInput, match="transformers: it runs checkpoints"):
+        virtual(run_problems(Duel([], 0), 1, Console(quiet=True), {"transformers": "it runs checkpoints"}))
+
+
+def test_controls_survive_the_loss_of_an_actor() -> None:
+    async def measure() -> tuple[dict[str, float], float | None]:
+        world = World.make(1, num_steps=(2, 3))
+        trace = await world.run("autoregressive", PROMPT)
+        world.judge.lose()
+        world.draft.lose()
+        accepted = await self_acceptance(world.actors, PipelineSettings(), [(PROMPT, Run(0, "", 0, trace))])
+        return accepted, await slowdown_together(world.actors, PipelineSettings(), PROMPT)
+
+    assert virtual(measure()) == ({}, None)
+
+
+def test_all_cores_are_those_that_the_other_methods_can_use() -> None:
+    group: Any = None
+    threads = GROUP.target.model_copy(update={"num_threads": 2})
+    assert Arena(group, GROUP, [], 64).num_threads == 3
+    assert Arena(group, GROUP.model_copy(update={"target": threads}), [], 64).num_threads == 4
+    assert Arena(group, GROUP, [], 2).num_threads == 2
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])

@@ -2,7 +2,7 @@
 
 fpsr                       a schedule
 fpsr:alpha=0.5             a schedule with a setting of its own; several are joined by +
-autoregressive_all_cores   the target alone, with as many threads as the other methods use cores
+autoregressive_all_cores   the target alone, with as many threads as the other methods can use cores
 transformers               the library's own generate
 transformers_assisted      the same with the draft as its assistant
 """

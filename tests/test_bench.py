@@ -292,6 +292,23 @@ def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sweep", "swept"),
+    [
+        ("window=1", ["fpsr", "fpsr:verdict=digit"]),
+        ("alpha=0.5", ["sequential", "fpsr"]),
+        ("threshold=0.3", ["fpsr:verdict=digit", "specreason"]),
+        ("proposed_tokens=3", ["token_speculative"]),
+        ("first_target_steps=1", ["sequential", "fpsr", "fpsr:verdict=digit", "specreason"]),
+    ],
+)
+def test_settings_are_swept_where_they_change_something(sweep: str, swept: list[str]) -> None:
+    methods = ["autoregressive", "sequential", "fpsr", "fpsr:verdict=digit", "specreason", "token_speculative"]
+    entries = parse_entries(",".join(methods), sweep, PipelineSettings())
+    expected = [f"{name}{'+' if ':' in name else ':'}{sweep}" for name in swept]
+    assert [entry.name for entry in entries] == [*methods, *expected]
+
+
+@pytest.mark.parametrize(
     ("methods", "sweep", "problem"),
     [
         ("fast", None, "there is no method 'fast'; choose out of autoregressive,"),
@@ -300,6 +317,7 @@ def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
         ("fpsr:verdict=same", None, "compares with the target's own step"),
         ("fpsr", "speed=1,2", "write setting=value,value"),
         ("autoregressive", "alpha=0.5", "for methods that are schedules"),
+        ("token_speculative", "window=1,2", "and read the setting"),
     ],
 )
 def test_methods_that_cannot_be_had_are_refused(methods: str, sweep: str | None, problem: str) -> None:

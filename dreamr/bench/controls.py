@@ -78,7 +78,9 @@ async def _slowdown(actors: Actors, name: str, prompt: Prompt, sampling: Samplin
         beside = await _write(actors.target, f"beside {name}", prompt, sampling)
     finally:
         draft.cancel()
-        await asyncio.gather(draft, return_exceptions=True)
+        (ended,) = await asyncio.gather(draft, return_exceptions=True)
+    if isinstance(ended, Exception):  # then the target was not in company all the time
+        raise ended
     return beside / alone
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from scripted import PROMPT, World, check_steps
 
-from dreamr.actors.types import Prompt, Step, Verdict
+from dreamr.actors.types import Prompt, Proposal, Step, Unable, Verdict
 from dreamr.bench.simulation import virtual
 from dreamr.config import Method, PipelineSettings, VerdictKind
 from dreamr.pipelines.coin import Coin
@@ -99,7 +100,7 @@ def test_specreason_asks_for_a_digit_and_accepts_from_seven_on() -> None:
         world = World.make(4, acceptance=0.6, num_steps=(9, 9))
         trace = await world.run("specreason", PROMPT, first_target_steps=2)
         assert [step.rho for step in trace.steps[:2]] == [None, None]
-        assert {step.rho for step in trace.steps[2:]} <= {9 * 0.95, 9 * 0.05}
+        assert {step.rho for step in trace.steps[2:]} <= {9 * 0.99, 9 * 0.01}
 
     virtual(run())
 
@@ -173,6 +174,53 @@ def test_a_round_of_lookahead_commits_the_chain_and_the_targets_next_step() -> N
         assert trace.wall_s == pytest.approx(0.1 + 2 * (0.4 + 0.1 + 0.04))
 
     virtual(run())
+
+
+@pytest.mark.parametrize("method", ["lookahead", "lookahead_batch"])
+def test_in_lookahead_the_target_writes_behind_a_step_that_was_cut_off(method: Method) -> None:
+    async def run(seed: int) -> int:
+        world = World.make(seed, acceptance=1.0, num_steps=(8, 8), step_tokens=(2, 12))
+        trace = await world.run(method, PROMPT, max_step_tokens=8)
+        cut = [after for step, after in pairwise(trace.steps) if step.source == "draft" and step.tokens[-1] > 1]
+        assert {step.source for step in cut} <= {"target"}
+        return len(cut)
+
+    assert sum(virtual(run(seed)) for seed in range(20)) > 0
+
+
+def test_a_coin_needs_no_verifier() -> None:
+    async def run(method: Method) -> None:
+        world = World.make(5, acceptance=0.6, num_steps=(9, 9))
+        trace = await world.run(method, PROMPT, verdict="random")
+        assert trace.num_judged > 0
+        assert {span.lane for span in trace.spans} == {"draft", "target"}
+        assert all(0 <= span.start <= span.end for span in trace.spans)
+
+    for method in ("fpsr", "parallel_prefix", "sequential"):
+        virtual(run(method))
+
+
+@pytest.mark.parametrize("kind", [ValueError, Unable])
+def test_token_speculation_goes_on_without_a_draft_that_refuses_but_not_without_one_that_cannot(
+    kind: type[ValueError],
+) -> None:
+    async def run() -> None:
+        world = World.make(3, num_steps=(3, 3))
+        plain = await world.run("autoregressive", PROMPT)
+
+        async def refuse(*_: Any) -> Proposal:
+            raise kind("not this one")
+
+        world.draft.engine.propose_tokens = refuse  # type: ignore[method-assign]
+        trace = await world.run("token_speculative", PROMPT)
+        assert trace.tokens == plain.tokens
+        assert trace.num_drafted == 0
+
+    if kind is Unable:
+        with pytest.raises(Unable, match="not this one"):
+            virtual(run())
+    else:
+        virtual(run())
 
 
 @pytest.mark.parametrize("method", ["sequential", "specreason", "lookahead", "lookahead_batch"])

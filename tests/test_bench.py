@@ -15,7 +15,7 @@ from tiny import PROMPTS, picture, save_checkpoint
 
 from dreamr.actors.types import ROOT, Prompt, Sampling, Step
 from dreamr.bench.cold import cold_copy
-from dreamr.bench.contender import Contender, Entry, PipelineContender, parse_entries
+from dreamr.bench.contender import Contender, Entry, PipelineContender
 from dreamr.bench.duel import Duel, Run
 from dreamr.bench.machine import Machine
 from dreamr.bench.schema import MethodReport, Report, Speedup
@@ -221,33 +221,6 @@ def test_the_machine_is_named() -> None:
     machine = Machine.this()
     assert machine.cores >= 1
     assert machine.cpu
-
-
-def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
-    settings = PipelineSettings(alpha=0.6)
-    entries = parse_entries("autoregressive,fpsr,fpsr:verdict=digit+threshold=5", "window=1,8", settings)
-    digits = "fpsr:verdict=digit+threshold=5"
-    swept = ["fpsr:window=1", "fpsr:window=8", f"{digits}+window=1", f"{digits}+window=8"]
-    assert [entry.name for entry in entries] == ["autoregressive", "fpsr", digits, *swept]
-    chosen = {entry.name: entry.settings for entry in entries}
-    assert (chosen["fpsr"].alpha, chosen["fpsr:window=8"].window) == (0.6, 8)
-    assert chosen[digits].threshold == 5
-
-
-@pytest.mark.parametrize(
-    ("methods", "sweep", "problem"),
-    [
-        ("fast", None, "there is no method 'fast'; choose out of autoregressive,"),
-        ("fpsr:speed=2", None, "there is no setting 'speed'"),
-        ("fpsr:alpha=2", None, "should be less than 1"),
-        ("fpsr:verdict=same", None, "compares with the target's own step"),
-        ("fpsr", "speed=1,2", "write setting=value,value"),
-        ("autoregressive", "alpha=0.5", "for methods that are schedules"),
-    ],
-)
-def test_methods_that_cannot_be_had_are_refused(methods: str, sweep: str | None, problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        parse_entries(methods, sweep, PipelineSettings())
 
 
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from dreamr.bench.scenario import PRESETS, Scenario, Writing
 from dreamr.bench.simulation import predict, virtual
-from dreamr.config import ConfigError, Method, PipelineSettings
+from dreamr.cli.simulate import simulate
+from dreamr.config import ConfigError, Method, PipelineSettings, load_config
 from dreamr.engines.cores import Cores
 
 WRITES = Writing(token_s=0.01, step_tokens=(10, 10))
@@ -89,6 +91,60 @@ def test_call_costs_slow_down_what_makes_more_calls() -> None:
     costly = scenario(call_s=0.02, acceptance={"rho": 0.7, "same": 0.7, "digit": 0.7})
     (one,) = predict(costly, SETTINGS, ["sequential"], 10)
     assert one.speedup.geomean < one.ideal.geomean
+
+
+def test_the_ideal_knows_neither_call_costs_nor_shared_cores() -> None:
+    (one,) = predict(scenario(call_s=0.02, cores=1, together=1.5), SETTINGS, ["fpsr"], 5)
+    assert one.speedup.geomean < 9
+    assert one.ideal.geomean == pytest.approx(10)
+
+
+def measured_report(folder: Path, **pipeline: object) -> Path:
+    """A report of the scenario above, in which fpsr was measured at a speedup of 8."""
+    writes = {"prompt_s": 0, "first_s": 0, "num_steps": 9, "tokens_low": 10, "tokens_mean": 10, "tokens_high": 10}
+    fast = {
+        "name": "fpsr", "accuracy": 1, "unparsed_rate": 0, "speedup": {"geomean": 8.0, "low": None, "high": None},
+        "wall_s": 1, "acceptance_rate": 1, "coverage": 1, "cores": 2, "latency_s": {"p50": 1, "p95": 1},
+        "tokens": {"committed": 1, "drafted": 1, "wasted_draft": 0, "wasted_target": 0}, "num_problems": 1,
+        "num_losses": 0, "orchestration_share": 0, "busy_s": {}, "actors": [], "threads": 3, "gpus": 0,
+    }  # fmt: skip
+    config = load_config().model_dump(mode="json")
+    config["pipeline"] |= pipeline
+    report = {
+        "command": "dreamr bench", "seed": 0, "config": config, "models": {}, "problems": [], "methods": [fast],
+        "machine": {"cpu": "", "cores": 2, "load": 0, "system": "", "python": ""},
+        "measured": {
+            "target": writes | {"token_s": 0.01}, "draft": writes | {"token_s": 0.001}, "verdict_s": 0, "call_s": 0.01,
+            "steps_low": 8, "steps_high": 8, "acceptance": {"sequential": 1.0}, "together": 1.2,
+        },
+    }  # fmt: skip
+    path = folder / "report.json"
+    path.write_text(json.dumps(report))
+    return path
+
+
+def test_predictions_are_set_against_what_was_measured_and_against_the_ideal(tmp_path: Path) -> None:
+    out = tmp_path / "simulation.json"
+    simulate("", measured_report(tmp_path), 3, None, out=out, as_json=True)
+    document = json.loads(out.read_text())
+    rows = {row["method"]: row for row in document["methods"]}
+    assert document["references"] == "measured"
+    assert rows["fpsr"]["ideal"]["geomean"] == pytest.approx(10)
+    assert rows["fpsr"]["reference_over_ideal"] == pytest.approx(0.8)
+    assert rows["fpsr"]["predicted_over_reference"] == pytest.approx(rows["fpsr"]["speedup"]["geomean"] / 8)
+    assert rows["sequential"]["reference_over_ideal"] is None
+
+
+def test_a_calibrated_simulation_runs_under_the_settings_of_the_report(tmp_path: Path) -> None:
+    def speeds(window: int | None, **pipeline: object) -> dict[str, float]:
+        out = tmp_path / "simulation.json"
+        simulate("", measured_report(tmp_path, **pipeline), 2, window, out=out, as_json=True)
+        return {row["method"]: row["speedup"]["geomean"] for row in json.loads(out.read_text())["methods"]}
+
+    assert speeds(None, first_target_steps=4)["fpsr"] < speeds(None)["fpsr"]
+    assert speeds(None, window=1) == speeds(1) != speeds(None)
+    assert "specreason" not in speeds(None)
+    assert "specreason" in speeds(None, verdict="rho"), "then its verdicts are those of the sequential method"
 
 
 def test_one_core_leaves_nothing_to_win_but_what_the_draft_saves() -> None:

@@ -59,6 +59,13 @@ def test_a_proposal_from_the_targets_own_distribution_is_always_accepted() -> No
         assert accept_sampled(p, p[:3], tokens, generator)[0] == 3
 
 
+def test_probabilities_that_differ_by_rounding_alone_leave_the_targets_to_draw_from() -> None:
+    p = torch.tensor([[0.25, 0.5], [0.5, 0.5]])  # rows that round to less than 1: q is nowhere smaller
+    outcomes = {accept_sampled(p, 2 * p[:1], (0,), torch.Generator().manual_seed(seed)) for seed in range(20)}
+    assert {own for num, own in outcomes if num == 0} <= {0, 1}
+    assert any(num == 0 for num, _ in outcomes)
+
+
 def test_greedy_acceptance_stops_at_the_first_difference() -> None:
     logits = torch.eye(4, 6)  # the target would write 0, 1, 2, 3
     assert accept_greedy(logits, (0, 1, 2)) == (3, 3)

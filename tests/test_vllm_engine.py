@@ -8,17 +8,20 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import pytest_asyncio
 from engine_kinds import VLLM
 from engine_walks import EMBEDDED, GREEDY, write_chain
 
-from dreamr.actors.types import ROOT
+from dreamr.actors.types import ROOT, Step
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
+from dreamr.engines.vllm import VLLMEngine
 from dreamr.engines.vllm_loading import core_pids
 from dreamr.tasks.ledger import make_problem
 
@@ -41,6 +44,17 @@ async def engine() -> AsyncIterator[Any]:
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
     with pytest.raises(ValueError, match=r"needs vLLM, which is not installed .* pip install -e '\.\[vllm\]'"):
         build_engine(VLLMEngineConfig(kind="vllm", model="embedded:draft"))
+
+
+async def test_the_targets_step_comes_first_in_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Any = VLLMEngine.__new__(VLLMEngine)
+    engine._chat = SimpleNamespace(same_chat=lambda first, second: (first, second))
+    engine._input = SimpleNamespace(checked=AsyncMock(side_effect=lambda rendered: rendered["prompt_token_ids"]))
+    engine._questions = {"rho": lambda: None}
+    asked = AsyncMock(return_value=0.5)
+    monkeypatch.setattr(engine, "_asked", asked)
+    await engine._comparison("", Step((), (1,), "drafted"), Step((), (2,), "own"), "same")
+    assert asked.await_args.args[1] == ["own", "drafted"]
 
 
 @pytest.mark.vllm

@@ -1,7 +1,7 @@
 """`Arena`: the contenders of a run, over a group's actors and over those that only some baselines need.
 
 start:  group's own actors (given) ─┬─▶ schedules
-        a target with all cores ────┼─▶ autoregressive_all_cores        each made only when it is asked for; all are
+        a target with their cores ──┼─▶ autoregressive_all_cores        each made only when it is asked for; all are
         transformers' own pair ─────┴─▶ transformers, ..._assisted      idle while another contender runs
 stop:   what was made here is stopped and awaited; the group is its owner's
 """
@@ -27,7 +27,9 @@ class Arena:
     """`async with Arena(group, config, entries, cores) as arena:` has `arena.contenders`, and says what `failed`."""
 
     def __init__(self, group: ActorGroup, config: GroupConfig, entries: Sequence[Entry], cores: int) -> None:
-        self._group, self._config, self._entries, self._cores = group, config, entries, cores
+        self._group, self._config, self._entries = group, config, entries
+        self.num_threads = min(cores, sum(actor.num_threads for actor in config.actors().values()))
+        """What a method can use at most, and so what the target gets for itself in `autoregressive_all_cores`."""
         self._stack = AsyncExitStack()
         self._pair: Any = None
         self.contenders: list[Contender] = []
@@ -71,7 +73,7 @@ class Arena:
         if self._hf(self._config.target).device != "cpu":
             raise ValueError("the target runs on a GPU, where the number of threads does not matter")
         target = self._config.target.model_copy(
-            update={"num_threads": self._cores, "num_cpus": 0.0, "background": False}
+            update={"num_threads": self.num_threads, "num_cpus": 0.0, "background": False}
         )
         # A group needs a draft; this one is never asked.
         idle = ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), num_cpus=0.0)

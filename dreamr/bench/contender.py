@@ -2,7 +2,7 @@
 
 fpsr                       a schedule
 fpsr:alpha=0.5             a schedule with a setting of its own; several are joined by +
-autoregressive_all_cores   the target alone, with as many threads as the other methods use cores
+autoregressive_all_cores   the target alone, with as many threads as the other methods can use cores
 transformers               the library's own generate
 transformers_assisted      the same with the draft as its assistant
 """
@@ -22,6 +22,7 @@ from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.registry import METHODS, build_pipeline
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import Trace
+from dreamr.pipelines.verification import Rule
 
 BASELINE: Method = "autoregressive"
 """What every other method is compared with: the target alone."""
@@ -80,9 +81,13 @@ def parse_entries(methods: str, sweep: str | None, settings: PipelineSettings) -
     entries = [parse_entry(name, settings) for name in names]
     if sweep is not None:
         key, _, values = sweep.partition("=")
-        swept = [name for name in names if PipelineSettings.model_fields.keys() >= {key} and _sweepable(name)]
+        swept = [
+            name for name in names if key in PipelineSettings.model_fields and _reads(parse_entry(name, settings), key)
+        ]
         if not swept or not values:
-            raise ValueError(f"--sweep {sweep}: write setting=value,value,..., for methods that are schedules")
+            raise ValueError(
+                f"--sweep {sweep}: write setting=value,value,..., for methods that are schedules and read the setting"
+            )
         entries += [
             parse_entry(_with(name, f"{key}={value}"), settings) for name in swept for value in values.split(",")
         ]
@@ -114,9 +119,23 @@ def _value(name: str, key: str, text: str) -> object:
         raise ValueError(f"method '{name}': {key} = {text!r} cannot be read; write a number or a word.") from error
 
 
-def _sweepable(name: str) -> bool:
-    base = name.partition(":")[0]
-    return base in METHODS and base != "autoregressive"
+WITH_WINDOW: tuple[Method, ...] = ("fpsr", "lookahead", "lookahead_batch", "parallel_prefix")
+"""Methods that draft several steps ahead."""
+
+
+def _reads(entry: Entry, key: str) -> bool:
+    """Whether the setting changes anything for a schedule, so that its values are worth measuring."""
+    settings = entry.settings
+    by_step, by_rho = settings.method != "token_speculative", Rule.of(settings).kind == "rho"
+    is_read = {
+        "window": settings.method in WITH_WINDOW,
+        "proposed_tokens": not by_step,
+        "alpha": by_step and by_rho,
+        "threshold": by_step and not by_rho,
+        "verdict": by_step,
+        "first_target_steps": by_step,
+    }
+    return entry.base in METHODS and entry.base != BASELINE and is_read.get(key, True)
 
 
 def _with(name: str, change: str) -> str:

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from dreamr.actors.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
+from dreamr.actors.types import ROOT, ActorLost, Criterion, Prompt, Sampling, Step, Tokens
 from dreamr.bench.cold import cold_copy
 from dreamr.bench.duel import Run
 from dreamr.config import PipelineSettings
@@ -35,7 +35,7 @@ async def self_acceptance(
                 chain = _chain(run.trace.steps)
                 verdicts = await actors.judge.score_chain(f"self/{criterion}/{run.problem}", prompt, chain, criterion)
                 accepted += [rule.accepts(verdict) for verdict in verdicts]
-        except ValueError as error:  # an engine need not know every kind of verdict
+        except (ValueError, ActorLost) as error:  # an engine need not know every kind of verdict
             log.warning("no self-acceptance by %s: %s", criterion, error)
             continue
         if accepted:
@@ -53,23 +53,35 @@ def _chain(steps: Sequence[CommittedStep]) -> list[Step]:
     return chain
 
 
-async def slowdown_together(actors: Actors, settings: PipelineSettings, prompt: Prompt) -> float:
+async def slowdown_together(actors: Actors, settings: PipelineSettings, prompt: Prompt) -> float | None:
     """How much longer a step of the target and one of the draft take when both are written at once.
 
-    1 when each has cores of its own; above, they share something: cores, caches, memory.
+    1 when each has cores of its own; above, they share something: cores, caches, memory. None when an actor is lost.
     """
     sampling = Sampling(max_tokens=settings.max_step_tokens)
-    ratios = []
-    for number in range(NUM_ALTERNATIONS):
-        cold = cold_copy(prompt, f"together {number}")
-        await asyncio.gather(actors.target.prefill(cold), actors.draft.prefill(cold))
-        alone = await _write(actors.target, f"alone {number}", cold, sampling)
-        draft = asyncio.create_task(_keep_busy(actors.draft, f"busy {number}", cold, sampling))
-        beside = await _write(actors.target, f"beside {number}", cold, sampling)
-        draft.cancel()
-        await asyncio.gather(draft, return_exceptions=True)
-        ratios.append(beside / alone)
+    try:
+        ratios = [
+            await _slowdown(actors, str(number), cold_copy(prompt, f"together {number}"), sampling)
+            for number in range(NUM_ALTERNATIONS)
+        ]
+    except ActorLost as error:
+        log.warning("no measured latencies, since a control could not be measured: %s", error)
+        return None
     return max(1.0, statistics.median(ratios))
+
+
+async def _slowdown(actors: Actors, name: str, prompt: Prompt, sampling: Sampling) -> float:
+    await asyncio.gather(actors.target.prefill(prompt), actors.draft.prefill(prompt))
+    alone = await _write(actors.target, f"alone {name}", prompt, sampling)
+    draft = asyncio.create_task(_keep_busy(actors.draft, f"busy {name}", prompt, sampling))
+    try:
+        beside = await _write(actors.target, f"beside {name}", prompt, sampling)
+    finally:
+        draft.cancel()
+        (ended,) = await asyncio.gather(draft, return_exceptions=True)
+    if isinstance(ended, Exception):  # then the target was not in company all the time
+        raise ended
+    return beside / alone
 
 
 async def _write(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> float:

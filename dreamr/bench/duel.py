@@ -37,7 +37,7 @@ class Duel:
     def __init__(self, contenders: Sequence[Contender], seed: int) -> None:
         self.contenders, self._seed = tuple(contenders), seed
         self.failed: dict[str, str] = {}
-        """Contenders that could not answer the warm-up, and why; they take no further part."""
+        """Contenders that could not answer a problem, and why; they take no further part."""
         self._runner = Runner()
 
     def problem(self, index: int) -> Problem:
@@ -54,13 +54,15 @@ class Duel:
                 await self._runner.warm_up(contender, prompt)
             except Exception as error:
                 # A library that does not support this pair, an engine without token speculation: the others go on.
-                self.failed[contender.entry.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                if len(self.failed) == len(self.contenders):
+                self._drop(contender, error)
+                if not self.contenders:
                     raise
-        self.contenders = tuple(one for one in self.contenders if one.entry.name not in self.failed)
 
     async def run(self, index: int, on_commit: Callable[[str], OnCommit] | None = None) -> list[Run]:
-        """Answer problem number `index` by every contender; whatever drifts in the machine meets them in turn."""
+        """Answer problem number `index` by every contender; whatever drifts in the machine meets them in turn.
+
+        A contender that fails drops out. Raises what the last one raised when none is left.
+        """
         problem = self.problem(index)
         prompt = problem.prompt
         contenders = self.contenders if index % 2 == 0 else self.contenders[::-1]
@@ -68,6 +70,16 @@ class Duel:
         for contender in contenders:
             name = contender.entry.name
             listener = on_commit(name) if on_commit else None
-            trace = await self._runner.run(contender, prompt, listener)
-            runs.append(Run(index, name, problem.answer, trace))
+            try:
+                trace = await self._runner.run(contender, prompt, listener)
+            except Exception as error:
+                self._drop(contender, error)
+                if not self.contenders:
+                    raise
+            else:
+                runs.append(Run(index, name, problem.answer, trace))
         return runs
+
+    def _drop(self, contender: Contender, error: Exception) -> None:
+        self.failed[contender.entry.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.contenders = tuple(one for one in self.contenders if one is not contender)

@@ -11,7 +11,7 @@ from dreamr.actors.types import EngineInfo, Role
 from dreamr.bench.contender import Contender
 from dreamr.bench.duel import Run
 from dreamr.bench.machine import Machine
-from dreamr.bench.schema import MachineReport, Measured, Model, Report
+from dreamr.bench.schema import MachineReport, Model, Report
 from dreamr.bench.summary import row, summarise
 from dreamr.config import Config
 
@@ -24,11 +24,9 @@ def make_report(
     contenders: Sequence[Contender],
     runs: Sequence[Run],
     *,
-    failed: Mapping[str, str] | None = None,
-    self_acceptance: Mapping[str, float] | None = None,
-    measured: Measured | None = None,
+    failed: Mapping[str, str],
 ) -> Report:
-    """The report of `runs` in the order in which they ran."""
+    """The report of `runs` in the order in which they ran, without the controls."""
     return Report(
         command=shlex.join(["dreamr", *sys.argv[1:]]),
         seed=seed,
@@ -37,9 +35,7 @@ def make_report(
         models=model_reports(models),
         problems=[row(run) for run in runs],
         methods=summarise(runs, contenders, machine.cores, seed),
-        failed=dict(failed or {}),
-        self_acceptance=dict(self_acceptance or {}),
-        measured=measured,
+        failed=dict(failed),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from dreamr.bench.schema import Measured, Report, StepTime
-from dreamr.config import ConfigError, Method, VerdictKind
+from dreamr.config import ConfigError, Method, PipelineSettings, VerdictKind, first_problem
+from dreamr.pipelines.verification import Rule
 
 PRESETS = ("q32b-q2b", "q32b-q4b")
 
@@ -83,7 +84,7 @@ class Scenario(_Part):
             verdict_s=measured.verdict_s,
             call_s=measured.call_s,
             num_steps=(measured.steps_low, measured.steps_high),
-            acceptance=_acceptance(measured),
+            acceptance=_acceptance(measured, settings_of(report)),
             token_acceptance=_token_acceptance(report),
             cores=None if group["target"]["num_gpus"] else report.machine.cores,
             background=group["target"]["background"],
@@ -99,18 +100,28 @@ def _writing(time: StepTime) -> Writing:
     )
 
 
-def _acceptance(measured: Measured) -> dict[VerdictKind, float]:
-    # In lookahead what gets a verdict depends on timing: its form in rounds is the better witness.
-    methods: dict[VerdictKind, tuple[str, ...]] = {
-        "rho": ("sequential",),
-        "digit": ("specreason",),
-        "same": ("lookahead_batch", "lookahead"),
-    }
-    rates = {
-        kind: [measured.acceptance[name] for name in names if name in measured.acceptance]
-        for kind, names in methods.items()
-    }
-    return {kind: found[0] for kind, found in rates.items() if found}
+def settings_of(report: Report) -> PipelineSettings:
+    """How the report's methods ran. Raises ConfigError."""
+    try:
+        return PipelineSettings.model_validate(report.config["pipeline"])
+    except ValidationError as error:
+        raise ConfigError(
+            f"--calibrate: the report's config.pipeline is of another version: {first_problem(error)}"
+        ) from error
+
+
+# In lookahead what gets a verdict depends on timing: its form in rounds is the better witness.
+_WITNESSES: tuple[Method, ...] = ("sequential", "specreason", "lookahead_batch", "lookahead")
+
+
+def _acceptance(measured: Measured, settings: PipelineSettings) -> dict[VerdictKind, float]:
+    """By kind of verdict, from the first method that was measured with it."""
+    rates: dict[VerdictKind, float] = {}
+    for method in _WITNESSES:
+        if method in measured.acceptance:
+            kind = Rule.of(settings.model_copy(update={"method": method})).kind
+            rates.setdefault(kind, measured.acceptance[method])
+    return rates
 
 
 def _token_acceptance(report: Report) -> float:
@@ -118,8 +129,7 @@ def _token_acceptance(report: Report) -> float:
     one = report.method("token_speculative")
     if one is None or one.acceptance_rate is None:
         return 0.8
-    settings: dict[str, Any] = report.config["pipeline"]
-    num, low, high = settings["proposed_tokens"], 0.0, 1.0
+    num, low, high = settings_of(report).proposed_tokens, 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
         share = sum(middle**place for place in range(1, num + 1)) / num

@@ -24,8 +24,9 @@ class Speedup(_Part):
     geomean: float
     """Geometric mean over problems of autoregressive wall time / own wall time."""
     low: float | None
-    """95 % interval of its bootstrap over problems; null with a single problem."""
+    """Lower end of the 95 % interval of its bootstrap over problems; null with a single problem."""
     high: float | None
+    """Upper end."""
 
 
 class Tokens(_Part):
@@ -34,6 +35,7 @@ class Tokens(_Part):
     committed: int
     """Tokens of the answers."""
     drafted: int
+    """Tokens that the draft wrote, whatever became of them."""
     wasted_draft: int
     """Drafted tokens that were thrown away."""
     wasted_target: int
@@ -44,7 +46,9 @@ class Latency(_Part):
     """Wall time of one problem, seconds."""
 
     p50: float
+    """Median over the problems."""
     p95: float
+    """Not exceeded in 95 % of the problems, interpolated."""
 
 
 class MethodReport(_Part):
@@ -68,7 +72,9 @@ class MethodReport(_Part):
     cores: int
     """Compute threads of its actors together, but not more than the machine has."""
     latency_s: Latency
+    """Of one problem."""
     num_problems: int
+    """Problems that it answered."""
     num_losses: int
     """How often an actor was lost."""
     orchestration_share: float
@@ -80,28 +86,41 @@ class MethodReport(_Part):
     threads: int
     """Compute threads of these actors together."""
     gpus: float
+    """GPUs of these actors together."""
 
 
 class Row(_Part):
     """One problem answered by one method."""
 
     problem: int
+    """Its number in the stream that `seed` fixes."""
     method: str
+    """As in `methods`, or in `failed` when the method failed at a later problem."""
     expected: int
+    """The right answer."""
     answer: int | None
+    """The number on the last answer line; null without one."""
     right: bool
     end: End
+    """answered: the model ended its answer; budget: `max_tokens` was reached; loop: two equal steps in a row."""
     wall_s: float
+    """From the call of the method to its last commit, seconds."""
     orchestration_s: float
+    """Part of it in which no model that the next commit waits for was running."""
     num_steps: int
+    """Committed steps."""
     num_drafted: int
+    """Drafted steps (tokens for token_speculative), like the next two."""
     num_judged: int
+    """Those whose verdict decided something."""
     num_accepted: int
     committed_tokens: int
+    """As in `Tokens`, like the next three."""
     drafted_tokens: int
     wasted_draft_tokens: int
     wasted_target_tokens: int
     num_losses: int
+    """How often an actor was lost."""
 
 
 class StepTime(_Part):
@@ -109,29 +128,38 @@ class StepTime(_Part):
     longer, for reading the prompt."""
 
     prompt_s: float
+    """Reading the prompt."""
     first_s: float
+    """Of every step, whatever its length."""
     token_s: float
+    """Of every token."""
     num_steps: int
     """Measured steps."""
     tokens_low: int
-    """Lengths of the measured steps, delimiter included: 5 %, mean and 95 %."""
+    """Lengths of the measured steps, delimiter included: the 5 % quantile."""
     tokens_mean: float
+    """Their mean."""
     tokens_high: int
+    """Their 95 % quantile."""
 
 
 class Measured(_Part):
     """What the simulator needs, measured where nothing else was running: see docs/bench.md."""
 
     target: StepTime
+    """From the runs of the autoregressive method."""
     draft: StepTime
+    """From the runs of the sequential method, like the verdict's time."""
     verdict_s: float
+    """Mean time of a verdict, without a request's first, which also reads the prompt."""
     call_s: float
     """What a call costs beside the model's work: Ray, the event loops, the driver."""
     steps_low: int
-    """Fewest and most steps of an answer."""
+    """Fewest steps of an answer."""
     steps_high: int
+    """Most steps of an answer."""
     acceptance: dict[str, float]
-    """Acceptance rate by kind of verdict."""
+    """Acceptance rate by method, named as in `methods`."""
     together: float
     """How much longer draft and target take when both are at work at once: 1 on cores of their own."""
 
@@ -140,25 +168,35 @@ class MachineReport(_Part):
     """Where it was measured."""
 
     cpu: str
+    """Its model's name."""
     cores: int
+    """Cores that the command might use."""
     load: float
+    """Processes that ran on the machine in the minute before."""
     system: str
+    """Operating system, its version and the architecture."""
     python: str
+    """Python's version."""
 
 
 class Model(_Part):
     """The model in one actor."""
 
     model: str
+    """Folder, hub id or built-in name."""
     device: str
+    """Where it runs, as torch names it."""
     num_parameters: int
+    """How many numbers it has learned; 0 when the engine has no model."""
 
 
 class Report(_Part):
     """Everything that one run of `dreamr bench` or `dreamr demo` found out."""
 
     version: Literal[1] = 1
+    """Of this format."""
     command: str
+    """The command line that made this report."""
     seed: int
     """Seed of the problems."""
     config: dict[str, Any]
@@ -169,8 +207,9 @@ class Report(_Part):
     problems: list[Row]
     """A row per problem and method, in the order in which they ran."""
     methods: list[MethodReport]
+    """A summary per method that answered every problem."""
     failed: dict[str, str] = {}
-    """Methods that could not run here, and why."""
+    """Methods that could not run here, or failed at some problem, and why."""
     self_acceptance: dict[str, float] = {}
     """How often the target accepts its own steps, by kind of verdict."""
     measured: Measured | None = None

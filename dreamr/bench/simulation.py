@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import async_solipsism
+from pydantic import ValidationError
 
 from dreamr.actors.local import LocalJudge, LocalWriter
 from dreamr.actors.types import Prompt, Sampling, Step
@@ -41,7 +42,7 @@ class Prediction:
     method: Method
     speedup: Speedup
     ideal: Speedup
-    """The same without what calls cost."""
+    """The same where calls cost nothing and every actor has a core of its own, which no other slows down."""
     acceptance_rate: float | None
     coverage: float
 
@@ -49,13 +50,13 @@ class Prediction:
 def predict(
     scenario: Scenario, settings: PipelineSettings, methods: Sequence[Method], num_problems: int
 ) -> list[Prediction]:
-    """A prediction per method; those whose kind of verdict has no acceptance rate in the scenario are left out."""
-    free = scenario.model_copy(update={"call_s": 0.0})
+    """A prediction per method; left out are those that the settings do not allow, and those whose kind of verdict has
+    no acceptance rate in the scenario."""
+    free = scenario.model_copy(update={"call_s": 0.0, "cores": None, "together": 1.0})
     plain, plain_free = (_walls(_runs(one, settings, BASELINE, num_problems)) for one in (scenario, free))
     predictions = []
     for method in methods:
-        chosen = settings.model_copy(update={"method": method})
-        if method not in (BASELINE, "token_speculative") and Rule.of(chosen).kind not in scenario.acceptance:
+        if not _predictable(scenario, settings, method):
             continue
         traces = _runs(scenario, settings, method, num_problems)
         ideal = _walls(_runs(free, settings, method, num_problems))
@@ -70,6 +71,16 @@ def predict(
             )
         )
     return predictions
+
+
+def _predictable(scenario: Scenario, settings: PipelineSettings, method: Method) -> bool:
+    if method in (BASELINE, "token_speculative"):
+        return True
+    try:
+        chosen = PipelineSettings.model_validate(settings.model_dump() | {"method": method})
+    except ValidationError:  # a verdict that this method cannot ask for
+        return False
+    return Rule.of(chosen).kind in scenario.acceptance
 
 
 def _walls(traces: Sequence[Trace]) -> list[float]:

@@ -13,10 +13,14 @@ from dreamr.bench.speedup import speedup
 
 
 def summarise(runs: Sequence[Run], contenders: Sequence[Contender], cores: int, seed: int = 0) -> list[MethodReport]:
-    """One summary per contender, in their order; `cores` is what the machine has."""
+    """One summary per contender, in their order; `cores` is what the machine has.
+
+    Runs of contenders that are not given are left out: those that failed later have not answered every problem.
+    """
     by_name: dict[str, list[Run]] = {contender.entry.name: [] for contender in contenders}
     for run in sorted(runs, key=lambda run: run.problem):
-        by_name[run.name].append(run)
+        if run.name in by_name:
+            by_name[run.name].append(run)
     baseline = [run.trace.wall_s for run in by_name.get(BASELINE, [])]
 
     def against_baseline(own: list[Run]) -> Speedup | None:

@@ -24,7 +24,8 @@ def draw_sweeps(report: Report, folder: Path) -> None:
             _speedup_line(speed, name, points)
             values = [value for value, _ in points]
             right.plot(values, [100 * one.accuracy for _, one in points], "o-", label=name)
-            accepted.plot(values, [100 * (one.acceptance_rate or 0) for _, one in points], "o-", label=name)
+            judged = [(value, 100 * one.acceptance_rate) for value, one in points if one.acceptance_rate is not None]
+            accepted.plot([value for value, _ in judged], [rate for _, rate in judged], "o-", label=name)
         for axes, label in ((speed, "speedup"), (right, "right answers, %"), (accepted, "acceptance, %")):
             axes.set_xlabel(setting)
             axes.set_ylabel(label)

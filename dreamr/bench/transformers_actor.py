@@ -65,7 +65,8 @@ class TransformersActor:
             attention_mask=torch.ones_like(ids),
             max_new_tokens=settings.max_tokens,
             do_sample=sampled,
-            **({"temperature": settings.temperature, "top_p": settings.top_p} if sampled else {}),
+            # top_k: the library's default of 50 would cut off what the schedules may draw.
+            **({"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if sampled else {}),
             **({"assistant_model": self._draft} if assisted else {}),
             **images,
         )

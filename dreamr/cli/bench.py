@@ -39,13 +39,15 @@ def bench(
 
         async with Arena(group, settled.group, entries, machine.cores) as arena:
             duel = Duel(arena.contenders, seed)
-            runs = await run_problems(duel, problems, notices)
+            runs = await run_problems(duel, problems, notices, arena.failed)
+        failed = arena.failed | duel.failed
+        report = make_report(settled, seed, machine, group.infos, duel.contenders, runs, failed=failed)
+        # Whatever becomes of the controls, what took so long to measure is not lost.
+        write_folder(report, out)
         with notices.status("Measuring the controls ..."):
             accepted, together = await _controls(group, settled.pipeline, duel, runs)
-        return make_report(
-            settled, seed, machine, group.infos, duel.contenders, runs,
-            failed=arena.failed | duel.failed, self_acceptance=accepted, measured=measured(runs, together),
-        )  # fmt: skip
+        found = measured(runs, together) if together else None
+        return report.model_copy(update={"self_acceptance": accepted, "measured": found})
 
     report = run_with_actors(settled, notices, measure)
     write_folder(report, out)
@@ -66,7 +68,7 @@ def write_folder(report: Report, folder: Path) -> None:
 
 async def _controls(
     group: ActorGroup, settings: PipelineSettings, duel: Duel, runs: list[Run]
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, float], float | None]:
     from dreamr.bench.controls import self_acceptance, slowdown_together
 
     answers = [(duel.problem(run.problem).prompt, run) for run in runs if run.name == "autoregressive"]

@@ -51,7 +51,7 @@ def demo(
 
         async with Arena(group, settled.group, entries, machine.cores) as arena:
             duel = Duel(arena.contenders, seed)
-            runs = await run_problems(duel, problems, notices, lambda: _first(duel, screen))
+            runs = await run_problems(duel, problems, notices, arena.failed, lambda: _first(duel, screen))
         failed = arena.failed | duel.failed
         report = make_report(settled, seed, machine, group.infos, duel.contenders, runs, failed=failed)
         return report, pictured(runs)

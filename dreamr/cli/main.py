@@ -140,7 +140,8 @@ def simulate(
     scenario: Annotated[str, typer.Option(help="q32b-q2b, q32b-q4b, or a YAML file of your own.")] = "q32b-q2b",
     calibrate: Annotated[Path | None, typer.Option(help="report.json: predict what it measured.")] = None,
     problems: Annotated[int, typer.Option(help="How many simulated problems.")] = 40,
-    window: Annotated[int, typer.Option(help="How many steps the draft may be ahead.")] = 4,
+    window: Annotated[int | None, typer.Option(help="How many steps the draft may be ahead.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write what --json prints to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict speedups from latencies and acceptance rates: the schedules themselves, under a virtual clock."""
@@ -148,7 +149,7 @@ def simulate(
     from dreamr.cli.failures import reported
 
     with reported():
-        command.simulate(scenario, calibrate, problems, window, as_json=as_json)
+        command.simulate(scenario, calibrate, problems, window, out=out, as_json=as_json)
 
 
 def _show_version(wanted: bool) -> None:

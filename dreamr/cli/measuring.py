@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from rich.console import Console
 
@@ -27,9 +27,19 @@ def read_entries(problems: int, methods: str, sweep: str | None, settings: Pipel
 
 
 async def run_problems(
-    duel: Duel, num_problems: int, notices: Console, first: Callable[[], Awaitable[list[Run]]] | None = None
+    duel: Duel,
+    num_problems: int,
+    notices: Console,
+    failed: Mapping[str, str],
+    first: Callable[[], Awaitable[list[Run]]] | None = None,
 ) -> list[Run]:
-    """Warm up, then answer every problem by every method; `first` answers the first one, where it is to be shown."""
+    """Warm up, then answer every problem by every method; `first` answers the first one, where it is to be shown.
+
+    `failed` are the methods that cannot take part, and why. Raises BadInput when these are all.
+    """
+    if not duel.contenders:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise BadInput(f"--methods: none of them can be measured with this configuration; name another. {reasons}.")
     with notices.status("Warming up ..."):
         await duel.warm_up()
     runs = await first() if first else []

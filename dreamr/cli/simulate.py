@@ -10,30 +10,36 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dreamr.bench.scenario import Scenario
+from dreamr.bench.scenario import Scenario, settings_of
 from dreamr.bench.schema import Report
 from dreamr.bench.simulation import Prediction, predict
 from dreamr.cli.failures import BadInput
+from dreamr.cli.inputs import check_writable
 from dreamr.cli.lines import percent
 from dreamr.config import PipelineSettings
 from dreamr.pipelines.registry import METHODS
 
 
-def simulate(scenario: str, calibrate: Path | None, problems: int, window: int, *, as_json: bool) -> None:
+def simulate(
+    scenario: str, calibrate: Path | None, problems: int, window: int | None, *, out: Path | None, as_json: bool
+) -> None:
     """Run the command. Raises BadInput and ConfigError."""
     if problems < 1:
         raise BadInput(f"--problems {problems}: at least one is needed.")
-    if window < 1:
+    if window is not None and window < 1:
         raise BadInput(f"--window {window}: at least one is needed.")
+    check_writable("--out", out)
     report = _read_report(calibrate) if calibrate else None
     chosen = Scenario.calibrated(report) if report else Scenario.read(scenario)
-    settings = PipelineSettings(window=window, max_tokens=10**9)
-    predictions = predict(chosen, settings, METHODS, problems)
-    references = _references(chosen, report)
+    predictions = predict(chosen, _settings(report, window), METHODS, problems)
+    source, references = _references(chosen, report)
+    document = json.dumps(_document(chosen, predictions, source, references), indent=2)
+    if out:
+        out.write_text(document + "\n", encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(_document(chosen, predictions, references), indent=2))
+        typer.echo(document)
     else:
-        _print(Console(), chosen, predictions, references, "measured" if report else "paper")
+        _print(Console(), chosen, predictions, source, references)
 
 
 def _read_report(path: Path) -> Report:
@@ -43,14 +49,23 @@ def _read_report(path: Path) -> Report:
         raise BadInput(f"--calibrate {error}") from error
 
 
-def _references(scenario: Scenario, report: Report | None) -> dict[str, float]:
-    """Speedups to compare with: measured ones, else the paper's."""
+def _settings(report: Report | None, window: int | None) -> PipelineSettings:
+    """The report's own; the answers of a simulation end by their number of steps, whatever their length."""
+    settings = settings_of(report) if report else PipelineSettings()
+    changes = {"max_tokens": 10**9} | ({} if window is None else {"window": window})
+    return settings.model_copy(update=changes)
+
+
+def _references(scenario: Scenario, report: Report | None) -> tuple[str, dict[str, float]]:
+    """Speedups to compare with, and where they are from: measured ones, else the paper's."""
     if report is None:
-        return {str(method): value for method, value in scenario.paper.items()}
-    return {one.name: one.speedup.geomean for one in report.methods if one.speedup}
+        return "paper", {str(method): value for method, value in scenario.paper.items()}
+    return "measured", {one.name: one.speedup.geomean for one in report.methods if one.speedup}
 
 
-def _document(scenario: Scenario, predictions: list[Prediction], references: dict[str, float]) -> dict[str, Any]:
+def _document(
+    scenario: Scenario, predictions: list[Prediction], source: str, references: dict[str, float]
+) -> dict[str, Any]:
     rows = [
         {
             "method": one.method,
@@ -58,30 +73,43 @@ def _document(scenario: Scenario, predictions: list[Prediction], references: dic
             "ideal": one.ideal.model_dump(),
             "acceptance_rate": one.acceptance_rate,
             "coverage": one.coverage,
-            "reference": references.get(one.method),
+            "reference": reference,
+            "predicted_over_reference": _ratio(one.speedup.geomean, reference),
+            "reference_over_ideal": _ratio(reference, one.ideal.geomean),
         }
         for one in predictions
+        for reference in [references.get(one.method)]
     ]
-    return {"scenario": scenario.model_dump(mode="json"), "methods": rows}
+    return {"scenario": scenario.model_dump(mode="json"), "references": source, "methods": rows}
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above and below else None
 
 
 def _print(
-    console: Console, scenario: Scenario, predictions: list[Prediction], references: dict[str, float], source: str
+    console: Console, scenario: Scenario, predictions: list[Prediction], source: str, references: dict[str, float]
 ) -> None:
-    table = Table("", "predicted", source, "difference", "without call costs", "acceptance", "coverage")
+    titles = ("predicted", source, f"predicted / {source}", "ideal", f"{source} / ideal", "acceptance", "coverage")
+    table = Table("", *titles)
     for column in table.columns[1:]:
         column.justify = "right"
     for one in predictions:
         reference = references.get(one.method)
         table.add_row(
             one.method,
-            f"{one.speedup.geomean:.2f}",
-            f"{reference:.2f}" if reference else "",
-            f"{100 * (one.speedup.geomean / reference - 1):+.0f} %" if reference else "",
-            f"{one.ideal.geomean:.2f}",
+            _number(one.speedup.geomean),
+            _number(reference),
+            _number(_ratio(one.speedup.geomean, reference)),
+            _number(one.ideal.geomean),
+            _number(_ratio(reference, one.ideal.geomean)),
             percent(one.acceptance_rate),
             percent(one.coverage),
         )
     console.print(table)
     for assumption in scenario.assumptions:
         console.print(f"- {assumption}", style="dim", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -25,5 +25,7 @@ def accept_sampled(p: Tensor, q: Tensor, tokens: Sequence[int], generator: torch
     for place, token in enumerate(tokens):
         if float(torch.rand((), generator=generator)) * float(q[place, token]) >= float(p[place, token]):
             rest = (p[place] - q[place]).clamp(min=0)
+            if not rest.any():  # p and q are the same but for rounding
+                rest = p[place]
             return place, int(torch.multinomial(rest, 1, generator=generator))
     return len(tokens), int(torch.multinomial(p[len(tokens)], 1, generator=generator))

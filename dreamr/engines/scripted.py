@@ -68,7 +68,8 @@ class ScriptedEngine:
         criterion: Criterion = "rho",
         references: Sequence[Step] = (),
     ) -> list[Verdict]:
-        """See `Engine`. A step that is accepted by one criterion is accepted by all of them."""
+        """See `Engine`. A step that is accepted by one criterion is accepted by all of them, at their default
+        thresholds."""
         await self._arrive()
         async with self._forward:
             started = self._now()
@@ -166,7 +167,7 @@ class ScriptedEngine:
     def rho(self, prompt: Prompt, step: Step) -> float:
         """The verdict on a step behind its own prefix."""
         rng = random.Random(f"rho/{self._config.seed}/{prompt.key}/{step.end}")
-        return 0.95 if rng.random() < self._config.acceptance else 0.05
+        return 0.99 if rng.random() < self._config.acceptance else 0.01
 
     def _reading(self, prompt: Prompt) -> float:
         """Seconds that the prompt still takes."""

@@ -230,7 +230,7 @@ class VLLMEngine:
             raise Unable(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
         started = time.time()
         rendered = await self._input.checked(
-            {"prompt_token_ids": list(self._chat.same_chat(step.text, reference.text))}
+            {"prompt_token_ids": list(self._chat.same_chat(reference.text, step.text))}
         )
         value = await self._asked(call_id, rendered, self._questions["rho"]())
         return Verdict(value, started, time.time())

@@ -15,14 +15,19 @@ def draft_chain(session: Session, window: int) -> list[Call[Step]]:
     return calls
 
 
-async def drafted_steps(session: Session, calls: list[Call[Step]]) -> list[Step]:
-    """The steps up to the end of the answer, or to the first one that is lost."""
+async def drafted_steps(session: Session, calls: list[Call[Step]], *, whole: bool = False) -> list[Step]:
+    """The steps up to the end of the answer, or to the first one that is lost.
+
+    `whole`: none behind a step that was cut off by its length.
+    """
     chain: list[Step] = []
     for call in calls:
         step = await session.unless_lost(call)
         if step is None or not step.tokens:
             break
         chain.append(step)
+        if whole and step.finish != "delimiter":
+            break
     for call in calls[len(chain) :]:
         call.stop()
     return chain

@@ -5,6 +5,7 @@
     verifier                                         [ t1 means d1?  t2 means d2? ... ]
 
 Committed are the drafted steps before the first that is not accepted, and the target's own step there; t5 when all are.
+A drafted step that was cut off by its length is the last of its chain: what follows it is the target's, as published.
 For engines that do not batch the calls that `lookahead` makes one by one.
 """
 
@@ -41,7 +42,7 @@ class LookaheadBatch:
 
 async def _commit_round(session: Session, window: int) -> None:
     drafts = draft_chain(session, window)
-    chain = await drafted_steps(session, drafts)
+    chain = await drafted_steps(session, drafts, whole=True)
     if not chain:
         await session.commit_written(session.write())
         return

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from dreamr.actors.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.call import Call
+from dreamr.pipelines.coin import Coin
 from dreamr.pipelines.request import Request
 from dreamr.pipelines.trace import CommittedStep, End, Outcome, Span, Trace
 
@@ -120,6 +121,8 @@ class Recorder:
     def _span(self, call: Call[Any]) -> Span | None:
         """None for a call that never reached a model."""
         value = call.value
+        if isinstance(call.handle, Coin):
+            return None
         if value is None:
             return Span(call.role, call.submitted, self.now(), "lost", call.step, 0)
         start, end = self._interval(value)

@@ -124,7 +124,9 @@ class Session:
         return "rho" if self.rule.kind == "random" else self.rule.kind
 
     def prepare_verifier(self) -> None:
-        """Have the verifier read the prompt while the draft writes its first step."""
+        """Have the verifier read the prompt while the draft writes its first step. A coin has nothing to read."""
+        if self.rule.kind == "random":
+            return
         self._preparing.append(asyncio.create_task(self._prefill_verifier(), name=f"prefill {self._request.id}"))
 
     async def _prefill_verifier(self) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dreamr.actors.types import Checked, Proposal, Role, Sampling, Step
+from dreamr.actors.types import ActorLost, Checked, Proposal, Role, Sampling, Step, Unable
 from dreamr.pipelines.base import OnCommit
 from dreamr.pipelines.call import Call
 from dreamr.pipelines.handles import Actors, Ref
@@ -52,7 +52,15 @@ class TokenSession(Session):
         proposing = self._propose() if self._actors.draft.up else None
         checking = self._check(proposing.ref if proposing else Proposal())
         proposal = (await self.unless_lost(proposing) if proposing else None) or Proposal()
-        checked, checking = await self.written(checking, lambda: self._check(proposal))
+        try:
+            checked, checking = await self.written(checking, lambda: self._check(proposal))
+        except (ActorLost, Unable):
+            raise
+        except Exception:
+            if not proposing or proposing.value:  # the target's own refusal
+                raise
+            # The check that waited for the proposal fails with it; the target can do without.
+            checked, checking = await self.written(self._check(proposal), lambda: self._check(proposal))
         self._rounds += [call for call in (proposing, checking) if call]
         num_kept = self._commit(checked)
         from_draft = min(num_kept, checked.num_accepted)

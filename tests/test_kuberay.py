@@ -122,7 +122,7 @@ def test_every_pod_of_the_service_has_the_key_that_clients_must_send() -> None:
     spec = cluster("rayservice.yaml")
     for group in (spec.headGroupSpec, *spec.workerGroupSpecs):
         [variable] = group.template.spec.containers[0].env
-            assert variable.name == ServeSettings().api_key_env
+        assert variable.name == ServeSettings().api_key_env
         assert variable.valueFrom.secretKeyRef == SecretKey(name="dreamr-api-key", key="key")
 
 

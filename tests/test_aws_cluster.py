@@ -70,7 +70,13 @@ def test_the_aws_file_leads_to_instances_that_are_set_up(ec2: Any) -> None:
     ssh = Recorder()
     commands.get_or_create_head_node(config, "cluster.yaml", False, False, True, None, _runner=ssh)
     done = "\n".join(ssh.commands)
-    steps = ("/.ray/auth_token", "pip install --quiet --constraint", "pip install --quiet boto3", "ray start --head")
+    steps = (
+        "/.ray/auth_token",
+        "install -qy build-essential python3-dev",
+        "[eval,serve,train,vllm]",
+        "pip install --quiet boto3",
+        "ray start --head",
+    )
     assert [done.index(step) for step in steps] == sorted(done.index(step) for step in steps)
 
     # What the autoscaler on the head does when an actor asks for a role:

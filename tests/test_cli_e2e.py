@@ -44,6 +44,23 @@ def test_demo_reports_on_both_methods() -> None:
     assert set(report["models"]) == {"draft", "target", "verifier"}
 
 
+def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    problems = [make_problem("test", 11, index) for index in range(3)]
+    rows = [
+        {"image": problem.image, "question": problem.question, "answer": str(problem.answer)} for problem in problems
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    dreamr(
+        "eval", "--benchmark", "realworldqa", "--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "out")
+    )
+    total = json.loads((tmp_path / "out/results.json").read_text())["total"]
+    assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (3, 0, 0, 0)
+    assert total["right"] >= 2
+    assert total["acceptance_rate"] > 0
+    assert (tmp_path / "out/results.md").read_text().startswith("# realworldqa")
+
+
 def test_ctrl_c_ends_the_command_and_its_actors() -> None:
     command = [sys.executable, "-m", "dreamr", "demo", "--problems", "10000", "--methods", "fpsr"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)

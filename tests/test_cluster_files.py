@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from dreamr.config import load_config
 
 ROOT = Path(__file__).parents[1]
 FILES = ["cluster.yaml", "cluster.local.yaml"]
+CONFIGURATIONS = [ROOT / "configs/embedded-cluster.yaml", *sorted((ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml"))]
+GPUS_PER_NODE = 4
+"""Of a g6e.12xlarge."""
 
 
 def read(name: str) -> dict[str, Any]:
@@ -31,7 +36,7 @@ def test_what_is_copied_to_the_nodes_exists_and_can_be_installed(name: str) -> N
     mounts = read(name)["file_mounts"]
     local = [source for source in mounts.values() if not source.startswith("~")]
     assert all((ROOT / source).exists() for source in local)
-    assert {"dreamr", "pyproject.toml", "README.md", "requirements.lock"} <= set(local)
+    assert {"dreamr", "pyproject.toml", "README.md", "requirements-gpu.lock"} <= set(local)
     assert mounts["~/.ray/auth_token"] == "~/.ray/auth_token"
 
 
@@ -42,11 +47,30 @@ def test_every_node_starts_with_the_token_asked_for(name: str) -> None:
         assert sum("RAY_AUTH_MODE=token" in command and "ray start" in command for command in commands) == 1
 
 
-def test_each_role_has_one_kind_of_aws_node() -> None:
+@pytest.mark.parametrize("installing", [*FILES, "deploy/kuberay/Dockerfile"])
+def test_every_node_installs_the_engine_of_the_ready_configurations(installing: str) -> None:
+    [command] = [line for line in (ROOT / installing).read_text().splitlines() if "--constraint" in line]
+    assert re.search(r"--constraint \S*requirements-gpu\.lock \S*\[[\w,]*\bvllm\]", command)
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_each_role_has_one_kind_of_aws_node_with_enough_gpus(path: Path) -> None:
     offered = [kind["resources"] for kind in read("cluster.yaml")["available_node_types"].values()]
-    actors = load_config(ROOT / "configs/embedded-cluster.yaml").group.actors()
-    for actor in actors.values():
-        assert sum(actor.custom_resources.items() <= kind.items() for kind in offered) == 1
+    taken = [0.0] * len(offered)
+    for actor in load_config(path).group.actors().values():
+        assert actor.custom_resources
+        [place] = [place for place, offer in enumerate(offered) if actor.custom_resources.items() <= offer.items()]
+        taken[place] += actor.num_gpus
+    assert max(taken) <= GPUS_PER_NODE
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_a_ray_of_ones_own_offers_what_the_actors_ask_for(path: Path) -> None:
+    config = load_config(path)
+    asked = Counter[str]()
+    for actor in config.group.actors().values():
+        asked.update(actor.custom_resources)
+    assert config.cluster.custom_resources == asked
 
 
 def test_the_aws_cluster_costs_nothing_but_its_head_until_something_is_asked_for() -> None:

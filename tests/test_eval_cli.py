@@ -108,6 +108,9 @@ class Endpoint(BaseHTTPRequestHandler):
         image, text = asked["messages"][0]["content"]
         assert image["image_url"]["url"].startswith("data:image/png;base64,")
         number = text["text"].split()[3].rstrip("?")
+        if number == "2":
+            self.reply({"error": {"message": "no such number", "type": "invalid_request_error"}}, status=400)
+            return
         message = {"role": "assistant", "content": f"It is \\boxed{{{number}}}." if number != "3" else "It is"}
         finish = "stop" if number != "3" else "length"
         choice = {"index": 0, "message": message, "finish_reason": finish}
@@ -117,9 +120,9 @@ class Endpoint(BaseHTTPRequestHandler):
             | {"usage": usage}
         )
 
-    def reply(self, document: dict[str, Any]) -> None:
+    def reply(self, document: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(document).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -144,7 +147,8 @@ def test_a_run_over_an_endpoint(data: str, tmp_path: Path, endpoint: str) -> Non
     common = ["--benchmark", "realworldqa", "--data", data, "--base-url", endpoint]
     dreamr(*common, "--out", str(tmp_path / "out"), "--concurrency", "3")
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
-    assert (total["num_rows"], total["right"], total["truncated"], total["unparsed"]) == (4, 3, 1, 1)
+    assert (total["num_rows"], total["right"], total["truncated"], total["unparsed"]) == (4, 2, 1, 2)
+    assert "row 2 because the endpoint refuses the row: " in (tmp_path / "out/results.md").read_text()
     refused = dreamr(*common, "--out", str(tmp_path / "other"), "--model", "writer", code=1)
     assert "--model writer: the endpoint offers reader." in refused.stderr
 

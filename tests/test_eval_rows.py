@@ -69,6 +69,11 @@ def test_mmbench_leaves_out_empty_options_and_knows_its_circles(tmp_path: Path) 
     assert first.circle == turned.circle != other.circle
 
 
+def test_an_option_that_says_none_is_an_option(tmp_path: Path) -> None:
+    [one] = Rows(BENCHMARKS["mmbench"], write(tmp_path / "m.parquet", [mmbench(7, C="None")])).items()
+    assert one.options == ("a cat", "a dog", "None")
+
+
 def test_realworldqa_drops_the_order_not_to_reason(tmp_path: Path) -> None:
     choice = "Which way?\nA. Left\nB. Right\nPlease answer directly with only the letter of the correct option."
     number = "How many cars?\nPlease answer directly with a single word or number."
@@ -96,6 +101,8 @@ def test_mmmu_reads_options_and_lists_of_answers_and_all_images(tmp_path: Path) 
         ("mmmu", mmmu(options="['yes']"), "options holds 1 options"),
         ("mmmu", mmmu(options="__import__('os').getcwd()"), "is not a list"),
         ("mmbench", mmbench("first"), "index = 'first' is not a number"),
+        ("mathverse", mathverse(image=None), "image is empty"),
+        ("mmmu", mmmu(image_1={"bytes": None, "path": None}), "image_1 is empty"),
     ],
 )
 def test_a_row_that_is_none_is_named(tmp_path: Path, name: str, row: dict[str, Any], said: str) -> None:
@@ -118,9 +125,12 @@ def test_images_may_be_plain_bytes_and_a_folder_holds_parts(tmp_path: Path) -> N
 
 def test_data_that_is_something_else_is_one_sentence(tmp_path: Path) -> None:
     path = write(tmp_path / "m.parquet", [{"image": image(), "questions": "why?", "answer": "3"}])
+    encoded = tmp_path / "encoded.parquet"
+    datasets.Dataset.from_list([{"image": "/9j/4AAQ", "question": "why?", "answer": "3"}]).to_parquet(encoded)
     (tmp_path / "text.parquet").write_text("no parquet")
     for data, said in (
         (path, "needs a column 'question', which is missing: rename 'questions'?"),
+        (encoded, "the column 'image' holds string values, not images"),
         (tmp_path / "text.parquet", "is not parquet that can be read"),
         (tmp_path / "none.parquet", "there is no such file"),
     ):

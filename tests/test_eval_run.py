@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamr.actors.types import Prompt
+from dreamr.actors.types import Prompt, TooLong, Unable
 from dreamr.eval.evaluation import evaluate
 from dreamr.eval.item import Item
 from dreamr.eval.journal import Journal, JournalMismatch
@@ -26,19 +26,20 @@ def item(name: str, category: str = "object", circle: str = "") -> Item:
 
 
 class Oracle:
-    """Answers by the question; raises for one of them, as a model that was lost does."""
+    """Answers by the question; raises for one of them, by default as a model that was lost does."""
 
     asks_for_text = False
 
-    def __init__(self, replies: dict[str, str], fails_at: str = "") -> None:
+    def __init__(self, replies: dict[str, str], fails_at: str = "", failure: Exception | None = None) -> None:
         self.replies, self.fails_at, self.asked = replies, fails_at, list[str]()
+        self.failure = failure or RuntimeError("lost")
 
     async def answer(self, prompt: Prompt) -> Reply:
         name = prompt.question.split()[1].rstrip("?")
         self.asked.append(name)
         await asyncio.sleep(0)
         if name == self.fails_at:
-            raise RuntimeError("lost")
+            raise self.failure
         text = self.replies.get(name, "The answer is B.")
         return Reply(text, text.endswith("..."), 2.0, num_judged=4, num_accepted=3, num_steps=5, num_draft_steps=3)
 
@@ -83,13 +84,40 @@ async def test_a_run_that_failed_goes_on_where_it_was_and_asks_nothing_twice(tmp
     assert Journal(tmp_path / "rows.jsonl", RUN).outcomes == journal.outcomes
 
 
+@pytest.mark.parametrize("failure", [TooLong("the prompt has\n9 tokens"), ValueError("image 1 cannot be read")])
+async def test_a_row_that_cannot_be_asked_is_kept_with_the_reason_and_the_run_goes_on(
+    tmp_path: Path, failure: ValueError
+) -> None:
+    items = [item(str(number)) for number in range(3)]
+    journal = await run(tmp_path, items, Oracle({}, fails_at="1", failure=failure))
+    refused = journal.outcomes["1"]
+    assert (refused.extracted, refused.right, refused.reply.text) == (None, False, "")
+    assert refused.reply.truncated == isinstance(failure, TooLong)
+    assert refused.reply.refusal == " ".join(str(failure).split())
+    results = Results(RUN, "dreamr eval", list(journal.outcomes.values()))
+    assert (results.total.num_rows, results.total.right, results.total.refused) == (3, 2, 1)
+    assert f"1 of the rows were refused, row 1 because {refused.reply.refusal}." in results.markdown()
+
+
+async def test_what_no_row_can_be_asked_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(Unable):
+        await run(tmp_path, [item("0")], Oracle({}, fails_at="0", failure=Unable("no such verdict")))
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x1e", "\r"])
+async def test_a_reply_may_hold_any_line_separator(tmp_path: Path, sign: str) -> None:
+    journal = await run(tmp_path, [item("0"), item("1")], Oracle({"0": f"So{sign}B"}))
+    assert Journal(tmp_path / "rows.jsonl", RUN).outcomes == journal.outcomes
+
+
 async def test_rows_of_another_run_are_refused(tmp_path: Path) -> None:
     await run(tmp_path, [item("0")], Oracle({}))
     with pytest.raises(JournalMismatch, match=r"another 'settings' .*sequential"):
         Journal(tmp_path / "rows.jsonl", RUN | {"settings": {"method": "sequential"}})
-    (tmp_path / "else.jsonl").write_text("[1]\n")
-    with pytest.raises(JournalMismatch, match="no journal"):
-        Journal(tmp_path / "else.jsonl", RUN)
+    for other in (b"[1]\n", b"\xff\xfe\n", b'{"run": 3}\n', b"\n"):
+        (tmp_path / "else.jsonl").write_bytes(other)
+        with pytest.raises(JournalMismatch, match="no journal"):
+            Journal(tmp_path / "else.jsonl", RUN)
 
 
 async def test_the_first_failure_stops_all_workers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -83,8 +84,10 @@ def test_a_connection_that_was_there_before_stays() -> None:
 )
 async def test_a_group_that_cannot_fit_is_refused_before_any_actor_is_made(asked: dict[str, object], said: str) -> None:
     before = actors_alive(), reserved()
+    # However long one may wait: this Ray is the session's own, and no node will join it.
+    group = toy_group(target=toy_actor() | asked, wait_for_resources_s=600)
     with pytest.raises(NotEnoughResources) as raised:
-        await ActorGroup(toy_group(target=toy_actor() | asked)).start()
+        await asyncio.wait_for(ActorGroup(group).start(), 5)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
     assert (actors_alive(), reserved()) == before

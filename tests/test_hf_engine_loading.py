@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from tiny import PROMPTS, save_checkpoint
 
 from dreamr.actors.types import ROOT, Sampling
+from dreamr.config import HFEngineConfig
+from dreamr.engines.factory import build_engine
 from dreamr.engines.hf import HFEngine
 from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
 
@@ -44,6 +49,18 @@ def test_an_unknown_hub_id_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ValueError, match="no model configuration found for 'nobody/nothing'") as caught:
         HFEngine.load("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("dreamr.engines.loading.HUB_DEADLINE_S", 0.2)
+        began = time.monotonic()
+        with pytest.raises(ValueError, match="model 'nobody/nothing' is not here and cannot be had") as caught:
+            HFEngine.load("nobody/nothing")
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 5
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
@@ -125,6 +142,16 @@ async def test_half_precision_weights_run_in_float32_on_a_cpu(folder: Path) -> N
     await engine.close()
     assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
     assert (step.tokens, step.finish) == Reference(folder).step(PROMPTS["two images"], (), 12)
+
+
+async def test_prompt_settings_of_the_configuration_win_over_the_folders(folder: Path) -> None:
+    edit(folder / PROMPT_FILE, system="From the folder.", instruction=" Think.")
+    loaded = build_engine(HFEngineConfig(model=str(folder), prompts={"generation_suffix": "<think>\n", "system": ""}))
+    engine: Any = loaded.engine
+    assert engine._encoder.config == PromptConfig(generation_suffix="<think>\n", instruction=" Think.")
+    await engine.close()
+    with pytest.raises(ValueError, match=r"engine.prompts has unknown keys \['suffix'\]"):
+        build_engine(HFEngineConfig(model=str(folder), prompts={"suffix": ""}))
 
 
 async def test_prompt_settings_given_at_load_win_over_the_folders(original: Path) -> None:

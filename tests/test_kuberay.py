@@ -6,6 +6,7 @@ The operator's own schema is in no package index, so its required fields are wri
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from dreamr.cli.main import app
 from dreamr.config import load_config
+from dreamr.serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,15 +33,35 @@ class Resources(Strict):
     requests: dict[str, str]
 
 
+class SecretKey(Strict):
+    name: str
+    key: str
+
+
+class ValueFrom(Strict):
+    secretKeyRef: SecretKey  # noqa: N815
+
+
+class EnvVar(Strict):
+    name: str
+    valueFrom: ValueFrom  # noqa: N815
+
+
 class Container(Strict):
     name: str
     image: str
+    env: list[EnvVar] = []
     resources: Resources
     ports: list[dict[str, Any]] = []
     volumeMounts: list[dict[str, str]] = []  # noqa: N815
 
 
+class PodSecurityContext(Strict):
+    fsGroup: int  # noqa: N815
+
+
 class PodSpec(Strict):
+    securityContext: PodSecurityContext | None = None  # noqa: N815
     containers: list[Container] = Field(min_length=1)
     volumes: list[dict[str, Any]] = []
 
@@ -91,8 +113,17 @@ def test_the_cluster_is_well_formed_and_each_role_has_one_group(name: str) -> No
     assert all(group.template.spec.containers[0].resources.limits["nvidia.com/gpu"] for group in groups)
     # A shell takes the outer quotes away before `ray start` sees the JSON.
     offered = [json.loads(json.loads(group.rayStartParams["resources"])) for group in groups]
-    for actor in load_config(ROOT / "configs/embedded-cluster.yaml").group.actors().values():
-        assert sum(actor.custom_resources.items() <= offer.items() for offer in offered) == 1
+    for path in (ROOT / "configs/embedded-cluster.yaml", *(ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml")):
+        for actor in load_config(path).group.actors().values():
+            assert sum(actor.custom_resources.items() <= offer.items() for offer in offered) == 1
+
+
+def test_every_pod_of_the_service_has_the_key_that_clients_must_send() -> None:
+    spec = cluster("rayservice.yaml")
+    for group in (spec.headGroupSpec, *spec.workerGroupSpecs):
+        [variable] = group.template.spec.containers[0].env
+        assert variable.name == ServeSettings().api_key_env
+        assert variable.valueFrom.secretKeyRef == SecretKey(name="dreamr-api-key", key="key")
 
 
 def test_the_service_has_a_configuration_that_serve_accepts() -> None:
@@ -110,5 +141,8 @@ def test_the_job_is_a_command_that_exists_and_its_results_are_kept() -> None:
     assert CliRunner().invoke(app, [*arguments, "--help"]).exit_code == 0
     assert spec["shutdownAfterJobFinishes"] is True
     load_config(ROOT / arguments[arguments.index("--config") + 1])
-    mounts = cluster("rayjob.yaml").headGroupSpec.template.spec.containers[0].volumeMounts
+    head = cluster("rayjob.yaml").headGroupSpec.template.spec
+    [user] = re.findall(r"useradd .*--uid (\d+)", (ROOT / "deploy/kuberay/Dockerfile").read_text())
+    assert head.securityContext == PodSecurityContext(fsGroup=int(user))  # else only root may write to the volume
+    mounts = head.containers[0].volumeMounts
     assert any(arguments[arguments.index("--out") + 1].startswith(mount["mountPath"]) for mount in mounts)

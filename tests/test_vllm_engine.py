@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import pytest_asyncio
 from engine_kinds import VLLM
 from engine_walks import EMBEDDED, GREEDY, write_chain
+from safetensors.torch import load_file
 
 from dreamr.actors.types import ROOT, Step
 from dreamr.config import VLLMEngineConfig
+from dreamr.engines import vllm_loading
 from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
 from dreamr.engines.vllm import VLLMEngine
@@ -64,6 +67,49 @@ def test_a_model_that_is_not_there_is_refused_before_anything_starts(tmp_path: P
         build_engine(VLLMEngineConfig(kind="vllm", model=str(tmp_path / "nowhere")))
 
 
+class StartedVLLM:
+    """As much of a started vLLM as the checks after its start see."""
+
+    def __init__(self) -> None:
+        self.is_shut_down = False
+
+    def shutdown(self) -> None:
+        self.is_shut_down = True
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[StartedVLLM]:
+    """Every vLLM that `start` has started, without vLLM."""
+    all_started = list[StartedVLLM]()
+
+    def start_engine(*_: object) -> StartedVLLM:
+        all_started.append(StartedVLLM())
+        return all_started[-1]
+
+    monkeypatch.setattr(vllm_loading, "_check_platform", lambda config: "cpu")
+    monkeypatch.setattr(vllm_loading, "_start_engine", start_engine)
+    return all_started
+
+
+def test_a_checkpoint_without_a_chat_template_is_refused_before_anything_starts(
+    started: list[StartedVLLM], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(EMBEDDED / "draft", tmp_path / "copy")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=r"has no chat template: add chat_template\.jinja"):
+        vllm_loading.start(VLLMEngineConfig(kind="vllm", model=str(folder)), str(folder))
+    assert started == []
+
+
+def test_a_started_vllm_ends_when_a_later_check_fails(
+    started: list[StartedVLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_loading, "checkpoint_shapes", Mock(side_effect=ValueError("no weights")))
+    with pytest.raises(ValueError, match="no weights"):
+        vllm_loading.start(VLLMEngineConfig(kind="vllm", model="embedded:draft"), str(EMBEDDED / "draft"))
+    assert [one.is_shut_down for one in started] == [True]
+
+
 class TestOneEngine:
     """In order: the last test ends the engine's process."""
 
@@ -87,6 +133,28 @@ class TestOneEngine:
         with pytest.raises(RuntimeError, match="cannot be replaced while 1 requests run"):
             await engine.update_weights({})
         assert (await step).finish != "stopped"
+
+    async def test_calls_that_begin_while_weights_are_replaced_wait_for_the_new_ones(
+        self, engine: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = await engine.next_step("before", PROMPT, ROOT, GREEDY)
+        own = load_file(EMBEDDED / "draft" / "model.safetensors")
+        forget, answers = engine._llm.reset_prefix_cache, [False]
+
+        async def refuse_once() -> bool:
+            assert not steps[0].done()
+            return answers.pop() if answers else await forget()
+
+        monkeypatch.setattr(engine._llm, "reset_prefix_cache", refuse_once)
+        update = asyncio.create_task(engine.update_weights({name: weight * 0 for name, weight in own.items()}))
+        await asyncio.sleep(0)
+        steps = [asyncio.create_task(engine.next_step("meanwhile", PROMPT, ROOT, GREEDY))]
+        with pytest.raises(RuntimeError, match="cannot be replaced while others are loaded"):
+            await engine.update_weights(own)
+        await update
+        assert (await steps[0]).tokens != before.tokens
+        await engine.update_weights(own)
+        assert (await engine.next_step("after", PROMPT, ROOT, GREEDY)).tokens == before.tokens
 
     async def test_a_step_goes_on_from_the_cached_prefix(self, engine: Any) -> None:
         chain = await write_chain(engine, PROMPT, 4)

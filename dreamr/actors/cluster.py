@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,10 @@ _FAST_FAILURES = {
     "core_worker_internal_heartbeat_ms": 100,
     "kill_worker_timeout_milliseconds": 200,  # SIGKILL for a process that does not obey, instead of after 5 s
 }
+
+
+_own = threading.Event()
+"""Set while this process is connected to a cluster that it has started."""
 
 
 def connect(settings: ClusterSettings | None = None) -> None:
@@ -41,6 +46,12 @@ def connect(settings: ClusterSettings | None = None) -> None:
 def disconnect() -> None:
     """Leave the cluster; one of our own ends with it."""
     ray.shutdown()
+    _own.clear()
+
+
+def can_grow() -> bool:
+    """Whether nodes may join: a cluster of our own is this machine, for as long as it lasts."""
+    return not _own.is_set()
 
 
 @contextmanager
@@ -80,7 +91,9 @@ def _start_local(settings: ClusterSettings) -> None:
         num_cpus=settings.num_cpus or os.cpu_count(),
         include_dashboard=False,
         object_store_memory=settings.object_store_mb * 2**20,
+        resources=settings.custom_resources,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _system_config=_FAST_FAILURES,
     )
+    _own.set()

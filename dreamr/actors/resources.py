@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RaySystemError
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 
+from dreamr.actors.cluster import can_grow
 from dreamr.config import GroupConfig
 
 RELEASE_GRACE_S = 2.0
@@ -62,7 +63,7 @@ async def reserve_bundles(
     """
     needed = total(bundles)
     everything: dict[str, float] = ray.cluster_resources()
-    if wait_for_resources_s == 0 and (short := missing(needed, everything)):
+    if (wait_for_resources_s == 0 or not can_grow()) and (short := missing(needed, everything)):
         raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
     names = {"name": name, "lifetime": "detached"} if name else {}
     placement: PlacementGroup = placement_group(bundles, strategy=strategy, **names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from dreamr.config.base import Strict
 
@@ -16,3 +16,5 @@ class ClusterSettings(Strict):
     """Cores that a local cluster offers; None offers all of the machine."""
     object_store_mb: int = Field(default=128, ge=80)
     """Object store of a local cluster, MiB."""
+    custom_resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """What a local cluster offers to actors with `custom_resources`; other clusters have nodes that offer theirs."""

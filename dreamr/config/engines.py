@@ -29,6 +29,8 @@ class CheckpointConfig(Strict):
     `embedded:draft-untrained`, the draft before reinforcement learning."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
+    prompts: dict[str, str] = Field(default_factory=dict)
+    """Texts around the question and the verdict, in place of the checkpoint's own: keys of `dreamr_prompt.json`."""
 
     @field_validator("model")
     @classmethod

@@ -83,7 +83,8 @@ class GroupConfig(Strict):
     """Names the Ray actors `<name>-draft`, ...; None leaves them without a name."""
     namespace: str | None = None
     wait_for_resources_s: float = Field(default=0.0, ge=0)
-    """How long to wait for a busy or growing cluster; 0 refuses at once what does not fit now."""
+    """How long to wait for a busy or growing cluster; 0 refuses at once what does not fit now. What a local cluster can
+    never hold is refused at once, whatever stands here."""
     ready_deadline_s: PositiveFloat = 300.0
     """Longest start or restart of one actor, model loading included."""
     health_deadline_s: PositiveFloat = 10.0

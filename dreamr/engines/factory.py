@@ -16,6 +16,7 @@ from dreamr.config import (
     VLLMEngineConfig,
 )
 from dreamr.engines.base import Engine
+from dreamr.tasks.prompts import load_prompt_config
 
 _MODELS = Path(__file__).parent.parent / "models" / "embedded"
 
@@ -75,11 +76,13 @@ def model_location(model: str) -> str:
 def _build_hf(config: HFEngineConfig) -> LoadedEngine:
     from dreamr.engines.hf import HFEngine
 
+    location = model_location(config.model)
     engine = HFEngine.load(
-        model_location(config.model),
+        location,
         device=config.device,
         dtype=config.dtype,
         max_cached_tokens=config.max_cached_tokens,
+        prompts=load_prompt_config(Path(location), config.prompts),
     )
     return LoadedEngine(engine, config.model, engine.device, engine.num_parameters)
 

@@ -56,7 +56,9 @@ class HFWork:
         self.cache = PrefixCache(max_cached_tokens, lambda: new_kv(model))
         self._prompts: OrderedDict[str, PlacedPrompt] = OrderedDict()
         self._prompts_lock = threading.Lock()
-        self.step_end = StepEnd(encoder.decode, eos_tokens(model, encoder.tokenizer.eos_token_id))
+        self.step_end = StepEnd(
+            encoder.decode, eos_tokens(model.generation_config.eos_token_id, encoder.tokenizer.eos_token_id)
+        )
         self.turns = Turns()
         self._reader = Reader(self._forward, self.cache)
         self._rounds = TokenRounds(self._forward, self._reader, self.cache, self.step_end)

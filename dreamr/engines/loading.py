@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,6 +22,7 @@ from dreamr.config import is_missing_folder
 from dreamr.tasks.processor import ImageTextProcessor
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
+HUB_DEADLINE_S = 10.0
 
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
@@ -96,10 +99,9 @@ def pick_dtype(name: str) -> torch.dtype | None:
     return dtypes[name]
 
 
-def eos_tokens(model: Any, tokenizer_eos: int | None) -> frozenset[int]:
+def eos_tokens(configured: int | list[int] | None, tokenizer_eos: int | None) -> frozenset[int]:
     """Ids that end an answer: those of the generation config, else the tokenizer's. Raises ValueError for none."""
-    ids = model.generation_config.eos_token_id
-    ids = tokenizer_eos if ids is None else ids
+    ids = tokenizer_eos if configured is None else configured
     if ids is None:
         raise ValueError("the checkpoint names no eos token: set eos_token_id in its generation_config.json")
     return frozenset([ids] if isinstance(ids, int) else ids)
@@ -130,11 +132,26 @@ def find_config(model: str, *, trust_remote_code: bool = False) -> PretrainedCon
     """The model configuration, before anything large is loaded. Raises ValueError when there is none."""
     if is_missing_folder(model):
         raise ValueError(f"model folder {model!r} does not exist: give a checkpoint folder or a hub id like org/name")
+    if not Path(model).exists():
+        _check_hub(model)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(f"no model configuration found for {model!r}: {first_line(error)}") from error
     return config
+
+
+def _check_hub(model: str) -> None:
+    """One quick question about a model that is not in the cache: the libraries themselves ask for minutes."""
+    if constants.is_offline_mode() or try_to_load_from_cache(model, "config.json") is not None:
+        return
+    try:
+        HfApi().model_info(model, timeout=HUB_DEADLINE_S)
+    except Exception as error:  # no network, no such model, no permission: each library underneath has its own
+        raise ValueError(
+            f"model {model!r} is not here and cannot be had from the hub ({first_line(error).rstrip('.')}): correct "
+            "the name, check the network, or give a checkpoint folder"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -47,6 +44,7 @@ from dreamr.engines.verdicts import check_chain, verdict_branch
 from dreamr.engines.vllm_input import VLLMInput
 from dreamr.engines.vllm_loading import LoadedVLLM, start
 from dreamr.engines.vllm_questions import Question, questions
+from dreamr.engines.vllm_weights import replace_weights
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -74,6 +72,9 @@ class VLLMEngine:
         self._writing: dict[_Writing, str] = {}
         self._early_stops = EarlyStops()
         self._numbers = itertools.count()
+        self._num_running = 0
+        self._weights_in_place = asyncio.Event()  # no request begins while weights are replaced
+        self._weights_in_place.set()
         self.device = loaded.device
         self.num_parameters = loaded.num_parameters
         self.num_cached_tokens = 0
@@ -139,19 +140,17 @@ class VLLMEngine:
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and forget all that the old ones computed; names as in the checkpoint.
 
-        Raises RuntimeError while requests run, and for weights that do not fit the checkpoint.
+        Calls that begin meanwhile wait for the new weights. Raises RuntimeError while requests run, for weights that
+        do not fit the checkpoint, and when what the old ones computed cannot be forgotten.
         """
-        if num_requests := self._llm.get_num_unfinished_requests():
-            raise RuntimeError(
-                f"weights cannot be replaced while {num_requests} requests run: await or stop them first"
-            )
-        self._check_weights(state_dict)
-        with tempfile.TemporaryDirectory(prefix="dreamr-weights-") as folder:
-            tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
-            await asyncio.to_thread(save_file, tensors, Path(folder) / "model.safetensors", {"format": "pt"})
-            await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-        await self._llm.reset_encoder_cache()
-        await self._llm.reset_prefix_cache()
+        if self._num_running or not self._weights_in_place.is_set():
+            running = f"{self._num_running} requests run" if self._num_running else "others are loaded"
+            raise RuntimeError(f"weights cannot be replaced while {running}: await or stop them first")
+        self._weights_in_place.clear()
+        try:
+            await replace_weights(self._llm, self._shapes, state_dict)
+        finally:
+            self._weights_in_place.set()
 
     def stop(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is no error."""
@@ -256,20 +255,18 @@ class VLLMEngine:
         """vLLM's answer to one request, which is aborted when this generator is closed early."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        stream = self._llm.generate(rendered, params, f"{call_id}/{next(self._numbers)}")
+        while not self._weights_in_place.is_set():
+            await self._weights_in_place.wait()
+        self._num_running += 1
         try:
-            async with aclosing(stream):
+            async with aclosing(self._llm.generate(rendered, params, f"{call_id}/{next(self._numbers)}")) as stream:
                 async for output in stream:
                     self.num_cached_tokens = output.num_cached_tokens or 0
                     yield output
         except EngineDeadError as error:
             raise EngineDied("vLLM's own process has died") from error
-
-    def _check_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-        for name, shape in self._shapes.items():
-            if given.get(name) != shape:
-                raise RuntimeError(f"the new weights do not fit: {name} is {given.get(name)}, but must be {shape}")
+        finally:
+            self._num_running -= 1
 
 
 async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.guardian import guard
-from dreamr.engines.loading import find_config, first_line
+from dreamr.engines.loading import eos_tokens, find_config, first_line
 from dreamr.engines.weights import checkpoint_shapes, num_parameters
 from dreamr.tasks.chat import ChatEncoder
 from dreamr.tasks.prompts import load_prompt_config
@@ -41,14 +41,28 @@ def start(config: VLLMEngineConfig, model: str) -> LoadedVLLM:
     """
     device = _check_platform(config)
     find_config(model, trust_remote_code=config.trust_remote_code)
+    chat = ChatEncoder(_processor(config, model), load_prompt_config(Path(model), config.prompts))
+    llm = _start_engine(config, model, device)
+    try:
+        shapes = checkpoint_shapes(model)
+        configured = llm.model_config.try_get_generation_config().get("eos_token_id")
+        eos = eos_tokens(configured, chat.tokenizer.eos_token_id)
+    except BaseException:
+        llm.shutdown()  # else it would keep the GPUs' memory
+        raise
+    return LoadedVLLM(llm, chat, device, num_parameters(shapes), eos, shapes)
+
+
+def _processor(config: VLLMEngineConfig, model: str) -> Any:
     try:
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"{model!r} has no usable tokenizer or image processor: {first_line(error)}") from error
-    chat = ChatEncoder(processor, load_prompt_config(Path(model)))
-    llm = _start_engine(config, model, device)
-    shapes = checkpoint_shapes(model)
-    return LoadedVLLM(llm, chat, device, num_parameters(shapes), _eos_tokens(llm, chat), shapes)
+    if not processor.chat_template:  # in some checkpoints the tokenizer alone has it
+        processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    if not processor.chat_template:
+        raise ValueError(f"{model!r} has no chat template: add chat_template.jinja to the checkpoint")
+    return processor
 
 
 def _check_platform(config: VLLMEngineConfig) -> str:
@@ -114,11 +128,3 @@ def core_pids(llm: AsyncLLM) -> list[int]:
     """The processes that hold the model; their own workers end with them."""
     manager: Any = llm.engine_core.resources.engine_manager
     return [process.pid for process in manager.processes]
-
-
-def _eos_tokens(llm: AsyncLLM, chat: ChatEncoder) -> frozenset[int]:
-    """Ids that end an answer: those of the generation config, else the tokenizer's."""
-    ids = llm.model_config.try_get_generation_config().get("eos_token_id", chat.tokenizer.eos_token_id)
-    if ids is None:
-        raise ValueError("the checkpoint names no eos token: set eos_token_id in its generation_config.json")
-    return frozenset([ids] if isinstance(ids, int) else ids)

@@ -6,8 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from dreamr.actors.types import Criterion, Tokens
+from dreamr.engines.questions import mean_digits
 from dreamr.engines.sampling import NumericalError
+from dreamr.engines.verdicts import contrast
 from dreamr.tasks.chat import ChatEncoder
 
 
@@ -25,15 +30,14 @@ class Question:
 def questions(chat: ChatEncoder) -> Mapping[Criterion, Callable[[], Question]]:
     """The criteria that vLLM can give; a tokenizer without single digits is only refused when digits are asked for."""
     return {
-        "rho": lambda: Question(chat.verdict_turn, chat.verdict_words, lambda _, logprobs: contrast(logprobs)),
+        "rho": lambda: Question(
+            chat.verdict_turn, chat.verdict_words, lambda _, logprobs: contrast(finite(logprobs))[0]
+        ),
         "digit": lambda: Question(chat.score_turn, chat.digits, lambda token, _: digit(token, chat.digits)),
-        "mean_digit": lambda: Question(chat.score_turn, chat.digits, lambda _, logprobs: mean_digit(logprobs)),
+        "mean_digit": lambda: Question(
+            chat.score_turn, chat.digits, lambda _, logprobs: mean_digits(finite(logprobs))[0]
+        ),
     }
-
-
-def contrast(logprobs: Sequence[float]) -> float:
-    """rho of the log-probabilities of the positive and the negative word."""
-    return weights(logprobs)[0]
 
 
 def digit(token: int, digits: Tokens) -> float:
@@ -41,15 +45,8 @@ def digit(token: int, digits: Tokens) -> float:
     return float(digits.index(token)) if token in digits else 0.0
 
 
-def mean_digit(logprobs: Sequence[float]) -> float:
-    """The expected digit."""
-    return sum(value * weight for value, weight in enumerate(weights(logprobs)))
-
-
-def weights(logprobs: Sequence[float]) -> list[float]:
-    """Probabilities of the words alone, which add up to 1. Raises NumericalError when one is not a number."""
+def finite(logprobs: Sequence[float]) -> Tensor:
+    """One row of logits. Raises NumericalError when one is not a number."""
     if not all(map(math.isfinite, logprobs)):
         raise NumericalError(f"verdict log-probabilities are not finite: {list(logprobs)}")
-    largest = max(logprobs)
-    shares = [math.exp(logprob - largest) for logprob in logprobs]
-    return [share / sum(shares) for share in shares]
+    return torch.tensor([logprobs])

@@ -30,15 +30,13 @@ class Benchmark:
     """Row number and row; raises BadRow. Images are bytes or None."""
     parts: tuple[str, ...] = ()
     """Names of the configurations that make up the whole on the hub; empty when there is only one."""
-    circular: bool = False
-    """Rows come in circles, see `Item.circle`."""
 
 
 def text_of(row: Row, column: str) -> str:
-    """The text in a column, without the space around it; empty for what data sets write for nothing."""
+    """The text in a column, without the space around it; empty for nothing, which tables of text hold as "nan"."""
     value = row.get(column)
     text = "" if value is None else str(value).strip()
-    return "" if text.lower() in {"nan", "none"} else text
+    return "" if text.lower() == "nan" else text
 
 
 def images_of(row: Row, columns: tuple[str, ...]) -> tuple[bytes, ...]:

@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import openai
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from dreamr.actors.types import Prompt
+from dreamr.actors.types import Prompt, TooLong
 from dreamr.config import PipelineSettings
 from dreamr.eval.reply import Reply
 
@@ -45,17 +45,22 @@ class EndpointAnswerer:
         await self._client.close()
 
     async def answer(self, prompt: Prompt) -> Reply:
+        """Raises ValueError for what the endpoint refuses as a bad request, and openai.OpenAIError for a loss."""
         settings, began = self._settings, time.monotonic()
         parts: list[Any] = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in prompt.images]
         parts.append({"type": "text", "text": prompt.question})
-        done = await self._client.chat.completions.create(
-            model=self._model or "",
-            messages=[{"role": "user", "content": parts}],
-            max_completion_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=settings.seed,
-        )
+        try:
+            done = await self._client.chat.completions.create(
+                model=self._model or "",
+                messages=[{"role": "user", "content": parts}],
+                max_completion_tokens=settings.max_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+            )
+        except openai.BadRequestError as error:
+            kind = TooLong if error.code == "context_length_exceeded" else ValueError
+            raise kind(f"the endpoint refuses the row: {error.message}") from error
         choice = done.choices[0]
         return Reply(
             text=choice.message.content or "",
@@ -66,8 +71,11 @@ class EndpointAnswerer:
 
 
 def _data_url(image: bytes) -> str:
-    with Image.open(io.BytesIO(image)) as opened:
-        kind = Image.MIME.get(opened.format or "", "image/png")
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            kind = Image.MIME.get(opened.format or "", "image/png")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"an image of the row ({len(image)} bytes) cannot be read") from error
     return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
 

@@ -60,15 +60,16 @@ class Journal:
         """Read what is there; the length of its whole lines in bytes."""
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.decode("utf-8").splitlines()
-        if not lines:
+        if not whole:
             return 0
         try:
-            self._check(json.loads(lines[0])["run"])
-            for line in lines[1:]:
+            # Not splitlines: U+2028 and its like may stand within a line of JSON.
+            first, *lines = whole.decode("utf-8").removesuffix("\n").split("\n")
+            self._check(json.loads(first)["run"])
+            for line in lines:
                 outcome = _outcome(json.loads(line))
                 self.outcomes[outcome.id] = outcome
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise JournalMismatch(f"{self.path}: is no journal of an evaluation; choose another --out.") from error
         return len(whole)
 

@@ -35,5 +35,4 @@ MMBENCH = Benchmark(
     columns=("index", "question", "hint", "A", "B", "C", "D", "answer", "image", "category"),
     images=("image",),
     make_item=make_item,
-    circular=True,
 )

@@ -22,6 +22,8 @@ class Reply:
     num_steps: int = 0
     num_draft_steps: int = 0
     """Committed steps that the draft wrote."""
+    refusal: str = ""
+    """Why the model was not able to take this prompt, in one sentence; there is no text then."""
 
 
 class Answerer(Protocol):
@@ -31,5 +33,6 @@ class Answerer(Protocol):
     """The prompt has to say how to end, since nobody else tells the model."""
 
     async def answer(self, prompt: Prompt) -> Reply:
-        """Raises whatever kept it from answering."""
+        """Raises TooLong and other kinds of ValueError for what lies in this prompt; anything else means that the model
+        was lost."""
         ...

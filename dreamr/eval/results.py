@@ -44,9 +44,14 @@ class Results:
         if self.total.acceptance_rate is not None:
             accepted, covered = percent(self.total.acceptance_rate, 1), percent(self.total.coverage, 1)
             speculation = f" Acceptance rate {accepted}, coverage by the draft {covered}."
+        refused = ""
+        if refusals := [outcome for outcome in self.outcomes if outcome.reply.refusal]:
+            first = refusals[0]
+            refused = f" {len(refusals)} of the rows were refused, row {first.id} because {first.reply.refusal}."
         return (
             f"# {self.run['benchmark']}\n\n{markdown_table(rows)}\n\n"
-            f"Mean wall time of a row {self.total.mean_wall_s:.2f} s.{speculation} Unparsed answers count as wrong.\n\n"
+            f"Mean wall time of a row {self.total.mean_wall_s:.2f} s.{speculation} Unparsed answers count as wrong."
+            f"{refused}\n\n"
             f"`{self.command}`\n"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamr.eval.benchmark import Benchmark
+from dreamr.eval.benchmark import BadRow, Benchmark
 from dreamr.eval.item import Item
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Rows:
         self.source = str(path) if path else f"{benchmark.hub_id}, {benchmark.split}"
         rows = _local(path) if path else _from_hub(benchmark)
         _check_columns(rows.column_names, benchmark, self.source)
-        self._rows = _with_encoded_images(rows, benchmark)
+        self._rows = _with_encoded_images(rows, benchmark, self.source)
         if limit is not None:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
         if not len(self._rows):
@@ -45,10 +45,14 @@ class Rows:
             yield self._benchmark.make_item(number, _images_as_bytes(row, self._benchmark.images))
 
     def _check_rows(self) -> None:
-        """Everything but the images, which are most of the data."""
+        """Everything but what the images show."""
         images = [column for column in self._benchmark.images if column in self._rows.column_names]
         for number, row in enumerate(self._rows.remove_columns(images)):
             self._benchmark.make_item(number, row)
+        first = self._benchmark.images[0]
+        for number, has_image in enumerate(_has_image(self._rows, first)):
+            if not has_image:
+                raise BadRow(f"row {number}: {first} is empty, but the question is about it: take the row out.")
 
 
 def _local(path: Path) -> Dataset:
@@ -94,13 +98,45 @@ def _check_columns(found: Sequence[str], benchmark: Benchmark, source: str) -> N
             raise BadData(f"{source}: {benchmark.name} needs a column '{column}', which is missing: {hint}")
 
 
-def _with_encoded_images(rows: Dataset, benchmark: Benchmark) -> Dataset:
+def _with_encoded_images(rows: Dataset, benchmark: Benchmark, source: str) -> Dataset:
     from datasets import Image
 
     for column in benchmark.images:
-        if isinstance(rows.features.get(column), Image):
+        feature = rows.features.get(column)
+        if isinstance(feature, Image):
             rows = rows.cast_column(column, Image(decode=False))
+        elif feature is not None and not _may_hold_images(feature):
+            kind = getattr(feature, "dtype", feature)
+            raise BadData(
+                f"{source}: the column '{column}' holds {kind} values, not images: store image files as bytes, or as "
+                "the data sets library does."
+            )
     return rows
+
+
+def _may_hold_images(feature: Any) -> bool:
+    """Bytes, a struct with bytes or a path, or nothing at all."""
+    if isinstance(feature, dict):
+        return not {"bytes", "path"}.isdisjoint(feature)
+    return getattr(feature, "dtype", None) in {"binary", "large_binary", "null"}
+
+
+def _has_image(rows: Dataset, column: str) -> list[bool]:
+    """For each row, whether there is an image; the images themselves, most of the data, are not read."""
+    import pyarrow
+    from pyarrow import compute
+
+    values = rows.data.column(column)
+    if pyarrow.types.is_struct(values.type):
+        parts = [compute.struct_field(values, field.name) for field in values.type if field.name in ("bytes", "path")]
+    else:
+        parts = [values]
+    lengths = [
+        compute.fill_null(compute.binary_length(part), 0).to_pylist()
+        for part in parts
+        if not pyarrow.types.is_null(part.type)
+    ]
+    return [any(row) for row in zip(*lengths, strict=True)] if lengths else [False] * len(rows)
 
 
 def _images_as_bytes(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:

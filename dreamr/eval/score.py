@@ -17,7 +17,9 @@ class Score:
     unparsed: int
     """Replies without an answer that can be found; they count as wrong."""
     truncated: int
-    """Replies that the budget of tokens ended."""
+    """Replies that the budget of tokens ended, and prompts that were too long."""
+    refused: int
+    """Prompts that the model could not take; they count as unparsed."""
     num_circles: int
     right_circles: int
     """Circles all of whose rows are right; both 0 where the benchmark has no circles."""
@@ -42,6 +44,7 @@ def score(outcomes: Sequence[Outcome]) -> Score:
         right=sum(outcome.right for outcome in outcomes),
         unparsed=sum(outcome.extracted is None for outcome in outcomes),
         truncated=sum(reply.truncated for reply in replies),
+        refused=sum(bool(reply.refusal) for reply in replies),
         num_circles=len(circles),
         right_circles=sum(circles.values()),
         mean_wall_s=sum(reply.wall_s for reply in replies) / len(replies),

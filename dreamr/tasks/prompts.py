@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -73,24 +74,34 @@ class PromptConfig:
             )
 
 
-def load_prompt_config(folder: Path) -> PromptConfig:
-    """The configuration in `folder`/dreamr_prompt.json, or the defaults when there is no such file.
+_KEYS = [field.name for field in fields(PromptConfig)]
 
-    Raises ValueError for a file that is no JSON object or that has unknown keys.
+
+def load_prompt_config(folder: Path, given: Mapping[str, str] | None = None) -> PromptConfig:
+    """The configuration in `folder`/dreamr_prompt.json, or the defaults when there is no such file; what is `given`
+    (`prompts` of the engine's configuration) takes their place.
+
+    Raises ValueError for a file that is no JSON object, and for unknown keys.
     """
-    path = folder / PROMPT_FILE
+    return PromptConfig(**_from_file(folder / PROMPT_FILE) | _known(given or {}, "engine.prompts"))
+
+
+def _from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        return PromptConfig()
+        return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    known = [field.name for field in fields(PromptConfig)]
     if type(values) is not dict:
-        raise ValueError(f"{path} must hold one JSON object with keys out of {known}, not {values!r}")
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{path} has unknown keys {unknown}; known keys are {known}")
-    return PromptConfig(**values)
+        raise ValueError(f"{path} must hold one JSON object with keys out of {_KEYS}, not {values!r}")
+    return _known(values, str(path))
+
+
+def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    if unknown := sorted(set(values) - set(_KEYS)):
+        raise ValueError(f"{source} has unknown keys {unknown}; known keys are {_KEYS}")
+    return dict(values)
 
 
 def chat_messages(prompt: Prompt, config: PromptConfig) -> list[Message]:

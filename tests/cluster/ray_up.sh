@@ -6,7 +6,8 @@
 #
 # Each host is an sshd with a network, processes and a home of its own. All three live in namespaces of this script, so
 # that the kernel ends and removes everything when it ends, however it ends. The hosts get cluster.local.yaml as it is
-# but for addresses, user and key. They cannot download: they find the libraries of $PYTHON's environment instead.
+# but for addresses, user and key, and without vLLM. They cannot download: they find the libraries of $PYTHON's environment
+# instead.
 #
 # Needs root, Linux, and the packages curl, iproute2, openssh-server, rsync. Takes about two minutes.
 # Use: PYTHON=.venv/bin/python tests/cluster/ray_up.sh
@@ -85,13 +86,14 @@ make_host() { # name, address, resources
 # -- the cluster ----------------------------------------------------------------------------------------------------
 
 write_config() { # the shipped file, with the addresses, user and key of these hosts, and the versions that they have
-  "$python" -m pip freeze --exclude-editable --exclude dreamr > /run/operator/requirements.lock
+  "$python" -m pip freeze --exclude-editable --exclude dreamr > /run/operator/requirements-gpu.lock
   "$python" - > /run/operator/cluster.yaml <<-END
 	import sys, yaml
 	config = yaml.safe_load(open("cluster.local.yaml"))
 	config["provider"] |= {"head_ip": "10.77.0.2", "worker_ips": ["10.77.0.3"]}
 	config["auth"] = {"ssh_user": "$(id -un)", "ssh_private_key": "/run/operator/key"}
-	config["file_mounts"]["~/dreamr/requirements.lock"] = "/run/operator/requirements.lock"
+	config["file_mounts"]["~/dreamr/requirements-gpu.lock"] = "/run/operator/requirements-gpu.lock"
+	config["setup_commands"] = [command.replace(",vllm]", "]") for command in config["setup_commands"]]
 	yaml.safe_dump(config, sys.stdout)
 	END
 }

@@ -1,0 +1,51 @@
+"""Other weights for a started vLLM, in place. Nothing may run in it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+RESET_ATTEMPTS = 50
+RESET_PAUSE_S = 0.1
+
+
+async def replace_weights(
+    llm: AsyncLLM, shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]
+) -> None:
+    """Load the weights and forget all that the old ones computed.
+
+    Raises RuntimeError for weights that do not have the checkpoint's `shapes`, before anything is loaded, and when
+    vLLM keeps what the old ones computed.
+    """
+    _check(shapes, state_dict)
+    with tempfile.TemporaryDirectory(prefix="dreamr-weights-") as folder:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+        await asyncio.to_thread(save_file, tensors, Path(folder) / "model.safetensors", {"format": "pt"})
+        await llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+    await llm.reset_encoder_cache()
+    await _forget_prefixes(llm)
+
+
+def _check(shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]) -> None:
+    given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    for name, shape in shapes.items():
+        if given.get(name) != shape:
+            raise RuntimeError(f"the new weights do not fit: {name} is {given.get(name)}, but must be {shape}")
+
+
+async def _forget_prefixes(llm: AsyncLLM) -> None:
+    """vLLM refuses for as long as a request that has just been aborted holds its blocks."""
+    for _ in range(RESET_ATTEMPTS):
+        if await llm.reset_prefix_cache():
+            return
+        await asyncio.sleep(RESET_PAUSE_S)
+    raise RuntimeError("vLLM keeps the prefix cache of the old weights: load the engine again")

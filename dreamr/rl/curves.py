@@ -72,10 +72,10 @@ def _draw(runs: dict[str, Rows], kind: str) -> bytes:
     rows_of_panels = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3 * rows_of_panels), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows_of_panels, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows_of_panels, columns, squeeze=False).flat)
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         _panel(axis, title, names, runs)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=110)

@@ -136,7 +136,7 @@ def test_predictions_are_set_against_what_was_measured_and_against_the_ideal(tmp
 
 
 def test_a_calibrated_simulation_runs_under_the_settings_of_the_report(tmp_path: Path) -> None:
-    def speeds(window: int | None, **pipeline: object) -> dict[str, float]:
+    def speeds(window: int | None, /, **pipeline: object) -> dict[str, float]:
         out = tmp_path / "simulation.json"
         simulate("", measured_report(tmp_path, **pipeline), 2, window, out=out, as_json=True)
         return {row["method"]: row["speedup"]["geomean"] for row in json.loads(out.read_text())["methods"]}

@@ -39,7 +39,7 @@ class TransformersActor:
         self._device = pick_device(target.device)
         self._target: Any = load_model(folder, self._device, pick_dtype(target.dtype))
         self._draft: Any = load_model(model_location(draft.model), self._device, pick_dtype(draft.dtype))
-        self._encoder = PromptEncoder(load_processor(folder), load_prompt_config(Path(folder)))
+        self._encoder = PromptEncoder(load_processor(folder), load_prompt_config(Path(folder), target.prompts))
 
     def ready(self) -> None:
         """Answers when both models are loaded."""

@@ -51,7 +51,9 @@ def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
         {"image": problem.image, "question": problem.question, "answer": str(problem.answer)} for problem in problems
     ]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
-    dreamr("eval", "--benchmark", "realworldqa", "--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "out"))
+    dreamr(
+        "eval", "--benchmark", "realworldqa", "--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "out")
+    )
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
     assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (3, 0, 0, 0)
     assert total["right"] >= 2

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dreamr.actors.types import ROOT, Sampling
 from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine
 from dreamr.engines.hf import HFEngine
-from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
+from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig, load_prompt_config
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,9 @@ async def test_prompt_settings_of_the_configuration_win_over_the_folders(folder:
     edit(folder / PROMPT_FILE, system="From the folder.", instruction=" Think.")
     loaded = build_engine(HFEngineConfig(model=str(folder), prompts={"generation_suffix": "<think>\n", "system": ""}))
     engine: Any = loaded.engine
-    assert engine._encoder.config == PromptConfig(generation_suffix="<think>\n", instruction=" Think.")
+    expected = replace(load_prompt_config(folder), generation_suffix="<think>\n", system="")
+    assert engine._encoder.config == expected
+    assert expected.instruction == " Think."
     await engine.close()
     with pytest.raises(ValueError, match=r"engine.prompts has unknown keys \['suffix'\]"):
         build_engine(HFEngineConfig(model=str(folder), prompts={"suffix": ""}))

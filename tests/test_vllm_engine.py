@@ -25,6 +25,7 @@ from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
 from dreamr.engines.vllm_loading import core_pids
 from dreamr.tasks.ledger import make_problem
+from dreamr.tasks.processor import ImageTextProcessor
 
 PROMPT = make_problem("test", 1, 0).prompt
 on_vllm = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -75,6 +76,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[StartedVLLM]:
 
     monkeypatch.setattr(vllm_loading, "_check_platform", lambda config: "cpu")
     monkeypatch.setattr(vllm_loading, "_start_engine", start_engine)
+    monkeypatch.setattr(vllm_loading, "AutoProcessor", ImageTextProcessor)  # transformers' own needs torchvision
     return all_started
 
 

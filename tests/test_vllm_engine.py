@@ -131,7 +131,7 @@ class TestOneEngine:
         forget, answers = engine._llm.reset_prefix_cache, [False]
 
         async def refuse_once() -> bool:
-            assert not steps[0].done()
+            assert steps[0].done() == update.done()
             return answers.pop() if answers else await forget()
 
         monkeypatch.setattr(engine._llm, "reset_prefix_cache", refuse_once)

@@ -46,7 +46,7 @@ def test_demo_reports_on_both_methods() -> None:
 
 def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    problems = [make_problem("test", 11, index) for index in range(3)]
+    problems = [make_problem("test", 11, index) for index in range(2)]
     rows = [
         {"image": problem.image, "question": problem.question, "answer": str(problem.answer)} for problem in problems
     ]
@@ -55,8 +55,8 @@ def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
         "eval", "--benchmark", "realworldqa", "--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "out")
     )
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
-    assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (3, 0, 0, 0)
-    assert total["right"] >= 2
+    assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (2, 0, 0, 0)
+    assert total["right"] >= 1
     assert total["acceptance_rate"] > 0
     assert (tmp_path / "out/results.md").read_text().startswith("# realworldqa")
 

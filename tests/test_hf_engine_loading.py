@@ -149,9 +149,9 @@ async def test_prompt_settings_of_the_configuration_win_over_the_folders(folder:
     edit(folder / PROMPT_FILE, system="From the folder.", instruction=" Think.")
     loaded = build_engine(HFEngineConfig(model=str(folder), prompts={"generation_suffix": "<think>\n", "system": ""}))
     engine: Any = loaded.engine
-    from_folder = load_prompt_config(folder)
-    assert from_folder.system == "From the folder."
-    assert engine._encoder.config == replace(from_folder, generation_suffix="<think>\n", system="")
+    expected = replace(load_prompt_config(folder), generation_suffix="<think>\n", system="")
+    assert engine._encoder.config == expected
+    assert expected.instruction == " Think."
     await engine.close()
     with pytest.raises(ValueError, match=r"engine.prompts has unknown keys \['suffix'\]"):
         build_engine(HFEngineConfig(model=str(folder), prompts={"suffix": ""}))

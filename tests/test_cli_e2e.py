@@ -63,12 +63,23 @@ def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_command_and_its_actors() -> None:
     command = [sys.executable, "-m", "dreamr", "demo", "--problems", "10000", "--methods", "fpsr"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    heeding = [
+        "-c",
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])",
+    ]
+    # Whoever runs the tests in the background ignores Ctrl-C, and so would every process behind them.
+    process = subprocess.Popen(
+        [command[0], *heeding, *command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
-    assert any(line.startswith("fpsr: ") for line in process.stdout), "the first problem was never answered"
-    actors = actor_processes(process.pid)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the command and all that it started
-    assert process.wait(timeout=60) == 130
+    try:
+        assert any(line.startswith("fpsr: ") for line in process.stdout), "the first problem was never answered"
+        actors = actor_processes(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the command and all that it started
+        assert process.wait(timeout=60) == 130
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert len(actors) == 3
     assert not any(Path(f"/proc/{pid}").exists() for pid in actors)
 

@@ -54,7 +54,7 @@ def test_documents_show_the_committed_reports() -> None:
 @pytest.mark.parametrize("name", PAIR_RESULTS)
 def test_the_pair_that_was_evaluated_is_the_committed_one(name: str) -> None:
     report = result(name)
-    for role, digest in report.get("weights_sha256", {}).items():
+    for role, digest in report["weights_sha256"].items():
         folder = "target" if role == "target" else report["draft"]
         assert digest == weights_sha256(ROOT / "dreamr/models/embedded" / folder), f"evaluate the {role} again"
 

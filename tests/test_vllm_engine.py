@@ -93,8 +93,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[StartedVLLM]:
     return all_started
 
 
-@pytest.mark.vllm
-@pytest.mark.skipif(not has_vllm, reason="vLLM is not installed here")
 def test_a_checkpoint_without_a_chat_template_is_refused_before_anything_starts(
     started: list[StartedVLLM], tmp_path: Path
 ) -> None:
@@ -105,8 +103,6 @@ def test_a_checkpoint_without_a_chat_template_is_refused_before_anything_starts(
     assert started == []
 
 
-@pytest.mark.vllm
-@pytest.mark.skipif(not has_vllm, reason="vLLM is not installed here")
 def test_a_started_vllm_ends_when_a_later_check_fails(
     started: list[StartedVLLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:

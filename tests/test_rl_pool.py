@@ -22,7 +22,7 @@ from dreamr.config import PipelineSettings
 from dreamr.pipelines.handles import Actors
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
-from dreamr.rl.chains import Chain, GroupRequest
+from dreamr.rl.chains import Chain, GroupRequest, RolloutTask
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.launch import bundles
 from dreamr.rl.pool import RolloutPool
@@ -38,6 +38,7 @@ CONFIG = SapoConfig.model_validate(
         "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
     }
 )
+FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.alpha) for mode in ("free", "in_pipeline"))
 PROBLEMS = [make_problem("validation", 5, index) for index in range(3)]
 
 
@@ -65,7 +66,7 @@ def tokens(chains: tuple[Chain, ...]) -> list[tuple[int, ...]]:
 async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits() -> None:
     async with running() as pool:
         for temperature in (0.0, 1.0):
-            groups = await pool.roll_out(requests(temperature, 2), "in_pipeline")
+            groups = await pool.roll_out(requests(temperature, 2), IN_PIPELINE)
             store = PromptStore()
             worker, verifier = pool._workers[0], pool._verifiers[0]
             actors = Actors(RayWriter(worker, store), RayWriter(verifier, store), RayJudge(verifier, store))
@@ -86,12 +87,12 @@ async def test_a_killed_worker_is_replaced_and_changes_no_chain() -> None:
     async with running() as pool:
         weights = {name: weight + 0.01 for name, weight in _draft_weights().items()}
         reference = ray.put(weights)
-        before = await pool.roll_out(requests(1.0, 4), "free")
+        before = await pool.roll_out(requests(1.0, 4), FREE)
         await pool.set_weights([reference], 7)
-        undisturbed = await pool.roll_out(requests(1.0, 4), "free")
+        undisturbed = await pool.roll_out(requests(1.0, 4), FREE)
         assert [group.version for group in undisturbed] == [7, 7, 7]
         assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
-        rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), "free"))
+        rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), FREE))
         await asyncio.sleep(0.1)
         pids = await pool.pids()
         os.kill(pids[0], signal.SIGKILL)
@@ -100,7 +101,7 @@ async def test_a_killed_worker_is_replaced_and_changes_no_chain() -> None:
         assert [group.version for group in disturbed] == [7, 7, 7]
         for worker in pool._workers:
             await worker.recovered()
-        again = await pool.roll_out(requests(1.0, 4), "free")
+        again = await pool.roll_out(requests(1.0, 4), FREE)
         assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
         assert pids[0] not in await pool.pids()
 
@@ -117,4 +118,4 @@ async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:
         for member in pool._workers:
             await member.stop()
         with pytest.raises(ActorLost, match="was stopped"):
-            await pool.roll_out(requests(0.0, 1), "free")
+            await pool.roll_out(requests(0.0, 1), FREE)

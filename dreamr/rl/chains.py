@@ -63,6 +63,15 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutTask:
+    """What all requests of one rollout share."""
+
+    mode: RolloutMode
+    alpha: float
+    """A drafted step is accepted when rho > alpha."""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRequest:
     """One prompt and the seeds of the chains that are wanted for it."""
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from dreamr.rl.chains import Chain, GroupRequest
+from dreamr.rl.chains import Chain, GroupRequest, RolloutTask
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.data import Example, TaskData
 from dreamr.rl.pool_client import PoolClient
@@ -18,7 +18,7 @@ def evaluate(config: SapoConfig, data: TaskData, pool: PoolClient) -> dict[str, 
     examples = [data[index] for index in range(min(settings.problems, len(data)))]
     requests = [GroupRequest(example.prompt, (0,), temperature=0.0) for example in examples]
     size = max(1, math.ceil(len(requests) / config.rollout.workers))
-    groups = pool.roll_out(requests, "in_pipeline", size, settings.alpha)
+    groups = pool.roll_out(requests, RolloutTask("in_pipeline", settings.alpha), size)
     metrics = summary(examples, [group.chains[0] for group in groups])
     if settings.speedup_problems:
         times = pool.time_pipelines([example.prompt for example in examples[: settings.speedup_problems]])

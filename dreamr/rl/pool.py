@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -29,7 +28,7 @@ from dreamr.bench.contender import Entry, PipelineContender
 from dreamr.bench.runner import Runner
 from dreamr.config import GroupConfig, PipelineSettings
 from dreamr.pipelines.handles import Actors
-from dreamr.rl.chains import Group, GroupRequest, RolloutMode
+from dreamr.rl.chains import Group, GroupRequest, RolloutTask
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.rollout import RolloutWorker
 from dreamr.rl.verifier import RolloutVerifier
@@ -77,20 +76,13 @@ class RolloutPool:
         await asyncio.gather(*(self._sync(worker) for worker in self._workers))
 
     async def roll_out(
-        self,
-        requests: Sequence[GroupRequest],
-        mode: RolloutMode,
-        size: int | None = None,
-        alpha: float | None = None,
+        self, requests: Sequence[GroupRequest], task: RolloutTask, size: int | None = None
     ) -> list[Group]:
         """A group per request, in their order; `size` requests go to a worker at a time.
-
-        `size` and `alpha`, the threshold of verdicts, are the training's where they are None.
 
         Raises ActorLost when an actor is gone for good, and whatever the engines raise.
         """
         size = size or self._config.rollout.groups_per_call
-        task = _Task(mode, self._config.rollout.alpha if alpha is None else alpha)
         line = deque(_Call(start, list(requests[start : start + size])) for start in range(0, len(requests), size))
         groups: list[Group | None] = [None] * len(requests)
         try:
@@ -135,7 +127,7 @@ class RolloutPool:
                 raise ActorLost(f"actors were lost {MAX_TRIES} times while one problem was timed")
         return times
 
-    async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], task: _Task) -> None:
+    async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], task: RolloutTask) -> None:
         worker, verifier = self._workers[number], self._verifiers[number % len(self._verifiers)]
         while line:
             call = line.popleft()
@@ -149,10 +141,10 @@ class RolloutPool:
                 await asyncio.gather(worker.check(), verifier.check())  # the loss may have been either's
                 await asyncio.gather(worker.recovered(), verifier.recovered())
 
-    async def _call(self, worker: Member, verifier: Member, call: _Call, task: _Task) -> list[Group]:
+    async def _call(self, worker: Member, verifier: Member, call: _Call, task: RolloutTask) -> list[Group]:
         await self._sync(worker)
         deadline_s = self._config.rollout.deadline_s
-        remote = worker.actor.roll_out.remote(call.requests, verifier.actor, task.mode, task.alpha, self._limits)
+        remote = worker.actor.roll_out.remote(call.requests, verifier.actor, task, self._limits)
         reply: RayRef[list[Group]] = RayRef(remote, worker, None)
         try:
             async with asyncio.timeout(deadline_s):
@@ -174,14 +166,6 @@ class RolloutPool:
             except ActorLost:
                 continue
             self._loaded[worker] = wanted
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What all calls of one rollout share."""
-
-    mode: RolloutMode
-    alpha: float
 
 
 class _Call:

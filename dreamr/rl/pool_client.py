@@ -10,7 +10,7 @@ import ray
 import torch
 
 from dreamr.actors.refs import root_cause
-from dreamr.rl.chains import Group, GroupRequest, RolloutMode
+from dreamr.rl.chains import Group, GroupRequest, RolloutTask
 from dreamr.rl.weights import gather_weights
 
 
@@ -43,15 +43,9 @@ class PoolClient:
         """The weights on rank 0, None on the others. Collective."""
         return gather_weights(_unwrapped(model), keep=self._rank == 0)
 
-    def roll_out(
-        self,
-        requests: Sequence[GroupRequest],
-        mode: RolloutMode,
-        size: int | None = None,
-        alpha: float | None = None,
-    ) -> list[Group]:
+    def roll_out(self, requests: Sequence[GroupRequest], task: RolloutTask, size: int | None = None) -> list[Group]:
         """See `RolloutPool.roll_out`."""
-        groups: list[Group] = self._get(self._pool.roll_out.remote(requests, mode, size, alpha))
+        groups: list[Group] = self._get(self._pool.roll_out.remote(requests, task, size))
         return groups
 
     def time_pipelines(self, prompts: Sequence[Any]) -> list[tuple[float, float]]:

@@ -21,7 +21,7 @@ from dreamr.actors.draft import DraftActor
 from dreamr.actors.types import Step
 from dreamr.config import ActorConfig
 from dreamr.engines.hf import HFEngine
-from dreamr.rl.chains import Chain, ChainStep, Group, GroupRequest, RolloutMode
+from dreamr.rl.chains import Chain, ChainStep, Group, GroupRequest, RolloutTask
 from dreamr.rl.rewards import DraftedStep, is_accepted
 from dreamr.rl.verifier import Frontier
 from dreamr.rl.writing import ChainBatch, ChainLimits, Row, WrittenStep
@@ -40,13 +40,13 @@ class RolloutWorker(DraftActor):
         self._version = version
 
     async def roll_out(
-        self, requests: Sequence[GroupRequest], verifier: Any, mode: RolloutMode, alpha: float, limits: ChainLimits
+        self, requests: Sequence[GroupRequest], verifier: Any, task: RolloutTask, limits: ChainLimits
     ) -> list[Group]:
         """Chains for every request, judged by the actor `verifier` (a handle of `RolloutVerifier`)."""
         engine = cast(HFEngine, self._engine)
         batch = await asyncio.to_thread(ChainBatch, engine, requests, limits)
-        write = _write_free if mode == "free" else _write_in_pipeline
-        chains = await write(batch, requests, verifier, alpha, limits)
+        write = _write_free if task.mode == "free" else _write_in_pipeline
+        chains = await write(batch, requests, verifier, task.alpha, limits)
         by_group: dict[int, list[Chain]] = defaultdict(list)
         for row, chain in zip(batch.rows, chains, strict=True):
             by_group[row.group].append(chain)

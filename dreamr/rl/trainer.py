@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from dreamr.rl.chains import GroupRequest
+from dreamr.rl.chains import GroupRequest, RolloutTask
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.data import TaskData
 from dreamr.rl.pool_client import PoolClient
@@ -67,7 +67,7 @@ class SapoTrainer(GRPOTrainer):
             for index, example in zip(self.examples[::size], examples, strict=True)
         ]
         began = time.perf_counter()
-        groups = self._pool.roll_out(requests, self._sapo.rollout.mode)
+        groups = self._pool.roll_out(requests, RolloutTask(self._sapo.rollout.mode, self._sapo.rollout.alpha))
         seconds = time.perf_counter() - began
         self.scored = [
             scored

@@ -14,6 +14,7 @@ from dreamr.config.engines import (
     ScriptedEngineConfig,
     VLLMEngineConfig,
     is_missing_folder,
+    names_a_path,
 )
 from dreamr.config.file import Config, load_config
 from dreamr.config.group import ActorConfig, GroupConfig, Verifier
@@ -42,5 +43,6 @@ __all__ = [
     "first_problem",
     "is_missing_folder",
     "load_config",
+    "names_a_path",
     "parse_strict",
 ]

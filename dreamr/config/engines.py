@@ -13,12 +13,14 @@ EMBEDDED_PREFIX = "embedded:"
 _EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
 
 
+def names_a_path(name: str) -> bool:
+    """Whether `name` can only mean a path, whatever is there: a hub id has exactly one slash."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
+
+
 def is_missing_folder(model: str) -> bool:
-    """Whether `model` can only mean a folder, and this machine has none there: a hub id has exactly one slash."""
-    if model.startswith(EMBEDDED_PREFIX):
-        return False
-    folder = Path(model)
-    return not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1)
+    """Whether `model` can only mean a folder, and this machine has none there."""
+    return not model.startswith(EMBEDDED_PREFIX) and not Path(model).exists() and names_a_path(model)
 
 
 class CheckpointConfig(Strict):
@@ -93,7 +95,7 @@ class ScriptedEngineConfig(Strict):
     step_tokens: tuple[PositiveInt, PositiveInt] = (8, 24)
     """Fewest and most tokens of a step."""
     acceptance: float = Field(default=0.7, ge=0, le=1)
-    """Share of steps that get a rho of 0.95; the others get 0.05."""
+    """Share of steps that get a rho of 0.99; the others get 0.01."""
     imitates: int | None = None
     """Seed of the scripted engine, with the same lengths of steps, whose tokens this one proposes to be checked."""
     token_acceptance: float = Field(default=0.8, ge=0, le=1)

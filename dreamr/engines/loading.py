@@ -60,9 +60,14 @@ def load_processor(model: str) -> ImageTextProcessor:
         processor: ImageTextProcessor = ImageTextProcessor.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ValueError(f"{model!r} has no usable tokenizer or image processor: {first_line(error)}") from error
+    check_template(processor, model)
+    return processor
+
+
+def check_template(processor: Any, model: str) -> None:
+    """Raises ValueError in one sentence when there is no chat template."""
     if not processor.chat_template:
         raise ValueError(f"{model!r} has no chat template: add chat_template.jinja to the checkpoint")
-    return processor
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:

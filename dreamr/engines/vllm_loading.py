@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.guardian import guard
-from dreamr.engines.loading import eos_tokens, find_config, first_line
+from dreamr.engines.loading import check_template, eos_tokens, find_config, first_line
 from dreamr.engines.weights import checkpoint_shapes, num_parameters
 from dreamr.tasks.chat import ChatEncoder
 from dreamr.tasks.prompts import load_prompt_config
@@ -60,8 +60,7 @@ def _processor(config: VLLMEngineConfig, model: str) -> Any:
         raise ValueError(f"{model!r} has no usable tokenizer or image processor: {first_line(error)}") from error
     if not processor.chat_template:  # in some checkpoints the tokenizer alone has it
         processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
-    if not processor.chat_template:
-        raise ValueError(f"{model!r} has no chat template: add chat_template.jinja to the checkpoint")
+    check_template(processor, model)
     return processor
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dreamr.config import ActorConfig, ConfigError, HFEngineConfig
+from dreamr.config import ActorConfig, ConfigError, HFEngineConfig, names_a_path
 from dreamr.engines.factory import model_location
 from dreamr.rl import checkpoints
 from dreamr.rl.config import SapoConfig
@@ -60,8 +60,7 @@ def _check_packages(config: SapoConfig) -> None:
 def _check_model(role: str, actor: ActorConfig) -> None:
     assert isinstance(actor.engine, HFEngineConfig)
     location = model_location(actor.engine.model)
-    is_path = Path(location).is_absolute() or location.startswith((".", "~")) or location.count("/") != 1
-    if is_path and not (Path(location) / "config.json").is_file():
+    if names_a_path(location) and not (Path(location) / "config.json").is_file():
         raise ConfigError(
             f"{role}.engine.model = '{actor.engine.model}': there is no checkpoint in that folder; give a folder with "
             "a config.json, a hub id, or a built-in model."

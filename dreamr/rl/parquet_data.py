@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamr.actors.types import Prompt
-from dreamr.config import ConfigError
+from dreamr.config import ConfigError, names_a_path
 from dreamr.rl.answers import AnswerKind
 from dreamr.rl.data import Example
 
@@ -102,7 +102,7 @@ def load_parquet_data(settings: DataSettings, split: str) -> ParquetData:
 def _load(source: str, split: str) -> Dataset:
     path = Path(source)
     files = _files_of(path, split) if path.exists() else []
-    if not files and (path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1):
+    if not files and names_a_path(source):
         raise ConfigError(
             f"data.source = '{source}': there is nothing; give a parquet file, a folder of them, or a hub id."
         )

@@ -24,7 +24,7 @@ def tables(*reports: dict[str, Any]) -> str:
 
 
 def _alone(reports: tuple[dict[str, Any], ...]) -> str:
-    shown = [("target", reports[0], "target"), *((_draft(report), report, "draft") for report in reports)]
+    shown = [("target", reports[0], "target"), *((report["draft"], report, "draft") for report in reports)]
     models = [report["alone"][role] for _, report, role in shown]
     parameters = [report["num_parameters"][role] for _, report, role in shown]
     return markdown_table(
@@ -40,7 +40,7 @@ def _alone(reports: tuple[dict[str, Any], ...]) -> str:
 
 def _verdicts(reports: tuple[dict[str, Any], ...]) -> str:
     shown = [
-        (f"{_draft(report)}, {sampling}" if len(reports) > 1 else sampling, report[key])
+        (f"{report['draft']}, {sampling}" if len(reports) > 1 else sampling, report[key])
         for report in reports
         for sampling, key in (("greedy", "verdicts_greedy"), ("temperature 1", "verdicts_temperature_1"))
     ]
@@ -52,11 +52,6 @@ def _verdicts(reports: tuple[dict[str, Any], ...]) -> str:
             ["time of a verdict", *(f"{one['verdict_ms']:.1f} ms" for _, one in shown)],
         ]
     )
-
-
-def _draft(report: dict[str, Any]) -> str:
-    name: str = report.get("draft", "draft")
-    return name
 
 
 _SHARES = {

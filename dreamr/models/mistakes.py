@@ -78,21 +78,22 @@ def _wrong_equation(problem: Problem, index: int, style: Style, rng: random.Rand
     operation, value = problem.operations[index], problem.values[index]
     right = f"{operation.operand} = {operation.apply(value)}"
     head, _, tail = problem.step(index, style).rpartition(right)
+    flipped = replace(operation, kind=_OTHER[operation.kind])
     if rng.random() < 0.2:
-        other = replace(operation, kind=_OTHER[operation.kind])
-        return f"{head}{operation.operand} = {min(MAX_VALUE, max(0, other.apply(value)))}{tail}"
-    if operation.cell:
-        other = replace(operation, cell=replace(operation.cell, number=rng.randint(1, 9)))
-    else:
-        other = replace(operation, kind=_OTHER[operation.kind])
-    result = min(MAX_VALUE, max(0, other.apply(value)))
+        return f"{head}{operation.operand} = {_within_bounds(flipped.apply(value))}{tail}"
+    other = _wrong_operation(problem, index, "number", rng) or flipped
+    result = _within_bounds(other.apply(value))
     return f"{head}{other.operand} = {result if rng.random() < 0.7 else _near(result, rng)}{tail}"
 
 
 def _near(value: int, rng: random.Random) -> int:
     """A plausible slip: off by one, by ten, a few, or a wrong digit."""
     slip = rng.choice((-1, 1, -1, 1, -10, 10, -2, 2, rng.randint(-9, 9)))
-    return min(MAX_VALUE, max(0, value + slip))
+    return _within_bounds(value + slip)
+
+
+def _within_bounds(value: int) -> int:
+    return min(MAX_VALUE, max(0, value))
 
 
 def _wrong_ending(problem: Problem, style: Style, rng: random.Random) -> str | None:

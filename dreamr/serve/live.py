@@ -13,13 +13,14 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
 from dreamr.pipelines.handles import Actors, Judge, Ref, Writer
 from dreamr.pipelines.verification import Rule
 from dreamr.serve.wrapped import WrappedJudge, WrappedWriter
 
+T = TypeVar("T")
 Tell = Callable[[dict[str, Any]], None]
 Value = Step | Verdict | Proposal | Checked | tuple[Step, ...] | tuple[Verdict, ...]
 
@@ -41,12 +42,13 @@ class Watch:
             judge=WatchedJudge(actors.judge, self),
         )
 
-    def follow(self, lane: Role, ref: Ref[Any]) -> None:
-        """Tell of a call that has just been made, and of its result."""
+    def follow(self, lane: Role, ref: Ref[T]) -> Ref[T]:
+        """Tell of a call that has just been made, and of its result. Returns the call's reference."""
         event = self._begun({"lane": lane})
         task = asyncio.create_task(self._wait_for(event, ref), name=f"watch {lane} {event['call']}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return ref
 
     async def reading(self, judge: Judge, prompt: Prompt) -> Prefill:
         """Have the verifier read the prompt, and tell of it."""
@@ -63,9 +65,9 @@ class Watch:
         """Return when every call has been told of."""
         await asyncio.gather(*self._tasks)
 
-    async def _wait_for(self, event: dict[str, Any], ref: Ref[Value]) -> None:
+    async def _wait_for(self, event: dict[str, Any], ref: Ref[Any]) -> None:
         try:
-            value = await ref
+            value: Value = await ref
         except Exception:
             self._lost(event)  # its pipeline says why
             return
@@ -106,30 +108,22 @@ class WatchedWriter(WrappedWriter):
         self._lane, self._watch = lane, watch
 
     def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:
-        ref = super().next_step(call_id, prompt, after, sampling)
-        self._watch.follow(self._lane, ref)
-        return ref
+        return self._watch.follow(self._lane, super().next_step(call_id, prompt, after, sampling))
 
     def next_steps(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> Ref[tuple[Step, ...]]:
-        ref = super().next_steps(call_id, prompt, chain, sampling)
-        self._watch.follow(self._lane, ref)
-        return ref
+        return self._watch.follow(self._lane, super().next_steps(call_id, prompt, chain, sampling))
 
     def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Ref[Proposal]:
-        ref = super().propose_tokens(call_id, prompt, after, num_tokens, sampling)
-        self._watch.follow(self._lane, ref)
-        return ref
+        return self._watch.follow(self._lane, super().propose_tokens(call_id, prompt, after, num_tokens, sampling))
 
     def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
     ) -> Ref[Checked]:
-        ref = super().check_tokens(call_id, prompt, after, proposal, sampling)
-        self._watch.follow(self._lane, ref)
-        return ref
+        return self._watch.follow(self._lane, super().check_tokens(call_id, prompt, after, proposal, sampling))
 
 
 class WatchedJudge(WrappedJudge):
@@ -148,13 +142,9 @@ class WatchedJudge(WrappedJudge):
         criterion: Criterion = "rho",
         reference: Step | Ref[Step] | None = None,
     ) -> Ref[Verdict]:
-        ref = super().score(call_id, prompt, step, criterion, reference)
-        self._watch.follow("verifier", ref)
-        return ref
+        return self._watch.follow("verifier", super().score(call_id, prompt, step, criterion, reference))
 
     def score_chain(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
     ) -> Ref[tuple[Verdict, ...]]:
-        ref = super().score_chain(call_id, prompt, chain, criterion)
-        self._watch.follow("verifier", ref)
-        return ref
+        return self._watch.follow("verifier", super().score_chain(call_id, prompt, chain, criterion))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
 from dreamr.bench.cold import cold_copy
-from dreamr.config import Config, PipelineSettings
+from dreamr.config import Config, PipelineSettings, first_problem
 from dreamr.pipelines.handles import Actors
 from dreamr.serve.admission import Admission
 from dreamr.serve.answering import Answering
@@ -138,7 +138,7 @@ class Service:
         try:
             return PipelineSettings.model_validate(own.model_dump() | given)
         except ValidationError as error:  # the schema has bounded all else: it is the method that does not fit
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            reason = first_problem(error)
             raise refused("method", f"method = '{request.method}' does not work on this server: {reason}") from None
 
     def _max_tokens(self, request: ChatRequest) -> int:

@@ -25,8 +25,9 @@ from dreamr.config import Config
 from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
 from dreamr.pipelines.registry import build_pipeline
 from dreamr.pipelines.request import Request
-from dreamr.serve.deployment import build, named
+from dreamr.serve.deployment import build
 from dreamr.serve.settings import ServeSettings
+from dreamr.serve.succession import named
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -228,18 +229,20 @@ async def test_a_client_that_goes_frees_the_work_and_an_update_and_deletion_take
         unable = await client.post(f"{url}/v1/chat/completions", json=SLOW | {"method": "token_speculative"})
         assert (unable.status_code, unable.json()["error"]["param"]) == (400, "method")
         assert "offers no TokenSpeculation" in unable.json()["error"]["message"]
-    second = run_slow(token_s=0.03)
-    assert len(second - first) == 3
-    assert all([await asyncio.to_thread(process_ended, process) for process in first])
+    for token_s, num_replicas in ((0.03, 2), (0.04, 1)):
+        second = run_slow(token_s, num_replicas) - first
+        assert len(second) == 3
+        assert all([await asyncio.to_thread(process_ended, process) for process in first])
+        first = second
     await asyncio.to_thread(serve.delete, "slow")
     assert all([await asyncio.to_thread(process_ended, process) for process in second])
     assert not [actor for actor in alive() if actor["Name"].startswith("slow-")]
 
 
-def run_slow(token_s: float) -> set[int]:
-    """Run (or update) an application with one replica and no line; the processes of its actors, old ones included."""
+def run_slow(token_s: float, num_replicas: int = 1) -> set[int]:
+    """Run (or update) an application without a line; the processes of its actors, old ones included."""
     group = toy_group(**{role: toy_actor(token_s=token_s) for role in ("draft", "target", "verifier")})
-    limits = ServeSettings(max_running=1, max_queued=0)
+    limits = ServeSettings(max_running=num_replicas, max_queued=0, num_replicas=num_replicas)
     serve.run(build({"config": Config(group=group, serve=limits)}), name="slow", route_prefix="/slow")
     return {actor["Pid"] for actor in alive() if actor["Name"].startswith("slow-")}
 

@@ -4,16 +4,13 @@
                  replica 2 ─┴▶ <name>-draft, <name>-target, <name>-verifier     detached: they outlive replicas
 
 The actors belong to the application: a replica that is stopped because the application is deleted takes them along.
-Their name holds a digest of what they are, so an update with other models gets its own; the old replica, when it is
-the only one, goes after the new one has come and takes the old ones along.
+Their name holds a digest of what they are, so an update with other models gets its own (succession.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +19,20 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import ApplicationStatus
-from ray.util import list_named_actors
 
 from dreamr.actors.group import ActorGroup
 from dreamr.cli.inputs import with_draft
-from dreamr.config import Config, GroupConfig, load_config
+from dreamr.config import Config, load_config
 from dreamr.serve.app import api_keys, make_app
 from dreamr.serve.errors import RETRY_AFTER_S
 from dreamr.serve.logs import log_as_json
 from dreamr.serve.service import Service
+from dreamr.serve.succession import named, stop_superseded
 
 log = logging.getLogger(__name__)
 
 MOST_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
-DIGEST = 8
-"""Hexadecimal digits that tell apart groups of one name."""
 
 
 def build(arguments: dict[str, Any] | None = None) -> Application:
@@ -59,7 +54,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         max_ongoing_requests=10 * (limits.max_running + limits.max_queued) + 100,
         max_queued_requests=MOST_AT_PROXY,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
-        # The new replica first, then the old one goes: only so can the old one see that its actors are superseded.
+        # New replicas first, then the old ones go: somebody answers all the time.
         max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5,
@@ -75,7 +70,7 @@ class Reasoner:
     async def __init__(self, config: Config) -> None:  # type: ignore[misc]  # Serve awaits it
         log_as_json()
         context = serve.get_replica_context()
-        self._app_name, self._config = context.app_name, config
+        self._app_name = context.app_name
         self._group_config = named(config.group, context.app_name)
         self._group = ActorGroup(self._group_config, lasting=True)
         await self._group.start()
@@ -94,35 +89,18 @@ class Reasoner:
         await self._service.check()
         if self._group.target.gone:
             raise RuntimeError("the target actor is gone and this replica cannot bring it back")
+        await asyncio.to_thread(stop_superseded, self._group_config, self._app_name)
 
     async def __del__(self) -> None:
         group: ActorGroup | None = getattr(self, "_group", None)
         if group is None:
             return
-        if await asyncio.to_thread(self._is_last):
+        if await asyncio.to_thread(self._is_deleted):
             await group.stop()
         else:
             await group.leave()
 
-    def _is_last(self) -> bool:
-        """Whether no other replica needs these actors any more, now or later."""
+    def _is_deleted(self) -> bool:
+        """Whether the application goes, and not this replica alone."""
         application = serve.status().applications.get(self._app_name)
-        if application is None or application.status == ApplicationStatus.DELETING:
-            return True
-        return self._config.serve.num_replicas == 1 and _is_superseded(self._group_config)
-
-
-def named(group: GroupConfig, app_name: str) -> GroupConfig:
-    """The group under a name that tells apart applications, and what their actors are."""
-    digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:DIGEST]
-    name, namespace = f"{group.name or app_name}-{digest}", group.namespace or "dreamr"
-    return group.model_copy(update={"name": name, "namespace": namespace})
-
-
-def _is_superseded(group: GroupConfig) -> bool:
-    """Whether actors of the same application exist that are something else."""
-    assert group.name, "the group has been named"
-    kin = re.compile(rf"{re.escape(group.name[:-DIGEST])}[0-9a-f]{{{DIGEST}}}-[a-z]+")
-    actors = [actor for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == group.namespace]
-    names = [actor["name"] for actor in actors if kin.fullmatch(actor["name"])]
-    return any(not name.startswith(group.name) for name in names)
+        return application is None or application.status == ApplicationStatus.DELETING

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dreamr.models.mistakes import wrong_step
+from dreamr.models.mistakes import with_habit, wrong_step
 from dreamr.tasks.ledger import (
     MAX_STEPS,
     MAX_VALUE,
@@ -61,6 +61,18 @@ def test_made_up_mistakes_are_never_valid(problems: list[Problem]) -> None:
         for index in range(len(solution)):
             text = wrong_step(problem, index, rng)
             assert not problem.is_valid_step(index, solution[index - 1] if index else "", text)
+
+
+def test_a_habit_makes_wrong_steps_from_which_chains_go_on(problems: list[Problem]) -> None:
+    rng = random.Random(0)
+    taken = [with_habit(problem, 1.0, rng) for problem in problems]
+    assert sum(wrong != right for wrong, right in zip(taken, problems, strict=True)) > len(problems) / 4
+    for right, wrong in zip(problems, taken, strict=True):
+        assert all(0 <= value <= MAX_VALUE for value in wrong.values)
+        texts = wrong.solution(["concise"] * len(wrong.operations))
+        for index, (meant, done) in enumerate(zip(right.operations, wrong.operations, strict=True)):
+            assert right.is_valid_step(index, texts[index - 1] if index else "", texts[index]) == (meant == done)
+    assert [with_habit(problem, 0.0, rng) for problem in problems] == problems
 
 
 def test_a_step_is_judged_from_the_value_that_the_previous_step_stated() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from dreamr.models.mistakes import wrong_step
+from dreamr.models.mistakes import with_habit, wrong_step
 from dreamr.models.packing import IMAGE_START, SAMENESS, SCORE, VERDICT, Batch, Tree, pad
 from dreamr.tasks.ledger import Problem, Style
 from dreamr.tasks.ledger_image import COLUMNS, ROWS
@@ -44,6 +44,8 @@ class Recipe:
     """Share of judged candidates that also get a score."""
     sameness: float = 0.0
     """Share of steps for which two versions are compared."""
+    habit: float = 0.0
+    """Share of careless operations (`with_habit`) where there is occasion: what reinforcement learning can unlearn."""
 
 
 class Corpus:
@@ -65,7 +67,7 @@ class Corpus:
         styles = self._styles(len(problem.operations), rng)
         chain = tree.add(None, self._prompt(problem), labelled=False)
         chain_end, previous = tree.last, ""
-        for index, text in enumerate(problem.solution(styles)):
+        for index, text in enumerate(with_habit(problem, self._recipe.habit, rng).solution(styles)):
             concise = index < len(styles) and styles[index] == "concise"
             if self._recipe.verdicts:
                 candidate = drafted[index] if drafted else _candidate(problem, index, rng)

@@ -139,6 +139,7 @@ def test_the_draft_is_exported_whole_while_transformers_thinks_of_zero_3(tmp_pat
 
     from dreamr.engines.factory import model_location
     from dreamr.rl.export import export
+    from dreamr.tasks.prompts import load_prompt_config
 
     source = model_location("embedded:draft")
     weights = {name: weight + 0.5 for name, weight in load_file(Path(source) / "model.safetensors").items()}
@@ -146,6 +147,8 @@ def test_the_draft_is_exported_whole_while_transformers_thinks_of_zero_3(tmp_pat
     active = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
     assert active.is_zero3()
     assert is_deepspeed_zero3_enabled()
-    written = load_file(export(weights, source, tmp_path / "draft") / "model.safetensors")
+    prompts = load_prompt_config(Path(source), {"instruction": " Be brief."})
+    written = load_file(export(weights, source, prompts, tmp_path / "draft") / "model.safetensors")
+    assert load_prompt_config(tmp_path / "draft") == prompts
     assert written.keys() == weights.keys() - {"lm_head.weight"}
     assert all(torch.equal(weight, weights[name]) for name, weight in written.items())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -11,11 +12,12 @@ from transformers import AutoModelForImageTextToText
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from dreamr.engines.loading import load_processor
-from dreamr.tasks.prompts import PROMPT_FILE
+from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
 
 
-def export(weights: Mapping[str, Tensor], source: str, folder: Path) -> Path:
-    """Write `weights` with everything else of the checkpoint `source`; in its number type. Returns `folder`.
+def export(weights: Mapping[str, Tensor], source: str, prompts: PromptConfig, folder: Path) -> Path:
+    """Write `weights`, and the prompts that they learnt from, with everything else of the checkpoint `source`; in its
+    number type. Returns `folder`.
 
     For the end of a run: this process trains no more by DeepSpeed.
     """
@@ -26,7 +28,5 @@ def export(weights: Mapping[str, Tensor], source: str, folder: Path) -> Path:
     processor = load_processor(source)
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
-    prompts = Path(source) / PROMPT_FILE
-    if prompts.is_file():
-        shutil.copy(prompts, folder / PROMPT_FILE)
+    (folder / PROMPT_FILE).write_text(json.dumps(asdict(prompts), indent=2) + "\n", encoding="utf-8")
     return folder

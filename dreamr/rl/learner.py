@@ -19,6 +19,7 @@ from dreamr.engines.factory import model_location
 from dreamr.rl import checkpoints, distributed
 from dreamr.rl.config import SapoConfig
 from dreamr.rl.data import TaskData, load_data
+from dreamr.tasks.prompts import load_prompt_config
 
 
 class Learner:
@@ -72,7 +73,8 @@ class Learner:
         history = None
         if self._rank == 0:
             history = History(config.run, start, config.log, config.public())
-        model, processor, encoder = load_policy(source, config.learner)
+        prompts = load_prompt_config(Path(source), config.draft.engine.prompts)
+        model, processor, encoder = load_policy(source, prompts, config.learner)
         bookkeeper = Bookkeeper(config, data, held_out, pool, history, report)
         trainer = SapoTrainer(
             config,
@@ -89,4 +91,4 @@ class Learner:
         weights = pool.gather(trainer.model)
         if history is not None:
             history.close()
-        return export(weights, source, config.run / "draft") if weights else None
+        return export(weights, source, prompts, config.run / "draft") if weights else None

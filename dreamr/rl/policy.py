@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +10,19 @@ from transformers import AutoModelForImageTextToText
 from dreamr.engines.loading import load_processor
 from dreamr.rl.config import LearnerSettings
 from dreamr.tasks.processor import ImageTextProcessor, PromptEncoder
-from dreamr.tasks.prompts import load_prompt_config
+from dreamr.tasks.prompts import PromptConfig
 
 
-def load_policy(source: str, settings: LearnerSettings) -> tuple[Any, ImageTextProcessor, PromptEncoder]:
+def load_policy(
+    source: str, prompts: PromptConfig, settings: LearnerSettings
+) -> tuple[Any, ImageTextProcessor, PromptEncoder]:
     """Model, processor and encoder of a checkpoint folder or hub id."""
     auto: Any = AutoModelForImageTextToText
     model = auto.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa")
     if settings.freeze_vision:
         model.model.visual.requires_grad_(False)
     processor = load_processor(source)
-    encoder = PromptEncoder(processor, load_prompt_config(Path(source)))
+    encoder = PromptEncoder(processor, prompts)
     # TRL renders the prompt once more, for the image tokens' places: it has to come out as long as the engine's.
     suffix = encoder.config.generation_suffix
     processor.chat_template = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLForCo
 
 from dreamr.models.corpus import SAME_TEMPLATE, SCORE_QUESTION, VERDICT_QUESTION
 from dreamr.models.images import image_processor
-from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
+from dreamr.tasks.prompts import PromptConfig, save_prompt_config
 
 PROMPTS = PromptConfig(
     instruction="",
@@ -42,4 +40,4 @@ def export(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenize
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
-    (folder / PROMPT_FILE).write_text(json.dumps(asdict(PROMPTS), indent=2) + "\n", encoding="utf-8")
+    save_prompt_config(PROMPTS, folder)

@@ -45,7 +45,8 @@ class Recipe:
     sameness: float = 0.0
     """Share of steps for which two versions are compared."""
     habit: float = 0.0
-    """Share of careless operations (`with_habit`) where there is occasion: what reinforcement learning can unlearn."""
+    """Share of careless operations (`with_habit`) where there is occasion: what reinforcement learning can unlearn.
+    Not with `verdicts`, which take the steps of a chain for right."""
 
 
 class Corpus:
@@ -67,7 +68,9 @@ class Corpus:
         styles = self._styles(len(problem.operations), rng)
         chain = tree.add(None, self._prompt(problem), labelled=False)
         chain_end, previous = tree.last, ""
-        for index, text in enumerate(with_habit(problem, self._recipe.habit, rng).solution(styles)):
+        habit = self._recipe.habit
+        written = with_habit(problem, habit, rng) if habit else problem  # without one, nothing is drawn for it
+        for index, text in enumerate(written.solution(styles)):
             concise = index < len(styles) and styles[index] == "concise"
             if self._recipe.verdicts:
                 candidate = drafted[index] if drafted else _candidate(problem, index, rng)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from dreamr.engines.loading import load_processor
-from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig
+from dreamr.tasks.prompts import PromptConfig, save_prompt_config
 
 
 def export(weights: Mapping[str, Tensor], source: str, prompts: PromptConfig, folder: Path) -> Path:
@@ -28,5 +26,5 @@ def export(weights: Mapping[str, Tensor], source: str, prompts: PromptConfig, fo
     processor = load_processor(source)
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
-    (folder / PROMPT_FILE).write_text(json.dumps(asdict(prompts), indent=2) + "\n", encoding="utf-8")
+    save_prompt_config(prompts, folder)
     return folder

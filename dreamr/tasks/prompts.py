@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,11 @@ def load_prompt_config(folder: Path, given: Mapping[str, str] | None = None) -> 
     Raises ValueError for a file that is no JSON object, and for unknown keys.
     """
     return PromptConfig(**_from_file(folder / PROMPT_FILE) | _known(given or {}, "engine.prompts"))
+
+
+def save_prompt_config(prompts: PromptConfig, folder: Path) -> None:
+    """Write what `load_prompt_config` reads from a checkpoint folder."""
+    (folder / PROMPT_FILE).write_text(json.dumps(asdict(prompts), indent=2) + "\n", encoding="utf-8")
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamr.tasks.ledger import Problem, make_problem
+from dreamr.tasks.ledger import make_problem
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -21,16 +21,11 @@ def dreamr(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def ask(problem: Problem, folder: Path, *arguments: str) -> str:
-    problem.image.save(folder / "image.png")
-    return dreamr("ask", problem.question, "--image", str(folder / "image.png"), *arguments)
-
-
-def test_ask_answers_ledger_problems_rightly(tmp_path: Path) -> None:
-    problems = [make_problem("test", 11, index) for index in range(3)]
-    answers = [json.loads(ask(problem, tmp_path, "--json"))["answer"] for problem in problems]
-    right = sum(answer == str(problem.answer) for answer, problem in zip(answers, problems, strict=True))
-    assert right >= 2, f"{answers}, but {[problem.answer for problem in problems]} are right"
+def test_ask_answers_a_ledger_problem_rightly(tmp_path: Path) -> None:
+    problem = make_problem("test", 11, 0)
+    problem.image.save(tmp_path / "image.png")
+    document = json.loads(dreamr("ask", problem.question, "--image", str(tmp_path / "image.png"), "--json"))
+    assert document["answer"] == str(problem.answer)
 
 
 def test_demo_reports_on_both_methods() -> None:

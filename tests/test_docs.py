@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dreamr.bench import drafts
 from dreamr.bench import markdown as bench
 from dreamr.bench.schema import Report, Speedup
 from dreamr.config import (
@@ -66,6 +67,15 @@ def test_evaluations_of_several_drafts_stand_side_by_side() -> None:
     assert alone.splitlines()[0] == "| alone, greedy | target | draft | draft-untrained |"
     assert "| draft, temperature 1 | draft-untrained, greedy |" in verdicts
     assert {line.count("|") for line in verdicts.splitlines()} == {6}
+
+
+def test_the_page_on_training_compares_the_drafts() -> None:
+    names = ("embedded-draft-untrained", "embedded-draft")
+    reports = [Report.read(ROOT / "bench/results" / name / "report.json") for name in names]
+    assert shown(ROOT / "docs/training.md", drafts.NAME) == drafts.table(reports)
+    alone = reports[0].model_copy(update={"methods": reports[0].methods[:1]})
+    with pytest.raises(ValueError, match="did not measure fpsr"):
+        drafts.table([alone])
 
 
 def test_the_page_on_training_shows_the_ablation_once_it_was_made() -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import ray
 import torch
 from ray.util.placement_group import remove_placement_group
@@ -28,12 +29,18 @@ from dreamr.rl.launch import bundles
 from dreamr.rl.pool import RolloutPool
 from dreamr.tasks.ledger import make_problem
 
-pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 CONFIG = SapoConfig.model_validate(
     {
         "run": Path("nowhere"),
-        "draft": {"engine": {"kind": "hf", "model": "embedded:draft"}, "num_cpus": 0.5},
+        "draft": {"engine": {"kind": "hf", "model": "embedded:draft-untrained"}, "num_cpus": 0.5},
         "target": {"engine": {"kind": "hf", "model": "embedded:target"}, "num_cpus": 0.5},
         "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
     }
@@ -55,6 +62,12 @@ async def running() -> AsyncIterator[RolloutPool]:
         remove_placement_group(placement)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(ray_cluster: None) -> AsyncIterator[RolloutPool]:
+    async with running() as started:
+        yield started
+
+
 def requests(temperature: float, size: int) -> list[GroupRequest]:
     return [GroupRequest(problem.prompt, tuple(range(size)), temperature) for problem in PROBLEMS]
 
@@ -63,54 +76,54 @@ def tokens(chains: tuple[Chain, ...]) -> list[tuple[int, ...]]:
     return [chain.tokens for chain in chains]
 
 
-async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits() -> None:
-    async with running() as pool:
-        for temperature in (0.0, 1.0):
-            groups = await pool.roll_out(requests(temperature, 2), IN_PIPELINE)
-            store = PromptStore()
-            worker, verifier = pool._workers[0], pool._verifiers[0]
-            actors = Actors(RayWriter(worker, store), RayWriter(verifier, store), RayJudge(verifier, store))
-            pipeline = build_pipeline("sequential", actors)
-            sources = set()
-            for problem, group in zip(PROBLEMS, groups, strict=True):
-                for seed, chain in enumerate(group.chains):
-                    settings = PipelineSettings(temperature=temperature, seed=seed, max_tokens=512, max_step_tokens=96)
-                    trace = await pipeline.run(Request(problem.prompt, settings))
-                    assert [step.tokens for step in chain.steps] == [step.tokens for step in trace.steps]
-                    assert [step.source for step in chain.steps] == [step.source for step in trace.steps]
-                    assert sum(step.accepted for step in chain.drafted) == trace.num_accepted
-                    sources |= {step.source for step in chain.steps}
-            assert sources == {"draft", "target"}
+async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits(pool: RolloutPool) -> None:
+    for temperature in (0.0, 1.0):
+        groups = await pool.roll_out(requests(temperature, 2), IN_PIPELINE)
+        store = PromptStore()
+        worker, verifier = pool._workers[0], pool._verifiers[0]
+        actors = Actors(RayWriter(worker, store), RayWriter(verifier, store), RayJudge(verifier, store))
+        pipeline = build_pipeline("sequential", actors)
+        sources = set()
+        for problem, group in zip(PROBLEMS, groups, strict=True):
+            for seed, chain in enumerate(group.chains):
+                settings = PipelineSettings(temperature=temperature, seed=seed, max_tokens=512, max_step_tokens=96)
+                trace = await pipeline.run(Request(problem.prompt, settings))
+                assert [step.tokens for step in chain.steps] == [step.tokens for step in trace.steps]
+                assert [step.source for step in chain.steps] == [step.source for step in trace.steps]
+                assert sum(step.accepted for step in chain.drafted) == trace.num_accepted
+                sources |= {step.source for step in chain.steps}
+        assert sources == {"draft", "target"}
 
 
-async def test_a_killed_worker_is_replaced_and_changes_no_chain() -> None:
-    async with running() as pool:
-        weights = {name: weight + 0.01 for name, weight in _draft_weights().items()}
-        reference = ray.put(weights)
-        before = await pool.roll_out(requests(1.0, 4), FREE)
-        await pool.set_weights([reference], 7)
-        undisturbed = await pool.roll_out(requests(1.0, 4), FREE)
-        assert [group.version for group in undisturbed] == [7, 7, 7]
-        assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
-        rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), FREE))
-        await asyncio.sleep(0.1)
-        pids = await pool.pids()
-        os.kill(pids[0], signal.SIGKILL)
-        disturbed = await rollout
-        assert [tokens(group.chains) for group in disturbed] == [tokens(group.chains) for group in undisturbed]
-        assert [group.version for group in disturbed] == [7, 7, 7]
-        for worker in pool._workers:
-            await worker.recovered()
-        again = await pool.roll_out(requests(1.0, 4), FREE)
-        assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
-        assert pids[0] not in await pool.pids()
+async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPool) -> None:
+    weights = {name: weight + 0.01 for name, weight in _draft_weights().items()}
+    reference = ray.put(weights)
+    before = await pool.roll_out(requests(1.0, 4), FREE)
+    await pool.set_weights([reference], 7)
+    undisturbed = await pool.roll_out(requests(1.0, 4), FREE)
+    assert [group.version for group in undisturbed] == [7, 7, 7]
+    assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
+    rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), FREE))
+    await asyncio.sleep(0.1)
+    pids = await pool.pids()
+    os.kill(pids[0], signal.SIGKILL)
+    disturbed = await rollout
+    assert [tokens(group.chains) for group in disturbed] == [tokens(group.chains) for group in undisturbed]
+    assert [group.version for group in disturbed] == [7, 7, 7]
+    for worker in pool._workers:
+        await worker.recovered()
+    again = await pool.roll_out(requests(1.0, 4), FREE)
+    assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
+    assert pids[0] not in await pool.pids()
 
 
 def _draft_weights() -> dict[str, torch.Tensor]:
     from dreamr.engines.factory import model_location
     from dreamr.engines.hf import HFEngine
 
-    return dict(HFEngine.load(model_location("embedded:draft")).model.named_parameters(remove_duplicate=False))
+    return dict(
+        HFEngine.load(model_location("embedded:draft-untrained")).model.named_parameters(remove_duplicate=False)
+    )
 
 
 async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:

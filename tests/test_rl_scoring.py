@@ -92,15 +92,17 @@ def test_step_credit_pays_nothing_for_filler() -> None:
     accepted=st.lists(st.booleans(), min_size=8, max_size=8),
     needed=st.integers(1, 8),
 )
-def test_what_the_steps_earn_adds_up_to_the_rewards(tokens: list[int], accepted: list[bool], needed: int) -> None:
+def test_a_step_earns_the_outcome_and_its_own_part_of_the_other_rewards(
+    tokens: list[int], accepted: list[bool], needed: int
+) -> None:
     weights = RewardSettings(outcome=1.0, draft=1.0, length=1.0, step_allowance=20)
     steps = [step(count, good) for count, good in zip(tokens, accepted, strict=False)]
     [scored] = score_group(example(needed), [chain(*steps)], weights)
     earned = sum(earned_by_step(scored, place, weights) for place in range(len(steps)))
     unbounded = sum(one.drafted.accepted * (1 - one.drafted.num_tokens / 20) for one in steps)
-    length = unbounded - max(0, len(steps) - needed)
-    assert earned == pytest.approx(scored.outcome + needed * scored.draft + length)
-    assert max(0.0, length) == pytest.approx(needed * scored.length)
+    length = (unbounded - max(0, len(steps) - needed)) / needed
+    assert earned == pytest.approx(len(steps) * scored.outcome + scored.draft + length)
+    assert max(0.0, length) == pytest.approx(scored.length)
 
 
 def test_step_credit_does_not_blow_up_groups_that_agree() -> None:

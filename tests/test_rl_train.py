@@ -111,6 +111,8 @@ def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -
     assert names >= {"reward", "reward_std", "rewards/outcome/mean", "rewards/draft/mean", "rewards/length/mean"}
     assert names >= {"entropy", "acceptance/rate", "verifier/rho_mean", "rollout/tokens_per_s", "weight_sync/time_s"}
     assert names >= {"rewards/draft_plain/mean", "staleness/max", "eval/unparsed_rate", "eval/truncated_rate"}
+    # What is learnt from is what was sampled, with the probabilities it was sampled with.
+    assert max(row["rollout/logprob_gap"] for row in read_history(job_run) if "loss" in row) < 1e-4
     assert {path.name for path in (job_run / "checkpoints").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert list(job_run.glob("wandb/offline-run-*"))
 

@@ -27,15 +27,14 @@ def wrong_step(problem: Problem, index: int, rng: random.Random) -> str:
 
 
 def with_habit(problem: Problem, share: float, rng: random.Random) -> Problem:
-    """The problem as a careless writer takes it: triples for doubles, and the other way round, and adds where a
-    subtraction would have to borrow; up to `share` of these operations, as long as values stay in the task's range.
+    """The problem as a careless writer takes it, who triples instead of doubling, and adds instead of subtracting:
+    `share` of these operations, as long as values stay in the task's range.
     """
     value, taken = problem.start.number, []
     for asked in problem.operations:
-        borrows = asked.kind == "subtract" and value % 10 < asked.operand
         other = replace(asked, kind=_OTHER[asked.kind])
-        careless = (borrows or asked.cell is None) and rng.random() < share and other.apply(value) <= MAX_VALUE
-        taken.append(other if careless else asked)
+        tempting = asked.kind in ("double", "subtract") and other.apply(value) <= MAX_VALUE
+        taken.append(other if tempting and rng.random() < share else asked)
         value = taken[-1].apply(value)
         if not 0 <= value <= MAX_VALUE:
             return problem

@@ -22,8 +22,6 @@ FULL = (Stage((3, 6), 2.0),)
 LOOK_UPS_FIRST = (Stage((1, 1), 0.9), Stage((2, 4), 0.93), *FULL)
 UNTIL_FAIR = (Stage((1, 1), 0.9), Stage((2, 4), 0.9), Stage((3, 6), 0.93))
 """Ends early on purpose: a draft that is clearly weaker than the target leaves something to be learnt."""
-UNTIL_GOOD = (Stage((3, 6), 0.996),)
-"""A draft that could be right, so that what it gets wrong is its habit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,8 @@ class Phase:
 
 DRAFT_PHASES = (
     Phase("draft-chains", Size(96, 2), Recipe(0.5, 1.0, verdicts=False), 1000, 64, 3e-3, UNTIL_FAIR),
-    Phase("draft-habit", Size(96, 2), Recipe(0.5, 1.0, verdicts=False, habit=0.65), 1500, 64, 3e-3, UNTIL_GOOD),
+    Phase("draft-reads", Size(96, 2), Recipe(0.5, 1.0, verdicts=False), 900, 64, 3e-3),
+    Phase("draft-habit", Size(96, 2), Recipe(0.5, 1.0, verdicts=False, habit=0.9), 250, 64, 2e-3),
 )
 _CHAINS = Recipe(0.3, 0.1, verdicts=False)
 _VERDICTS = Recipe(0.3, 0.1, verdicts=True)

@@ -58,15 +58,16 @@ def _needed_steps(chains: Sequence[Chain], right: Sequence[bool]) -> int:
 def token_advantages(groups: Sequence[Sequence[Scored]], settings: RewardSettings) -> list[list[float]]:
     """Per chain of all groups, in order, and token its advantage under `credit: step`; zeros where the target wrote.
 
-    R_draft and R_length are sums over steps of what each verdict says. GRPO credits every token of a chain with the
-    whole of them; here a token gets what its own step has earned. With N drafted steps where n are needed,
+    GRPO credits every token of a chain with its whole reward. R_draft and R_length are sums over steps of what each
+    verdict says, and what the other steps earn is mostly noise to this one; so a token gets the outcome, which every
+    step may have decided, and of the two sums its own step's part. With N drafted steps where n are needed,
 
-        s = w1 * R_outcome / N + w2 * accepted * min(1, n / N) + w3 * (accepted * (1 - tokens / allowance) - surplus)
+        s = w1 * R_outcome + w2 * accepted / max(N, n) + w3 * (accepted * (1 - tokens / allowance) - surplus) / n
         surplus = max(0, N - n) / N
 
-    so that the steps of a chain together earn n times its draft and length rewards, filler included. It counts against
-    the mean of s over the group's steps at the same place in their chains, in units of the standard deviation of these
-    differences over this rank's batch: a group whose chains are all as good teaches little, and is not blown up.
+    It counts against the mean of s over the group's steps at the same place in their chains, in units of the standard
+    deviation of these differences over this rank's batch: a group whose chains are all as good teaches little, and is
+    not blown up.
     """
     differences = [values for group in groups for values in _against_the_group(group, settings)]
     spread = statistics.pstdev(value for values in differences for value in values) + 1e-4
@@ -103,12 +104,11 @@ def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> lis
 
 def earned_by_step(scored: Scored, place: int, settings: RewardSettings) -> float:
     """s of `token_advantages` for one step of a chain."""
-    steps = scored.chain.steps
-    drafted = steps[place].drafted
+    num_steps, needed, drafted = len(scored.chain.steps), max(scored.needed, 1), scored.chain.steps[place].drafted
     saved = 1 - min(drafted.num_tokens / settings.step_allowance, 1.0)
-    surplus = max(0, len(steps) - scored.needed) / len(steps)
+    surplus = max(0, num_steps - needed) / num_steps
     return (
-        settings.outcome * scored.outcome / len(steps)
-        + settings.draft * drafted.accepted * (1 - surplus)
-        + settings.length * (drafted.accepted * saved - surplus)
+        settings.outcome * scored.outcome
+        + settings.draft * drafted.accepted / max(num_steps, needed)
+        + settings.length * (drafted.accepted * saved - surplus) / needed
     )

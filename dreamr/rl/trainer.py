@@ -35,6 +35,8 @@ class SapoTrainer(GRPOTrainer):
         """Indices of their problems."""
         self.advantages: list[float] = []
         """What they were trained on: the advantage of each, the mean over its drafted tokens with credit by steps."""
+        self._logprobs = torch.zeros(0)
+        """(chains, tokens), of the newest forward."""
         self.oldest_version = 0
         """The optimizer step whose weights wrote the oldest chain of the newest batch, of any rank."""
         rewards: list[Any] = [_outcome, _draft, _length]
@@ -56,6 +58,20 @@ class SapoTrainer(GRPOTrainer):
             for scored, value in zip(self.scored, output["advantages"].tolist(), strict=True)
         ]
         return output
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **more: Any) -> tuple[Tensor, ...]:
+        computed: tuple[Tensor, ...] = super()._get_per_token_logps_and_entropies(*arguments, **more)
+        self._logprobs = computed[0].detach()
+        return computed
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        if self.oldest_version == self.state.global_step:  # the learner has not moved since the rollouts
+            ours = inputs["completion_mask"] * inputs["tool_mask"]
+            gaps = (self._logprobs - inputs["sampling_per_token_logps"]).abs() * ours
+            gap = self.accelerator.gather(gaps.sum() / ours.sum().clamp(min=1)).mean()
+            self._metrics["train"]["rollout/logprob_gap"].append(gap.item())
+        return loss
 
     def roll_out(self) -> dict[str, list[Any]]:
         """Chains for the present examples, in the form of TRL's rollout functions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ from dreamr.bench.arena import Arena
 from dreamr.bench.contender import Entry, PipelineContender, parse_entries
 from dreamr.bench.controls import self_acceptance, slowdown_together
 from dreamr.bench.duel import Duel, Run
+from dreamr.bench.latencies import step_time
 from dreamr.bench.simulation import virtual
 from dreamr.bench.summary import summarise
 from dreamr.cli.failures import BadInput
 from dreamr.cli.measuring import run_problems
 from dreamr.config import Method, PipelineSettings, load_config
-from dreamr.pipelines.trace import Trace
+from dreamr.pipelines.trace import Span, Trace
 
 GROUP = load_config().group
 
@@ -109,6 +111,21 @@ def test_controls_survive_the_loss_of_an_actor() -> None:
         return accepted, await slowdown_together(world.actors, PipelineSettings(), PROMPT)
 
     assert virtual(measure()) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds"),
+    [((10, 12, 14), (1.0, 1.0, 0.7)), ((10, 10, 10), (0.9, 1.0, 1.1))],
+    ids=["noise", "one length"],
+)
+def test_a_long_step_never_takes_less_than_a_short_one(lengths: tuple[int, ...], seconds: tuple[float, ...]) -> None:
+    trace = virtual(World.make(1).run("autoregressive", PROMPT))
+    spans = tuple(
+        Span("target", 0.0, took, "committed", step, length)
+        for step, (length, took) in enumerate(zip(lengths, seconds, strict=True), 1)
+    )
+    time = step_time([replace(trace, spans=spans)], "target")
+    assert (time.token_s, time.first_s) == (0.0, pytest.approx(sum(seconds) / 3))
 
 
 def test_all_cores_are_those_that_the_other_methods_can_use() -> None:

@@ -33,7 +33,7 @@ TARGET = HFEngineConfig(model="embedded:target")
 @pytest.fixture(scope="module")
 def permuted(tmp_path_factory: pytest.TempPathFactory) -> HFEngineConfig:
     torch.set_num_threads(1)
-    copy = permuted_copy(EMBEDDED / "draft", tmp_path_factory.mktemp("permuted") / "draft")
+    copy = permuted_copy(EMBEDDED / "draft-untrained", tmp_path_factory.mktemp("permuted") / "draft")
     return HFEngineConfig(model=str(copy))
 
 
@@ -81,7 +81,7 @@ async def answer(draft: Engine, target: Engine, number: int) -> Trace:
 
 async def test_a_draft_with_other_ids_commits_what_the_original_commits(permuted: HFEngineConfig) -> None:
     target = build_engine(TARGET).engine
-    original = build_engine(HFEngineConfig(model="embedded:draft"), ids_of=TARGET.model).engine
+    original = build_engine(HFEngineConfig(model="embedded:draft-untrained"), ids_of=TARGET.model).engine
     crossing = build_engine(permuted, ids_of=TARGET.model).engine
     assert isinstance(original, HFEngine)
     assert isinstance(crossing, TextCrossing)

@@ -24,8 +24,8 @@ def measured(runs: Sequence[Run], together: float) -> Measured | None:
         return None
     lengths = [len(trace.steps) for trace in alone]
     return Measured(
-        target=_step_time(alone, "target"),
-        draft=_step_time(taking_turns, "draft"),
+        target=step_time(alone, "target"),
+        draft=step_time(taking_turns, "draft"),
         verdict_s=statistics.mean(verdicts),
         call_s=_call_s(alone),
         steps_low=min(lengths),
@@ -54,12 +54,15 @@ def _acceptance(runs: Sequence[Run]) -> dict[str, float]:
     return rates
 
 
-def _step_time(traces: Sequence[Trace], lane: str) -> StepTime:
+def step_time(traces: Sequence[Trace], lane: str) -> StepTime:
+    """Of the actor with that lane, over all its steps that were not stopped."""
     spans = [span for trace in traces for span in trace.spans if span.lane == lane and span.outcome != "stopped"]
     later = [span for span in spans if span.step > 0]
     lengths = np.array([span.num_tokens for span in later], dtype=float)
     seconds = np.array([span.end - span.start for span in later])
-    token_s, first_s = np.polyfit(lengths, seconds, 1) if len(set(lengths)) > 1 else (seconds.mean(), 0.0)
+    token_s, first_s = np.polyfit(lengths, seconds, 1) if len(set(lengths)) > 1 else (0.0, seconds.mean())
+    if token_s < 0:  # noise: a long step takes no less than a short one
+        token_s, first_s = 0.0, seconds.mean()
     if first_s < 0:  # a line through the origin then: no step takes less than nothing
         token_s, first_s = float((lengths * seconds).sum() / (lengths**2).sum()), 0.0
     first = [span.end - span.start - first_s - token_s * span.num_tokens for span in spans if span.step == 0]

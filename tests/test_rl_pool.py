@@ -37,10 +37,11 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
+DRAFT = "embedded:draft-untrained"
 CONFIG = SapoConfig.model_validate(
     {
         "run": Path("nowhere"),
-        "draft": {"engine": {"kind": "hf", "model": "embedded:draft-untrained"}, "num_cpus": 0.5},
+        "draft": {"engine": {"kind": "hf", "model": DRAFT}, "num_cpus": 0.5},
         "target": {"engine": {"kind": "hf", "model": "embedded:target"}, "num_cpus": 0.5},
         "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
     }
@@ -121,9 +122,7 @@ def _draft_weights() -> dict[str, torch.Tensor]:
     from dreamr.engines.factory import model_location
     from dreamr.engines.hf import HFEngine
 
-    return dict(
-        HFEngine.load(model_location("embedded:draft-untrained")).model.named_parameters(remove_duplicate=False)
-    )
+    return dict(HFEngine.load(model_location(DRAFT)).model.named_parameters(remove_duplicate=False))
 
 
 async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:

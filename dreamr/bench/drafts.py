@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
 
 from dreamr.bench.contender import BASELINE
-from dreamr.bench.markdown import conditions, speedup_cell
+from dreamr.bench.markdown import conditions, speedup_cell, time_cell
 from dreamr.bench.schema import MethodReport, Report
 from dreamr.documents import fill, markdown_table, percent
 
 NAME = "drafts"
 METHOD = "fpsr"
-_HEAD = ["draft", "method", "right", "unparsed", "acceptance", "coverage", "tokens per drafted step", "tokens wasted"]
-_HEAD += ["time per problem", "speedup (95 % interval)"]
+_Cell = Callable[[Report, MethodReport], str]
+
+
+def _step_tokens(report: Report, one: MethodReport) -> float:
+    return one.tokens.drafted / sum(row.num_drafted for row in report.problems if row.method == one.name)
+
+
+def _of_the_draft(cell: _Cell) -> _Cell:
+    """Empty for the target alone."""
+    return lambda report, one: "" if one.name == BASELINE else cell(report, one)
+
+
+_COLUMNS: dict[str, _Cell] = {
+    "draft": _of_the_draft(lambda report, _: f"`{report.models['draft'].model}`"),
+    "method": lambda _, one: f"`{one.name}`",
+    "right": lambda _, one: percent(one.accuracy, 1),
+    "unparsed": lambda _, one: percent(one.unparsed_rate, 1),
+    "acceptance": lambda _, one: percent(one.acceptance_rate, 1),
+    "coverage": _of_the_draft(lambda _, one: percent(one.coverage, 1)),
+    "tokens per drafted step": _of_the_draft(lambda report, one: f"{_step_tokens(report, one):.1f}"),
+    "tokens wasted": _of_the_draft(lambda _, one: str(one.tokens.wasted_draft + one.tokens.wasted_target)),
+    "time per problem": lambda _, one: time_cell(one),
+    "speedup (95 % interval)": lambda _, one: speedup_cell(one),
+}
 
 
 def table(reports: list[Report]) -> str:
@@ -22,31 +45,16 @@ def table(reports: list[Report]) -> str:
 
     Raises ValueError for a report without one of the two.
     """
-    rows = [_row(report, name) for report in reports for name in (BASELINE, METHOD)]
-    return "\n\n".join([markdown_table([_HEAD, *rows]), *map(conditions, reports)])
+    measured = [(report, _method(report, name)) for report in reports for name in (BASELINE, METHOD)]
+    rows = [list(_COLUMNS), *([cell(report, one) for cell in _COLUMNS.values()] for report, one in measured)]
+    return "\n\n".join([markdown_table(rows), *map(conditions, reports)])
 
 
-def _row(report: Report, name: str) -> list[str]:
+def _method(report: Report, name: str) -> MethodReport:
     one = report.method(name)
     if one is None:
         raise ValueError(f"`{report.command}` did not measure {name}: give --methods {BASELINE},{METHOD}.")
-    alone = name == BASELINE
-    return [
-        "" if alone else f"`{report.models['draft'].model}`",
-        f"`{name}`",
-        percent(one.accuracy, 1),
-        percent(one.unparsed_rate, 1),
-        percent(one.acceptance_rate, 1),
-        "" if alone else percent(one.coverage, 1),
-        "" if alone else f"{_step_tokens(report, one):.1f}",
-        "" if alone else str(one.tokens.wasted_draft + one.tokens.wasted_target),
-        f"{one.wall_s / one.num_problems:.3f} s",
-        speedup_cell(one),
-    ]
-
-
-def _step_tokens(report: Report, one: MethodReport) -> float:
-    return one.tokens.drafted / sum(row.num_drafted for row in report.problems if row.method == one.name)
+    return one
 
 
 def main(document: Path, reports: list[Path]) -> None:

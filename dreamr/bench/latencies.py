@@ -60,10 +60,10 @@ def step_time(traces: Sequence[Trace], lane: str) -> StepTime:
     later = [span for span in spans if span.step > 0]
     lengths = np.array([span.num_tokens for span in later], dtype=float)
     seconds = np.array([span.end - span.start for span in later])
-    token_s, first_s = np.polyfit(lengths, seconds, 1) if len(set(lengths)) > 1 else (0.0, seconds.mean())
-    if token_s < 0:  # noise: a long step takes no less than a short one
+    token_s, first_s = np.polyfit(lengths, seconds, 1) if len(set(lengths)) > 1 else (0.0, 0.0)
+    if token_s <= 0:  # one length, or noise: a long step takes no less than a short one
         token_s, first_s = 0.0, seconds.mean()
-    if first_s < 0:  # a line through the origin then: no step takes less than nothing
+    elif first_s < 0:  # a line through the origin then: no step takes less than nothing
         token_s, first_s = float((lengths * seconds).sum() / (lengths**2).sum()), 0.0
     first = [span.end - span.start - first_s - token_s * span.num_tokens for span in spans if span.step == 0]
     every = np.array([span.num_tokens for span in spans])

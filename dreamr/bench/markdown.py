@@ -25,11 +25,16 @@ def speedup_cell(one: MethodReport) -> str:
     return f"**{one.speedup.geomean:.2f}**{interval}"
 
 
+def time_cell(one: MethodReport) -> str:
+    """Mean wall time of a problem."""
+    return f"{one.wall_s / one.num_problems:.3f} s"
+
+
 _COLUMNS: dict[str, Callable[[MethodReport], str]] = {
     "method": lambda one: f"`{one.name}`",
     "right": lambda one: percent(one.accuracy),
     "unparsed": lambda one: percent(one.unparsed_rate),
-    "time per problem": lambda one: f"{one.wall_s / one.num_problems:.3f} s",
+    "time per problem": time_cell,
     "speedup (95 % interval)": speedup_cell,
     "acceptance": lambda one: percent(one.acceptance_rate),
     "coverage": lambda one: percent(one.coverage),

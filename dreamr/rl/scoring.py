@@ -104,7 +104,8 @@ def _against_the_group(group: Sequence[Scored], settings: RewardSettings) -> lis
 
 def earned_by_step(scored: Scored, place: int, settings: RewardSettings) -> float:
     """s of `token_advantages` for one step of a chain."""
-    num_steps, needed, drafted = len(scored.chain.steps), max(scored.needed, 1), scored.chain.steps[place].drafted
+    num_steps, needed = len(scored.chain.steps), max(scored.needed, 1)
+    drafted = scored.chain.steps[place].drafted
     saved = 1 - min(drafted.num_tokens / settings.step_allowance, 1.0)
     surplus = max(0, num_steps - needed) / num_steps
     return (

@@ -114,7 +114,8 @@ def test_demo_as_json_is_one_document_on_stdout(config: str) -> None:
 
 def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path) -> None:
     out = tmp_path / "new" / "results"
-    methods = "autoregressive,sequential,specreason,lookahead,parallel_prefix,token_speculative,fpsr,transformers"
+    methods = "autoregressive,sequential,specreason,lookahead,lookahead_batch,parallel_prefix,token_speculative,fpsr"
+    methods += ",transformers"
     arguments = ["--problems", "2", "--config", config, "--out", str(out), "--methods", methods]
     shown = dreamr("bench", *arguments, "--sweep", "window=1,2").stdout
     assert "transformers could not be measured: it runs checkpoints by transformers" in " ".join(shown.split())
@@ -122,7 +123,11 @@ def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path
     names = [*methods.split(",")[:-1]]
     assert [one.name for one in report.methods] == [
         *names,
-        *(f"{name}:window={value}" for name in ("lookahead", "parallel_prefix", "fpsr") for value in (1, 2)),
+        *(
+            f"{name}:window={value}"
+            for name in ("lookahead", "lookahead_batch", "parallel_prefix", "fpsr")
+            for value in (1, 2)
+        ),
     ]
     assert {one.num_problems for one in report.methods} == {2}
     assert set(report.self_acceptance) == {"rho", "digit"}

@@ -13,16 +13,16 @@ demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain dec
 	$(BIN)/dreamr demo --problems 5
 
 test: $(INSTALLED)-dev  ## all tests that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests
 
 soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory watched
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak tests/ray
 
 serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
 	$(BIN)/serve run serve_app:app
 
 test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in an environment of its own (7 GB)
-	.venv-vllm/bin/python -m pytest -m vllm tests/test_engine_contract.py tests/test_vllm_engine.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/unit/test_engine_contract.py tests/unit/test_vllm_engine.py
 
 test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
 	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py
@@ -37,7 +37,7 @@ format: $(INSTALLED)-dev
 	$(BIN)/ruff check --fix .
 
 models: $(INSTALLED)  ## train the built-in pair from nothing; stop and start it as you like
-	$(BIN)/python -m dreamr.models.train
+	$(BIN)/python -m tools.make_pair.train
 
 clean:
 	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

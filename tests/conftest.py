@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in tests/ray and tests/e2e are marked by their folder."""
+    for item in items:
+        for folder in ("ray", "e2e"):
+            if Path(__file__).with_name(folder) in item.path.parents:
+                item.add_marker(folder)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small local Ray for the whole test session; it ends with it."""
-    from dreamr.actors.cluster import connected
+    from actors.cluster import connected
     from dreamr.config import ClusterSettings
 
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import ray
 
-from dreamr.actors.group import ActorGroup
+from actors.group import ActorGroup
 from dreamr.bench.contender import ALL_CORES, ASSISTED, GENERATE, Contender, Entry, PipelineContender
 from dreamr.bench.generate import GenerateContender
 from dreamr.bench.transformers_actor import TransformersActor

@@ -15,14 +15,14 @@ from typing import Protocol
 import yaml
 from pydantic import ValidationError
 
-from dreamr.actors.types import Prompt
 from dreamr.config import ActorConfig, Method, PipelineSettings, first_problem
-from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.handles import Actors
-from dreamr.pipelines.registry import METHODS, build_pipeline
-from dreamr.pipelines.request import Request
-from dreamr.pipelines.trace import Trace
-from dreamr.pipelines.verification import Rule
+from dreamr.types import Prompt
+from pipelines.base import OnCommit
+from pipelines.handles import Actors
+from pipelines.registry import METHODS, build_pipeline
+from pipelines.request import Request
+from pipelines.trace import Trace
+from pipelines.verification import Rule
 
 BASELINE: Method = "autoregressive"
 """What every other method is compared with: the target alone."""

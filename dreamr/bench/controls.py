@@ -8,13 +8,14 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from dreamr.actors.types import ROOT, ActorLost, Criterion, Prompt, Sampling, Step, Tokens
-from dreamr.bench.cold import cold_copy
 from dreamr.bench.duel import Run
 from dreamr.config import PipelineSettings
-from dreamr.pipelines.handles import Actors, Writer
-from dreamr.pipelines.trace import CommittedStep
-from dreamr.pipelines.verification import Rule
+from dreamr.errors import ActorLost
+from dreamr.tasks.images import cold_copy
+from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
+from pipelines.handles import Actors, Writer
+from pipelines.trace import CommittedStep
+from pipelines.verification import Rule
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from dreamr.bench.contender import Contender
 from dreamr.bench.runner import Runner
-from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.trace import Trace
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
+from pipelines.base import OnCommit
+from pipelines.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

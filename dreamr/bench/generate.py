@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dreamr.actors.types import Prompt
 from dreamr.bench.contender import ASSISTED, Entry
 from dreamr.bench.transformers_actor import Written
 from dreamr.config import ActorConfig, PipelineSettings
-from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.trace import CommittedStep, Span, Trace
+from dreamr.types import Prompt
+from pipelines.base import OnCommit
+from pipelines.trace import CommittedStep, Span, Trace
 
 
 class GenerateContender:

@@ -10,7 +10,7 @@ import numpy as np
 from dreamr.bench.contender import BASELINE
 from dreamr.bench.duel import Run
 from dreamr.bench.schema import Measured, StepTime
-from dreamr.pipelines.trace import Span, Trace
+from pipelines.trace import Span, Trace
 
 SEQUENTIAL = "sequential"
 

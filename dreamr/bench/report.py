@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from dreamr.actors.types import EngineInfo, Role
 from dreamr.bench.contender import Contender
 from dreamr.bench.duel import Run
 from dreamr.bench.machine import Machine
 from dreamr.bench.schema import MachineReport, Model, Report
 from dreamr.bench.summary import row, summarise
 from dreamr.config import Config
+from dreamr.types import EngineInfo, Role
 
 
 def make_report(

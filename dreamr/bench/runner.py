@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from dreamr.actors.types import Prompt
-from dreamr.bench.cold import cold_copy
 from dreamr.bench.contender import Contender
-from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.trace import Trace
+from dreamr.tasks.images import cold_copy
+from dreamr.types import Prompt
+from pipelines.base import OnCommit
+from pipelines.trace import Trace
 
 WARM_UP_TOKENS = 256
 """Enough for every kind of call to have been made; a whole answer of a large model would take minutes."""

@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from dreamr.bench.schema import Measured, Report, StepTime
-from dreamr.config import ConfigError, Method, PipelineSettings, VerdictKind, first_problem
-from dreamr.pipelines.verification import Rule
+from dreamr.config import Method, PipelineSettings, VerdictKind, first_problem
+from dreamr.errors import ConfigError
+from pipelines.verification import Rule
 
 PRESETS = ("q32b-q2b", "q32b-q4b")
 

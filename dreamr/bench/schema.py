@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dreamr.pipelines.trace import End
+from pipelines.trace import End
 
 
 class _Part(BaseModel):

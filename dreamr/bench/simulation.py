@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import async_solipsism
 from pydantic import ValidationError
 
-from dreamr.actors.local import LocalJudge, LocalWriter
-from dreamr.actors.types import Prompt, Sampling, Step
+from actors.local import LocalJudge, LocalWriter
 from dreamr.bench.contender import BASELINE
 from dreamr.bench.scenario import Scenario, Writing
 from dreamr.bench.schema import Speedup
@@ -23,11 +22,12 @@ from dreamr.bench.speedup import speedup
 from dreamr.config import Method, PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.cores import Cores
 from dreamr.engines.scripted import ScriptedEngine
-from dreamr.pipelines.handles import Actors, Ref
-from dreamr.pipelines.registry import build_pipeline
-from dreamr.pipelines.request import Request
-from dreamr.pipelines.trace import Trace
-from dreamr.pipelines.verification import Rule
+from dreamr.types import Prompt, Sampling, Step
+from pipelines.handles import Actors, Ref
+from pipelines.registry import build_pipeline
+from pipelines.request import Request
+from pipelines.trace import Trace
+from pipelines.verification import Rule
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamr.actors.types import Prompt, Tokens
 from dreamr.config import HFEngineConfig, PipelineSettings
+from dreamr.types import Prompt, Tokens
 
 
 @dataclass(frozen=True, slots=True)

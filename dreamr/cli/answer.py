@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dreamr.actors.types import EngineInfo, Role
 from dreamr.bench.report import model_reports
 from dreamr.cli.lines import percent, printable
 from dreamr.config import PipelineSettings
-from dreamr.pipelines.trace import Trace
+from dreamr.types import EngineInfo, Role
+from pipelines.trace import Trace
 
 _LABEL = re.compile(r"^(final )?answer:\s*", re.IGNORECASE)
 _ENDINGS = {

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from dreamr.actors.types import Prompt
 from dreamr.bench.contender import BASELINE, Entry, PipelineContender
 from dreamr.bench.runner import Runner
 from dreamr.cli.answer import Answered, print_answer
-from dreamr.cli.inputs import check_timeline, read_config, read_prompt, with_draft
+from dreamr.cli.inputs import check_timeline, read_config, read_prompt
 from dreamr.cli.lines import print_step
 from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
-from dreamr.config import PipelineSettings
+from dreamr.config import PipelineSettings, with_draft
+from dreamr.types import Prompt
 
 if TYPE_CHECKING:
-    from dreamr.actors.group import ActorGroup
+    from actors.group import ActorGroup
 
 
 def ask(

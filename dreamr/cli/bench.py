@@ -13,15 +13,15 @@ from dreamr.bench.machine import Machine
 from dreamr.bench.markdown import page
 from dreamr.bench.report import make_report
 from dreamr.bench.schema import Report
-from dreamr.cli.failures import BadInput
-from dreamr.cli.inputs import check_writable, read_config, with_draft
+from dreamr.cli.inputs import check_writable, read_config
 from dreamr.cli.measuring import read_entries, run_problems
 from dreamr.cli.running import run_with_actors
 from dreamr.cli.table import print_report
-from dreamr.config import PipelineSettings
+from dreamr.config import PipelineSettings, with_draft
+from dreamr.errors import BadInput
 
 if TYPE_CHECKING:
-    from dreamr.actors.group import ActorGroup
+    from actors.group import ActorGroup
 
 
 def bench(

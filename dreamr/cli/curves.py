@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import PICTURES, check_writable
-from dreamr.rl.curves import draw_curves, load_runs
+from dreamr.errors import BadInput
+from rl.curves import draw_curves, load_runs
 
 
 def curves(runs: Sequence[Path], out: Path | None) -> None:

@@ -15,17 +15,18 @@ from dreamr.bench.machine import Machine
 from dreamr.bench.report import make_report
 from dreamr.bench.schema import Report
 from dreamr.bench.summary import pictured
-from dreamr.cli.inputs import check_timeline, check_writable, read_config, with_draft
+from dreamr.cli.inputs import check_timeline, check_writable, read_config
 from dreamr.cli.lines import print_step
 from dreamr.cli.measuring import read_entries, run_problems
 from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
 from dreamr.cli.table import print_report
-from dreamr.pipelines.base import OnCommit
+from dreamr.config import with_draft
 from dreamr.tasks.ledger import Problem
+from pipelines.base import OnCommit
 
 if TYPE_CHECKING:
-    from dreamr.actors.group import ActorGroup
+    from actors.group import ActorGroup
 
 
 def demo(

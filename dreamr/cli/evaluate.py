@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import read_config
 from dreamr.cli.progress import progress_bar
 from dreamr.cli.running import run_with_actors
 from dreamr.config import Config
+from dreamr.errors import BadInput
 from dreamr.eval.benchmark import BadRow, Benchmark
 from dreamr.eval.evaluation import evaluate
 from dreamr.eval.journal import Journal, JournalMismatch
@@ -28,7 +28,7 @@ from dreamr.eval.reply import Answerer
 from dreamr.eval.results import Results
 
 if TYPE_CHECKING:
-    from dreamr.actors.group import ActorGroup
+    from actors.group import ActorGroup
     from dreamr.eval.rows import Rows
 
 NO_KEY = "none"

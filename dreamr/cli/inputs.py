@@ -10,12 +10,19 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from dreamr.actors.types import Prompt
-from dreamr.cli.failures import BadInput
-from dreamr.config import CheckpointConfig, Config, HFEngineConfig, PipelineSettings, is_missing_folder, load_config
+from dreamr.config import (
+    NO_FOLDER,
+    CheckpointConfig,
+    Config,
+    PipelineSettings,
+    is_missing_folder,
+    load_config,
+    models_are_here,
+)
+from dreamr.errors import BadInput
+from dreamr.types import Prompt
 
 PICTURES = (".html", ".png")
-_NO_FOLDER = "there is no such folder; give a checkpoint folder or a hub id like org/name."
 
 
 def read_prompt(question: str, images: Sequence[Path]) -> Prompt:
@@ -69,35 +76,12 @@ def _option(setting: str) -> str:
     return f"--{setting.replace('_', '-')}"
 
 
-def with_draft(config: Config, draft: str | None) -> Config:
-    """The configuration with another draft model: a folder, hub id or built-in name. Raises BadInput."""
-    if draft is None:
-        return config
-    actor = config.group.draft
-    if not isinstance(actor.engine, HFEngineConfig):
-        raise BadInput(f"--draft {draft}: the configured draft is of kind '{actor.engine.kind}'; it needs kind 'hf'.")
-    try:
-        engine = HFEngineConfig.model_validate(actor.engine.model_dump() | {"model": draft})
-    except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise BadInput(f"--draft {draft}: {reason}") from error
-    if _is_here(config) and is_missing_folder(draft):
-        raise BadInput(f"--draft {draft}: {_NO_FOLDER}")
-    drafter = actor.model_copy(update={"engine": engine})
-    return config.model_copy(update={"group": config.group.model_copy(update={"draft": drafter})})
-
-
 def check_models(config: Config) -> None:
     """Raises BadInput when an actor's checkpoint folder is not there."""
     for role, actor in config.group.actors().items():
         engine = actor.engine
-        if isinstance(engine, CheckpointConfig) and _is_here(config) and is_missing_folder(engine.model):
-            raise BadInput(f"group.{role}.engine.model = '{engine.model}': {_NO_FOLDER}")
-
-
-def _is_here(config: Config) -> bool:
-    """Whether the actors run on this machine: the nodes of a cluster may have folders that it does not have."""
-    return not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+        if isinstance(engine, CheckpointConfig) and models_are_here(config) and is_missing_folder(engine.model):
+            raise BadInput(f"group.{role}.engine.model = '{engine.model}': {NO_FOLDER}")
 
 
 def check_timeline(path: Path | None) -> None:

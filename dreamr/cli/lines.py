@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dreamr import documents
-from dreamr.pipelines.trace import CommittedStep
+from pipelines.trace import CommittedStep
 
 STYLES = {"draft": "cyan", "target": "magenta"}
 

@@ -46,7 +46,7 @@ def ask(
 ) -> None:
     """Answer a question about one or more images. Settings that are not given come from the configuration."""
     from dreamr.cli import ask as command
-    from dreamr.cli.failures import reported
+    from dreamr.errors import reported
 
     settings = {
         "method": method,
@@ -75,7 +75,7 @@ def demo(
 ) -> None:
     """Answer problems that the models have never seen, by several methods, and compare them in one table."""
     from dreamr.cli import demo as command
-    from dreamr.cli.failures import reported
+    from dreamr.errors import reported
 
     with reported():
         command.demo(problems, seed, methods, config, out=out, timeline=timeline, as_json=as_json, draft=draft)
@@ -88,7 +88,7 @@ def curves(
 ) -> None:
     """Draw the reward curves of training runs."""
     from dreamr.cli import curves as command
-    from dreamr.cli.failures import reported
+    from dreamr.errors import reported
 
     with reported():
         command.curves(runs, out)
@@ -108,7 +108,7 @@ def evaluate(
 ) -> None:
     """Answer a public benchmark and score it: accuracy per category, unparsed and truncated answers."""
     from dreamr.cli import evaluate as command
-    from dreamr.cli.failures import reported
+    from dreamr.errors import reported
 
     with reported():
         command.evaluate_benchmark(
@@ -129,7 +129,7 @@ def bench(
 ) -> None:
     """Measure methods against each other, and against the target alone, on the same problems."""
     from dreamr.cli import bench as command
-    from dreamr.cli.failures import reported
+    from dreamr.errors import reported
 
     with reported():
         command.bench(problems, seed, methods, config, sweep=sweep, out=out, draft=draft)
@@ -146,7 +146,7 @@ def simulate(
 ) -> None:
     """Predict speedups from latencies and acceptance rates: the schedules themselves, under a virtual clock."""
     from dreamr.cli import simulate as command
-    from dreamr.cli.failures import reported
+    from dreamr.errors import reported
 
     with reported():
         command.simulate(scenario, calibrate, problems, window, out=out, as_json=as_json)

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from dreamr.bench.contender import Entry, parse_entries
 from dreamr.bench.duel import Duel, Run
-from dreamr.cli.failures import BadInput
 from dreamr.cli.progress import progress_bar
 from dreamr.config import PipelineSettings
+from dreamr.errors import BadInput
 
 
 def read_entries(problems: int, methods: str, sweep: str | None, settings: PipelineSettings) -> list[Entry]:

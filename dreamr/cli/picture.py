@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from dreamr.pipelines.trace import Trace
+from pipelines.trace import Trace
 
 
 def draw_timeline(trace: Trace, path: Path) -> None:

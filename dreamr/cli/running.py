@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
-from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import check_models
 from dreamr.config import Config
+from dreamr.errors import BadInput
 
 if TYPE_CHECKING:
-    from dreamr.actors.group import ActorGroup
+    from actors.group import ActorGroup
 
 T = TypeVar("T")
 
@@ -30,15 +30,15 @@ def run_with_actors(config: Config, notices: Console, work: Callable[[ActorGroup
     with ExitStack() as stack:
         # Outside of the event loop, where Ctrl-C interrupts at once; in it, Ray's start would have to end first.
         with notices.status("Starting Ray ..."):
-            from dreamr.actors.cluster import connected
+            from actors.cluster import connected
 
             stack.enter_context(connected(config.cluster))
         return asyncio.run(_work_with_group(config, notices, work))
 
 
 async def _work_with_group(config: Config, notices: Console, work: Callable[[ActorGroup], Awaitable[T]]) -> T:
-    from dreamr.actors.group import ActorGroup
-    from dreamr.actors.resources import NotEnoughResources
+    from actors.group import ActorGroup
+    from dreamr.errors import NotEnoughResources
 
     group = ActorGroup(config.group)
     roles = list(config.group.actors())

@@ -13,11 +13,11 @@ from rich.table import Table
 from dreamr.bench.scenario import Scenario, settings_of
 from dreamr.bench.schema import Report
 from dreamr.bench.simulation import Prediction, predict
-from dreamr.cli.failures import BadInput
 from dreamr.cli.inputs import check_writable
 from dreamr.cli.lines import percent
 from dreamr.config import PipelineSettings
-from dreamr.pipelines.registry import METHODS
+from dreamr.errors import BadInput
+from pipelines.registry import METHODS
 
 
 def simulate(

@@ -3,7 +3,7 @@
 Imports neither torch nor ray nor transformers: reading a configuration is instant and works without them.
 """
 
-from dreamr.config.base import ConfigError, Strict, StrictT, first_problem, parse_strict
+from dreamr.config.base import Strict, StrictT, first_problem, parse_strict
 from dreamr.config.cluster import ClusterSettings
 from dreamr.config.engines import (
     EMBEDDED_PREFIX,
@@ -16,25 +16,28 @@ from dreamr.config.engines import (
     is_missing_folder,
     names_a_path,
 )
-from dreamr.config.file import Config, load_config
+from dreamr.config.file import NO_FOLDER, Config, load_config, models_are_here, with_draft
 from dreamr.config.group import ActorConfig, GroupConfig, Verifier
 from dreamr.config.pipeline import NEEDS_OWN_STEPS, Method, PipelineSettings, VerdictKind
+from dreamr.config.serve import ImageLimits, ServeSettings
 
 __all__ = [
     "EMBEDDED_PREFIX",
     "NEEDS_OWN_STEPS",
+    "NO_FOLDER",
     "ActorConfig",
     "CheckpointConfig",
     "ClusterSettings",
     "Config",
-    "ConfigError",
     "EngineConfig",
     "GroupConfig",
     "HFEngineConfig",
+    "ImageLimits",
     "ImportedEngineConfig",
     "Method",
     "PipelineSettings",
     "ScriptedEngineConfig",
+    "ServeSettings",
     "Strict",
     "StrictT",
     "VLLMEngineConfig",
@@ -43,6 +46,8 @@ __all__ = [
     "first_problem",
     "is_missing_folder",
     "load_config",
+    "models_are_here",
     "names_a_path",
     "parse_strict",
+    "with_draft",
 ]

@@ -8,11 +8,9 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from dreamr.errors import ConfigError
+
 _UNION_TAGS = frozenset({"hf", "vllm", "import", "scripted", "own", "shared"})
-
-
-class ConfigError(ValueError):
-    """One sentence: which file, which key, which value, and the way out."""
 
 
 class Strict(BaseModel):

@@ -21,7 +21,7 @@ Method = Literal[
 """The schedules, by name."""
 
 VerdictKind = Literal["rho", "digit", "mean_digit", "same", "embedding", "random"]
-"""How drafted steps are judged: see `dreamr.actors.types.Criterion`; random is a coin, for comparison."""
+"""How drafted steps are judged: see `dreamr.types.Criterion`; random is a coin, for comparison."""
 
 NEEDS_OWN_STEPS: frozenset[str] = frozenset({"same", "embedding"})
 """These compare a drafted step with the target's own, which only some methods have for every drafted step."""

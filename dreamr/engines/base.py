@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
-
-DELIMITER = "\n\n"
-"""Ends a reasoning step; kept at the end of the step's tokens."""
+from dreamr.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
 
 
 class EngineDied(RuntimeError):

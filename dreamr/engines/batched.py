@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from dreamr.actors.types import Tokens
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
+from dreamr.types import Tokens
 
 
 class BatchedSequences:

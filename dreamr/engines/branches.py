@@ -17,13 +17,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Finish, Sampling, Step, Tokens
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.prefix_cache import CachedSequence, PrefixCache
 from dreamr.engines.reader import Reader
 from dreamr.engines.sampling import TokenChooser
 from dreamr.engines.step_end import StepEnd
 from dreamr.engines.turns import Turns
+from dreamr.types import Finish, Sampling, Step, Tokens
 
 
 @dataclass(slots=True, eq=False)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from dreamr.actors.types import COMPARING, Criterion, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from dreamr.engines.base import Engine
+from dreamr.types import COMPARING, Criterion, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 
 _UNFINISHED = "\ufffd"
 """What half a character decodes to."""

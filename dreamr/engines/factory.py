@@ -18,7 +18,7 @@ from dreamr.config import (
 from dreamr.engines.base import Engine
 from dreamr.tasks.prompts import load_prompt_config
 
-_MODELS = Path(__file__).parent.parent / "models" / "embedded"
+_MODELS = Path(__file__).parent.parent / "embedded"
 
 
 @dataclass(frozen=True, slots=True)

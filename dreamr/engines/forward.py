@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
-from dreamr.actors.types import Tokens
 from dreamr.tasks.processor import EncodedPrompt
+from dreamr.types import Tokens
 
 
 @dataclass(frozen=True, slots=True)

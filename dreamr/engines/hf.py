@@ -20,7 +20,17 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import (
+from dreamr.engines.batched import BatchedSequences
+from dreamr.engines.branches import check_branches
+from dreamr.engines.calls import Calls
+from dreamr.engines.hf_work import HFWork
+from dreamr.engines.loading import load_model, load_processor, new_kv, pick_device, pick_dtype
+from dreamr.engines.pairs import check_pairs
+from dreamr.engines.sampling import TokenChooser
+from dreamr.engines.verdicts import check_chain
+from dreamr.tasks.processor import PromptEncoder
+from dreamr.tasks.prompts import PromptConfig, load_prompt_config
+from dreamr.types import (
     COMPARING,
     Checked,
     Criterion,
@@ -32,16 +42,6 @@ from dreamr.actors.types import (
     Tokens,
     Verdict,
 )
-from dreamr.engines.batched import BatchedSequences
-from dreamr.engines.branches import check_branches
-from dreamr.engines.calls import Calls
-from dreamr.engines.hf_work import HFWork
-from dreamr.engines.loading import load_model, load_processor, new_kv, pick_device, pick_dtype
-from dreamr.engines.pairs import check_pairs
-from dreamr.engines.sampling import TokenChooser
-from dreamr.engines.verdicts import check_chain
-from dreamr.tasks.processor import PromptEncoder
-from dreamr.tasks.prompts import PromptConfig, load_prompt_config
 
 MAX_CALLS = 64
 """Calls that share the model token by token; more wait for one of these to end."""

@@ -14,19 +14,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import (
-    Checked,
-    Criterion,
-    Finish,
-    Prefill,
-    Prompt,
-    Proposal,
-    Sampling,
-    Step,
-    Tokens,
-    TooLong,
-    Verdict,
-)
 from dreamr.engines.branches import BranchWriter
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.loading import eos_tokens, new_kv
@@ -38,7 +25,9 @@ from dreamr.engines.sampling import TokenChooser
 from dreamr.engines.step_end import StepEnd
 from dreamr.engines.token_round import TokenRounds
 from dreamr.engines.turns import Turns
+from dreamr.errors import TooLong
 from dreamr.tasks.processor import PromptEncoder
+from dreamr.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 
 T = TypeVar("T")
 

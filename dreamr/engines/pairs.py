@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import DynamicCache
 
-from dreamr.actors.types import Step, Tokens
 from dreamr.engines.forward import ForwardPass
 from dreamr.engines.verdicts import contrast
 from dreamr.tasks.processor import PromptEncoder
+from dreamr.types import Step, Tokens
 
 
 class PairJudge:

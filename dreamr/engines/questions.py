@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Criterion, Tokens
 from dreamr.engines.forward import ForwardPass
 from dreamr.engines.verdicts import contrast
 from dreamr.tasks.processor import PromptEncoder
+from dreamr.types import Criterion, Tokens
 
 
 @dataclass(frozen=True, slots=True)

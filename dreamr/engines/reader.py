@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Step, Tokens
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.prefix_cache import CachedSequence, PrefixCache
 from dreamr.engines.questions import Question
 from dreamr.engines.verdicts import plant, verdict_branch
+from dreamr.types import Step, Tokens
 
 
 class Reader:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Sampling
+from dreamr.types import Sampling
 
 
 class NumericalError(RuntimeError):

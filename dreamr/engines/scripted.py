@@ -12,11 +12,22 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from dreamr.actors.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 from dreamr.config import ScriptedEngineConfig
-from dreamr.engines.base import DELIMITER
 from dreamr.engines.cores import Cores
 from dreamr.engines.step_end import StepEnd
+from dreamr.types import (
+    DELIMITER,
+    Checked,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 END_OF_STEP = 0
 END_OF_ANSWER = 1

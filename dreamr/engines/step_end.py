@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dreamr.actors.types import Finish, Step, Tokens
-from dreamr.engines.base import DELIMITER
+from dreamr.types import DELIMITER, Finish, Step, Tokens
 
 
 class StepEnd:

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Proposal, Sampling, Tokens
 from dreamr.engines.acceptance import accept_greedy, accept_sampled
 from dreamr.engines.forward import ForwardPass, PlacedPrompt
 from dreamr.engines.prefix_cache import CachedSequence, PrefixCache
 from dreamr.engines.reader import Reader
 from dreamr.engines.sampling import TokenChooser, distribution
 from dreamr.engines.step_end import StepEnd
+from dreamr.types import Proposal, Sampling, Tokens
 
 
 class TokenRounds:

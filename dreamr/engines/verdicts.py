@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Step, Tokens
 from dreamr.engines.sampling import NumericalError
+from dreamr.types import Step, Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,20 +22,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import (
-    COMPARING,
-    Criterion,
-    Finish,
-    Prefill,
-    Prompt,
-    Sampling,
-    Step,
-    Tokens,
-    Unable,
-    Verdict,
-)
 from dreamr.config import VLLMEngineConfig
-from dreamr.engines.base import DELIMITER, EngineDied
+from dreamr.engines.base import EngineDied
 from dreamr.engines.early_stops import EarlyStops
 from dreamr.engines.pairs import check_pairs
 from dreamr.engines.sampling import check_sampling
@@ -45,6 +33,8 @@ from dreamr.engines.vllm_input import VLLMInput
 from dreamr.engines.vllm_loading import LoadedVLLM, start
 from dreamr.engines.vllm_questions import Question, questions
 from dreamr.engines.vllm_weights import replace_weights
+from dreamr.errors import Unable
+from dreamr.types import COMPARING, DELIMITER, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dreamr.actors.types import Prompt, Tokens, TooLong
+from dreamr.errors import TooLong
 from dreamr.tasks.chat import ChatEncoder
-from dreamr.tasks.processor import open_images
+from dreamr.tasks.images import open_images
+from dreamr.types import Prompt, Tokens
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamr.actors.types import Criterion, Tokens
 from dreamr.engines.questions import mean_digits
 from dreamr.engines.sampling import NumericalError
 from dreamr.engines.verdicts import contrast
 from dreamr.tasks.chat import ChatEncoder
+from dreamr.types import Criterion, Tokens
 
 
 @dataclass(frozen=True, slots=True)

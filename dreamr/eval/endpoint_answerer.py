@@ -10,9 +10,10 @@ from typing import Any
 import openai
 from PIL import Image, UnidentifiedImageError
 
-from dreamr.actors.types import Prompt, TooLong
 from dreamr.config import PipelineSettings
+from dreamr.errors import TooLong
 from dreamr.eval.reply import Reply
+from dreamr.types import Prompt
 
 CONNECT_DEADLINE_S = 10.0
 

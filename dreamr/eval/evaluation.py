@@ -13,11 +13,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from dreamr.actors.types import Prompt, TooLong, Unable
+from dreamr.errors import TooLong, Unable
 from dreamr.eval.item import Item
 from dreamr.eval.journal import Journal
 from dreamr.eval.outcome import Outcome, judge
 from dreamr.eval.reply import Answerer, Reply
+from dreamr.types import Prompt
 
 OnOutcome = Callable[[Outcome], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 
-from dreamr.actors.types import Prompt
+from dreamr.types import Prompt
 
 LETTERS = string.ascii_uppercase[:8]
 ASK_FOR_LETTER = "Answer with the letter of the right option in \\boxed{}."

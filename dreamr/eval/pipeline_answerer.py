@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dreamr.actors.types import Prompt
 from dreamr.config import PipelineSettings
 from dreamr.eval.reply import Reply
-from dreamr.pipelines.handles import Actors
-from dreamr.pipelines.registry import build_pipeline
-from dreamr.pipelines.request import Request
+from dreamr.types import Prompt
+from pipelines.handles import Actors
+from pipelines.registry import build_pipeline
+from pipelines.request import Request
 
 
 class PipelineAnswerer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dreamr.actors.types import Prompt
+from dreamr.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)

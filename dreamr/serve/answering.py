@@ -15,20 +15,20 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from dreamr.pipelines.base import OnCommit
-from dreamr.pipelines.handles import Actors
-from dreamr.pipelines.registry import build_pipeline
-from dreamr.pipelines.request import Request
-from dreamr.pipelines.trace import CommittedStep, Trace
-from dreamr.pipelines.verification import Rule
+from dreamr.config.serve import ServeSettings
 from dreamr.serve.admission import Admission
 from dreamr.serve.answer import AnswerReader
 from dreamr.serve.errors import ApiError
 from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
 from dreamr.serve.live import Watch
 from dreamr.serve.meters import Meters
-from dreamr.serve.settings import ServeSettings
 from dreamr.serve.sharing import Load, shared
+from pipelines.base import OnCommit
+from pipelines.handles import Actors
+from pipelines.registry import build_pipeline
+from pipelines.request import Request
+from pipelines.trace import CommittedStep, Trace
+from pipelines.verification import Rule
 
 
 class Answering:

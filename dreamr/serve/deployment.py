@@ -20,9 +20,8 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import ApplicationStatus
 
-from dreamr.actors.group import ActorGroup
-from dreamr.cli.inputs import with_draft
-from dreamr.config import Config, load_config
+from actors.group import ActorGroup
+from dreamr.config import Config, load_config, with_draft
 from dreamr.serve.app import api_keys, make_app
 from dreamr.serve.errors import RETRY_AFTER_S
 from dreamr.serve.logs import log_as_json

@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dreamr.actors.types import Verdict
-from dreamr.pipelines.trace import CommittedStep, Span, Trace
-from dreamr.pipelines.verification import Rule
 from dreamr.serve.answer import Piece
 from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
 from dreamr.serve.replies import (
@@ -26,6 +23,9 @@ from dreamr.serve.replies import (
     StepInfo,
     Usage,
 )
+from dreamr.types import Verdict
+from pipelines.trace import CommittedStep, Span, Trace
+from pipelines.verification import Rule
 
 _FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
 """An answer that went round in circles is not complete, which clients know as `length`."""

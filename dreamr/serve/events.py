@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dreamr.actors.types import Prompt
 from dreamr.config import PipelineSettings
-from dreamr.pipelines.trace import CommittedStep, Trace
 from dreamr.serve.answer import Piece
+from dreamr.types import Prompt
+from pipelines.trace import CommittedStep, Trace
 
 
 @dataclass(frozen=True, slots=True)

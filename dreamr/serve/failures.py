@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from dreamr.actors.types import ActorLost, TooLong, Unable
+from dreamr.errors import ActorLost, TooLong, Unable
 from dreamr.serve.errors import ApiError, internal, refused, unavailable
 
 log = logging.getLogger(__name__)

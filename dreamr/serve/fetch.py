@@ -18,8 +18,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from dreamr.config.serve import ImageLimits
 from dreamr.serve.errors import refused
-from dreamr.serve.settings import ImageLimits
 
 # Backslashes, blanks and control signs are what parsers disagree about; no image needs them unescaped.
 _PLAIN = re.compile(r"https?://[!-\[\]-~]+", re.ASCII | re.IGNORECASE)

@@ -10,9 +10,9 @@ import re
 
 from PIL import Image
 
+from dreamr.config.serve import ImageLimits
 from dreamr.serve.errors import ApiError, refused
 from dreamr.serve.fetch import ImageFetcher
-from dreamr.serve.settings import ImageLimits
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)

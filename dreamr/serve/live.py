@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
-from dreamr.pipelines.handles import Actors, Judge, Ref, Writer
-from dreamr.pipelines.verification import Rule
 from dreamr.serve.wrapped import WrappedJudge, WrappedWriter
+from dreamr.types import Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
+from pipelines.handles import Actors, Judge, Ref, Writer
+from pipelines.verification import Rule
 
 T = TypeVar("T")
 Tell = Callable[[dict[str, Any]], None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from dreamr.actors.types import Role
-from dreamr.pipelines.trace import Trace
-from dreamr.pipelines.verification import Rule
+from dreamr.types import Role
+from pipelines.trace import Trace
+from pipelines.verification import Rule
 
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 _SHARES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from dreamr.actors.types import Prompt, Turn
+from dreamr.config.serve import ServeSettings
 from dreamr.serve.errors import refused
 from dreamr.serve.images import ImageReader
 from dreamr.serve.schema import ImagePart, Message, UserMessage
-from dreamr.serve.settings import ServeSettings
+from dreamr.types import Prompt, Turn
 
 
 async def read_prompt(messages: Sequence[Message], settings: ServeSettings, images: ImageReader) -> Prompt:

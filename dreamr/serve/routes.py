@@ -10,13 +10,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
-from dreamr.bench.report import model_reports
-from dreamr.pipelines.registry import METHODS
 from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
 from dreamr.serve.sample import data_url
 from dreamr.serve.scrape import CONTENT_TYPE, scrape
 from dreamr.serve.service import Service
 from dreamr.tasks.ledger import make_problem
+from pipelines.registry import METHODS
 
 PAGE = Path(__file__).parent / "page"
 
@@ -37,7 +36,10 @@ def routes(service: Service) -> APIRouter:
     @router.get("/v1/models")
     async def models() -> ModelList:
         """The one pipeline that is served, its methods and the models behind it."""
-        rows = {role: report.model_dump() for role, report in model_reports(service.group.infos).items()}
+        rows: dict[str, dict[str, object]] = {
+            role: {"model": info.model, "device": info.device, "num_parameters": info.num_parameters}
+            for role, info in service.group.infos.items()
+        }
         model = Model(id=service.settings.model_name, created=started, methods=list(METHODS), actors=rows)
         return ModelList(data=[model])
 

@@ -9,10 +9,8 @@ from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
-from dreamr.actors.types import ActorLost, EngineInfo, Prompt, Role
-from dreamr.bench.cold import cold_copy
 from dreamr.config import Config, PipelineSettings, first_problem
-from dreamr.pipelines.handles import Actors
+from dreamr.errors import ActorLost
 from dreamr.serve.admission import Admission
 from dreamr.serve.answering import Answering
 from dreamr.serve.errors import ApiError, refused, unavailable
@@ -22,6 +20,9 @@ from dreamr.serve.images import ImageReader
 from dreamr.serve.meters import Meters
 from dreamr.serve.prompts import read_prompt
 from dreamr.serve.schema import ChatRequest
+from dreamr.tasks.images import cold_copy
+from dreamr.types import EngineInfo, Prompt, Role
+from pipelines.handles import Actors
 
 Status = Literal["ok", "degraded", "unavailable"]
 

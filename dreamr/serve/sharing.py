@@ -15,9 +15,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dreamr.actors.types import Prompt, Sampling, Step
-from dreamr.pipelines.handles import Actors, Ref, Writer
 from dreamr.serve.wrapped import WrappedWriter
+from dreamr.types import Prompt, Sampling, Step
+from pipelines.handles import Actors, Ref, Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from dreamr.actors.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
-from dreamr.pipelines.handles import Judge, Ref, Writer
+from dreamr.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
+from pipelines.handles import Judge, Ref, Writer
 
 H = TypeVar("H", Writer, Judge)
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from dreamr.actors.types import Prompt, Tokens
 from dreamr.tasks.prompts import END_OF_TURN, PromptConfig, chat_messages, same_chat, score_turn, verdict_turn
+from dreamr.types import Prompt, Tokens
 
 
 class ChatEncoder:

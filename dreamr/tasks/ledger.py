@@ -16,9 +16,8 @@ from typing import Literal
 
 from PIL import Image
 
-from dreamr.actors.types import Prompt
-from dreamr.engines.base import DELIMITER
 from dreamr.tasks.ledger_image import COLUMNS, ROWS, Cell, draw
+from dreamr.types import DELIMITER, Prompt
 
 COLORS = ("red", "blue", "green", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "diamond", "star")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import Qwen3VLProcessor
 
-from dreamr.actors.types import Prompt, Tokens
 from dreamr.tasks.chat import ChatEncoder
+from dreamr.tasks.images import open_images
+from dreamr.types import Prompt, Tokens
 
 
 class ImageTextProcessor(Qwen3VLProcessor):
@@ -52,17 +51,3 @@ class PromptEncoder(ChatEncoder):
             pixel_values=inputs.get("pixel_values"),
             image_grid=inputs.get("image_grid_thw"),
         )
-
-
-def open_images(prompt: Prompt) -> list[Image.Image]:
-    """The images of a prompt, decoded. Raises ValueError that names the first one that cannot be read."""
-    return [open_image(data, number) for number, data in enumerate(prompt.images, start=1)]
-
-
-def open_image(data: bytes, number: int) -> Image.Image:
-    """Decode one image file, upright and in RGB. Raises ValueError that names the image by its `number`."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image {number} of the prompt cannot be read ({len(data)} bytes): {error}") from error

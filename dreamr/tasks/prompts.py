@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dreamr.actors.types import Prompt
+from dreamr.types import Prompt
 
 PROMPT_FILE = "dreamr_prompt.json"
 """Optional file of a checkpoint folder: the prompt configuration that the checkpoint was trained with."""

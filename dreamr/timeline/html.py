@@ -6,9 +6,9 @@ import html
 from pathlib import Path
 from xml.etree.ElementTree import tostring
 
-from dreamr.pipelines.trace import Trace
 from dreamr.timeline.look import HATCH, LOOKS, headline, outcomes
 from dreamr.timeline.svg import svg
+from pipelines.trace import Trace
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamr.actors.types import Role
-from dreamr.pipelines.trace import Span, Trace
+from dreamr.types import Role
+from pipelines.trace import Span, Trace
 
 ORDER: tuple[Role, ...] = ("draft", "verifier", "target")
 

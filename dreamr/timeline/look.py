@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dreamr.pipelines.trace import CommittedStep, Outcome, Trace
+from pipelines.trace import CommittedStep, Outcome, Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from dreamr.pipelines.trace import Span, Trace
 from dreamr.timeline.lanes import Lane, lanes, time_range
 from dreamr.timeline.look import FAINT, GRID, HATCH, LANE, LOOKS, TEXT, headline, outcomes, with_room
+from pipelines.trace import Span, Trace
 
 DPI = 160
 ROW_INCHES, GAP, BAR = 0.42, 0.55, 0.78

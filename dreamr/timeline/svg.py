@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from xml.etree.ElementTree import Element, SubElement
 
-from dreamr.pipelines.trace import CommittedStep, Span, Trace
 from dreamr.timeline.lanes import Lane, lanes, time_range
 from dreamr.timeline.look import FAINT, GRID, HATCH, LANE, LOOKS, TEXT, outcomes, with_room
+from pipelines.trace import CommittedStep, Span, Trace
 
 LEFT, TOP, RIGHT, BOTTOM = 76, 34, 18, 46
 ROW, BAR, GAP = 30, 24, 16

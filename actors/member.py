@@ -1,0 +1,250 @@
+"""`Member`: one actor of a group, kept alive.
+
+                     create, start
+                           │
+        ┌──────────────────▼─────┐  lifeline breaks (process died), notice_death,     ┌────────────────────────┐
+        │ up                     │  report_lost (kill -9, then the lifeline breaks)   │ down                   │
+        │ supervisor waits for   ├───────────────────────────────────────────────────▶│ supervisor waits for   │
+        │ lifeline or loss       │◀───────────────────────────────────────────────────┤ Ray's restart + start  │
+        └────────────────────────┘  generation + 1, `recovered()` returns             └───────────┬────────────┘
+                                                                                         deadline │ restarts used up
+                                                                                      ┌───────────▼────────────┐
+                                                                                      │ gone: `recovered()`    │
+                                                                                      │ raises ActorLost       │
+                                                                                      └────────────────────────┘
+
+One supervisor task per member, owned here, cancelled and awaited by `stop`. Nobody polls: the lifeline is a call that
+never returns, so the death of an idle actor is news at once. Any number of reports while down change nothing, and a
+report that no call of the present generation bears out is late and changes nothing either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.base import MAX_CONCURRENCY, EngineActor
+from actors.refs import RayRef, names_role, root_cause
+from dreamr.config import ActorConfig, GroupConfig
+from dreamr.errors import ActorLost
+from dreamr.types import EngineInfo, Role
+
+log = logging.getLogger(__name__)
+
+KILL_DEADLINE_S = 30.0
+"""A killed process that is not gone by then never will be. Ray itself waits 5 s before it uses SIGKILL."""
+
+Loss = Literal["died", "hangs"]
+
+
+class Member:
+    """One actor and its supervision. Use it from one event loop."""
+
+    def __init__(
+        self, actor_class: type[EngineActor], config: ActorConfig, group: GroupConfig, *, lasting: bool = False
+    ) -> None:
+        self.role: Role = actor_class.role
+        self.generation = 0
+        self.info: EngineInfo | None = None
+        self.calls: set[RayRef[Any]] = set()
+        """Calls of this generation that nobody has seen settle."""
+        self.actor: Any = None
+        """The Ray handle; the same over all restarts."""
+        self._actor_class = actor_class
+        self._config = config
+        self._group = group
+        self._lasting = lasting
+        self._supervisor: asyncio.Task[None] | None = None
+        self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loss: asyncio.Future[Loss] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def up(self) -> bool:
+        return self._ready.done() and self._ready.exception() is None
+
+    @property
+    def gone(self) -> bool:
+        """True when it will not come back."""
+        return self._ready.done() and self._ready.exception() is not None
+
+    async def recovered(self) -> None:
+        """Return when up; raises ActorLost when the actor is gone for good."""
+        await asyncio.shield(self._ready)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self, placement: PlacementGroup, bundle: int) -> None:
+        """Create the actor (or find it, where it lasts), load its model, begin to supervise it.
+
+        Raises:
+            ActorLost: not ready within `ready_deadline_s`, or its process died.
+            ValueError: whatever the engine said about a model that cannot be loaded.
+        """
+        actor_class = ray.remote(self._actor_class).options(**self._options(placement, bundle))
+        self.actor = actor_class.remote(self._config, self._group.ids_of(self.role))
+        async with _deadline(self.role, self._group.ready_deadline_s):
+            await self._come_up()
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"supervise {self.role}")
+
+    async def leave(self) -> None:
+        """End the supervision by this process; the actor goes on if it lasts."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._mark_gone(ActorLost(f"the {self.role} actor was stopped"))
+
+    async def stop(self) -> None:
+        """End the supervision, kill the process, return when it is gone."""
+        await self.leave()
+        if self.actor is None:
+            return
+        ray.kill(self.actor, no_restart=True)
+        # A new lifeline, since the old one may have broken long ago: it fails when the last process is dead.
+        last = _watch(self.actor)
+        await asyncio.wait({last}, timeout=KILL_DEADLINE_S)
+        last.cancel()
+        self._lifeline.cancel()
+
+    async def check(self) -> bool:
+        """Ask for a sign of life; a process that gives none within `health_deadline_s` is killed and restarted."""
+        if not self.up:
+            return False
+        generation = self.generation
+        try:
+            async with asyncio.timeout(self._group.health_deadline_s):
+                await self.actor.check_health.remote()
+        except TimeoutError:
+            self._notice(generation, "hangs")
+        except RayError:
+            self._notice(generation, "died")
+        return self.up
+
+    # -- losses ----------------------------------------------------------------------------------------------------
+
+    def notice_death(self, generation: int) -> None:
+        """A call of that generation failed because the process was gone."""
+        self._notice(generation, "died")
+
+    def report_lost(self) -> None:
+        """Somebody waited too long. Kill the process if one of its own calls is open; a call that only waits for the
+        result of another actor's call puts the blame on that actor; without an open call the report is late."""
+        if not self.up:
+            return
+        waiting = [call for call in self.calls if not _has_result(call)]
+        awaited = [[argument for argument in call.arguments if not _has_result(argument)] for call in waiting]
+        if not all(awaited):
+            self._notice(self.generation, "hangs")
+            return
+        for member in {argument.member for arguments in awaited for argument in arguments} - {self}:
+            member.report_lost()
+
+    def is_named_by(self, cause: BaseException) -> bool:
+        """True when the error names this actor as the one that was lost."""
+        if isinstance(cause, RayActorError) and self.actor is not None:
+            return bool(cause.actor_id == self.actor._actor_id.hex())
+        return names_role(cause, self.role)
+
+    def _notice(self, generation: int, loss: Loss) -> None:
+        if generation == self.generation and self.up:
+            self._mark_down()
+            self._loss.set_result(loss)
+
+    # -- supervision -----------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        while True:
+            news: set[asyncio.Future[Any]] = {self._lifeline, self._loss}
+            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+            self._mark_down()
+            log.warning("the %s actor (process %s) was lost, restarting it", self.role, self.info and self.info.pid)
+            try:
+                async with _deadline(self.role, self._group.ready_deadline_s):
+                    await self._kill_if_it_hangs()
+                    await self._come_up()
+            except Exception as error:
+                log.error("the %s actor did not come back: %s", self.role, error)
+                self._mark_gone(ActorLost(f"the {self.role} actor did not come back: {error}"))
+                return
+
+    async def _kill_if_it_hangs(self) -> None:
+        if self._loss.done() and self._loss.result() == "hangs" and not self._lifeline.done():
+            ray.kill(self.actor, no_restart=False)
+            # Only then start: a process whose engine hangs but whose event loop turns would still answer.
+            await asyncio.wait({self._lifeline})
+
+    async def _come_up(self) -> None:
+        try:
+            self.info = await self.actor.start.remote()
+        except RayError as error:
+            raise self._start_error(root_cause(error)) from error
+        self.generation += 1
+        self.calls.clear()
+        if self.generation == 1 or self._lifeline.done():
+            self._lifeline = _watch(self.actor)
+        self._loss = asyncio.get_running_loop().create_future()
+        self._ready.set_result(None)
+
+    def _start_error(self, cause: BaseException) -> BaseException:
+        if isinstance(cause, RayActorError):
+            last_line = str(cause).strip().splitlines()[-1]
+            return ActorLost(f"the {self.role} actor died while it started: {last_line}")
+        return cause
+
+    def _mark_down(self) -> None:
+        if self._ready.done():
+            self._ready = asyncio.get_running_loop().create_future()
+
+    def _mark_gone(self, error: ActorLost) -> None:
+        self._mark_down()
+        self._ready.set_exception(error)
+        self._ready.exception()  # nobody has to wait for it: mark it as seen
+
+    def _options(self, placement: PlacementGroup, bundle: int) -> dict[str, Any]:
+        config, group = self._config, self._group
+        needs = config.resources()
+        return {
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "memory": int(needs["memory"]) if "memory" in needs else None,
+            "accelerator_type": config.accelerator_type,
+            "resources": dict(config.custom_resources),
+            "max_restarts": config.max_restarts,
+            "max_concurrency": MAX_CONCURRENCY,
+            "name": f"{group.name}-{self.role}" if group.name else None,
+            "namespace": group.namespace,
+            **({"lifetime": "detached", "get_if_exists": True} if self._lasting else {}),
+            "runtime_env": {"env_vars": dict(config.env)} if config.env else None,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle),
+        }
+
+
+def _watch(actor: ActorHandle[Any]) -> asyncio.Future[None]:
+    """A future that fails when the actor's present process dies."""
+    lifeline: asyncio.Future[None] = asyncio.wrap_future(actor.lifeline.remote().future())
+    lifeline.add_done_callback(lambda future: future.cancelled() or future.exception())  # its news is that it is done
+    return lifeline
+
+
+def _has_result(call: RayRef[Any]) -> bool:
+    return call.settled or bool(ray.wait([call.object_ref], timeout=0, fetch_local=False)[0])
+
+
+@asynccontextmanager
+async def _deadline(role: Role, seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise ActorLost(
+            f"the {role} actor was not ready within {seconds:g} s; raise group.ready_deadline_s if its model is large"
+        ) from error

@@ -1,0 +1,107 @@
+"""Room for a group in the cluster: what it needs, what there is, and the placement group that reserves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import ray
+from ray.exceptions import RaySystemError
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
+
+from actors.cluster import can_grow
+from dreamr.config import GroupConfig
+from dreamr.errors import NotEnoughResources
+
+RELEASE_GRACE_S = 2.0
+"""Ray counts the resources of actors that have just ended as taken for a moment longer."""
+
+EMPTY_BUNDLE = {"CPU": 0.001}
+"""For an actor that asks for nothing: Ray refuses a bundle without resources."""
+
+
+async def find_or_reserve(config: GroupConfig) -> PlacementGroup:
+    """The room that has the group's name, else a new one that has it, and stays until it is removed.
+
+    Raises:
+        NotEnoughResources: as `reserve`.
+    """
+    assert config.name, "a room is found by its name"
+    try:
+        return get_placement_group(config.name)
+    except ValueError:
+        pass
+    try:
+        return await reserve(config, lasting=True)
+    except RaySystemError as error:
+        try:
+            return get_placement_group(config.name)  # another process was faster
+        except ValueError:
+            raise error from None
+
+
+async def reserve(config: GroupConfig, *, lasting: bool = False) -> PlacementGroup:
+    """Reserve one bundle per actor, in the order of `config.actors()`; nothing else is started before that.
+
+    Raises:
+        NotEnoughResources: the group does not fit, now or within `wait_for_resources_s`.
+    """
+    bundles = [actor.resources() or EMPTY_BUNDLE for actor in config.actors().values()]
+    name = config.name if lasting else None
+    return await reserve_bundles(bundles, config.wait_for_resources_s, config.placement, name)
+
+
+async def reserve_bundles(
+    bundles: list[dict[str, float]], wait_for_resources_s: float, strategy: str = "PACK", name: str | None = None
+) -> PlacementGroup:
+    """Reserve all the bundles or none; room with a `name` stays until it is removed.
+
+    Raises NotEnoughResources as `reserve` does.
+    """
+    needed = total(bundles)
+    everything: dict[str, float] = ray.cluster_resources()
+    if (wait_for_resources_s == 0 or not can_grow()) and (short := missing(needed, everything)):
+        raise NotEnoughResources(refusal(short, needed, everything, "the whole cluster has"))
+    names = {"name": name, "lifetime": "detached"} if name else {}
+    placement: PlacementGroup = placement_group(bundles, strategy=strategy, **names)
+    try:
+        patience = max(wait_for_resources_s, RELEASE_GRACE_S)
+        placed = await asyncio.to_thread(placement.wait, patience)
+        if not placed:
+            available: dict[str, float] = ray.available_resources()
+            short = missing(needed, available)
+            raise NotEnoughResources(refusal(short, needed, available, "free now"))
+    except BaseException:
+        remove_placement_group(placement)
+        raise
+    return placement
+
+
+def total(bundles: list[dict[str, float]]) -> dict[str, float]:
+    """Sum over the bundles, by resource name."""
+    needed: Counter[str] = Counter()
+    for bundle in bundles:
+        needed.update(bundle)
+    return dict(needed)
+
+
+def missing(needed: dict[str, float], offered: dict[str, float]) -> list[str]:
+    """Names of the resources of which there is too little."""
+    return [name for name, amount in needed.items() if offered.get(name, 0.0) < amount - 1e-9]
+
+
+def refusal(short: list[str], needed: dict[str, float], offered: dict[str, float], where: str) -> str:
+    """One sentence. Without a shortage in total, the amounts do not fit together on the nodes."""
+    names = short or sorted(needed)
+    wants = ", ".join(f"{_amount(name, needed[name])} {name}" for name in names)
+    has = ", ".join(f"{_amount(name, offered.get(name, 0.0))} {name}" for name in names)
+    reason = "" if short else " in total, but not where group.placement wants them"
+    return (
+        f"not enough resources for the actors: needed {wants}; {where}: {has}{reason}. "
+        "Ask for less (num_cpus, num_gpus, memory_mb, accelerator_type, custom_resources), free some, or set "
+        "group.wait_for_resources_s."
+    )
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / 2**20:.0f} MiB of" if name == "memory" else f"{amount:g}"

@@ -1,0 +1,80 @@
+"""`ServeSettings`: the `serve` part of a configuration: names, limits and the place of the secrets."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from dreamr.config.base import Strict
+
+
+class ImageLimits(Strict):
+    """What an image may be before anything of it is decoded."""
+
+    max_images: int = Field(default=8, ge=0)
+    """Per request, over the whole conversation."""
+    max_bytes: PositiveInt = 8 * 2**20
+    """Of one encoded file."""
+    max_pixels: PositiveInt = 16_000_000
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts (`images.example.org`, or with `:port`) that http(s) URLs may name; without any, only data URLs work."""
+    fetch_timeout_s: PositiveFloat = 5.0
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _as_urls_spell_them(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(host.lower() for host in hosts)
+
+
+class ServeSettings(Strict):
+    """How the endpoint behaves; what a request may ask for is bounded here and by `pipeline`."""
+
+    model_name: str = Field(default="dreamr", min_length=1)
+    """The name under which clients ask for the pipeline."""
+    thinks: bool = True
+    """The models begin inside their chain of thought and end it by `</think>`. False: all they write is the answer."""
+    num_replicas: PositiveInt = 1
+    api_key_env: str = "DREAMR_API_KEY"
+    """Environment variable of the replicas with the API keys, separated by commas; unset: everybody may ask."""
+
+    max_running: PositiveInt = 4
+    """Answers worked on at once, by all replicas together; more wait in line."""
+    max_queued: int = Field(default=16, ge=0)
+    """Answers that may wait in line at each replica; more are refused with 503."""
+    queue_deadline_s: PositiveFloat = 60.0
+    """Longest wait in line."""
+    request_deadline_s: PositiveFloat = 600.0
+    """Longest time for one answer, from the end of its wait."""
+    write_ahead_up_to: int = Field(default=1, ge=0)
+    """The target writes its own step ahead of the verdict only while so many answers, or fewer, are worked on; with
+    more it writes when a draft is rejected. Changes no token, only who has to wait."""
+    draft_up_to: PositiveInt = 1000
+    """Drafting stops while more answers than this are worked on: the target then writes every step."""
+
+    max_body_bytes: PositiveInt = 32 * 2**20
+    max_text_chars: PositiveInt = 100_000
+    """Of all texts of a conversation together."""
+    max_messages: PositiveInt = 64
+    max_choices: PositiveInt = 4
+    """Largest `n`."""
+    max_window: PositiveInt = 16
+    images: ImageLimits = ImageLimits()
+
+    def of_one_replica(self) -> ServeSettings:
+        """One replica's share of what the actors are to work on at once, since all replicas use the same ones.
+
+        Rounded down, but each works on one answer at least.
+        """
+        share = {
+            "max_running": max(1, self.max_running // self.num_replicas),
+            "write_ahead_up_to": self.write_ahead_up_to // self.num_replicas,
+            "draft_up_to": self.draft_up_to // self.num_replicas,
+        }
+        return self.model_copy(update=share)
+
+    @model_validator(mode="after")
+    def _names_can_be_asked_for(self) -> ServeSettings:
+        if not self.model_name.isprintable() or self.model_name != self.model_name.strip():
+            raise ValueError(
+                f"serve.model_name {self.model_name!r} cannot be typed: leave out blanks and control signs."
+            )
+        return self

@@ -1,0 +1,45 @@
+"""Images of prompts: decoding them as every engine sees them, and copies that no engine has cached."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from dreamr.types import Prompt
+
+
+def open_images(prompt: Prompt) -> list[Image.Image]:
+    """The images of a prompt, decoded. Raises ValueError that names the first one that cannot be read."""
+    return [open_image(data, number) for number, data in enumerate(prompt.images, start=1)]
+
+
+def open_image(data: bytes, number: int) -> Image.Image:
+    """Decode one image file, upright and in RGB. Raises ValueError that names the image by its `number`."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image {number} of the prompt cannot be read ({len(data)} bytes): {error}") from error
+
+
+def cold_copy(prompt: Prompt, mark: str) -> Prompt:
+    """The prompt with each image stored anew, pixel for pixel, as a PNG file that carries `mark` as a text chunk.
+
+    Engines share cached prefixes between prompts with equal keys, and the key is a digest of the images' bytes. A
+    prompt without images comes back as it is: nothing but its text could be changed, and that would change the answer.
+    """
+    return replace(prompt, images=tuple(_marked(image, mark) for image in prompt.images))
+
+
+def _marked(data: bytes, mark: str) -> bytes:
+    info = PngInfo()
+    info.add_text("dreamr", mark)
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        # What the engines make of every image: upright RGB.
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright.save(buffer, "PNG", pnginfo=info, compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,168 @@
+"""Plain data that travels between driver, actors and engines. Standard library only.
+
+A `Step` names the exact prefix it was written from, so a reference to a drafted step is all that the next
+draft call and the verifier need: nobody waits to pass tokens on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+DELIMITER = "\n\n"
+"""Ends a reasoning step; kept at the end of the step's tokens."""
+
+Tokens = tuple[int, ...]
+"""Token ids of the target's tokenizer, without the prompt."""
+
+Role = Literal["draft", "target", "verifier"]
+
+Criterion = Literal["rho", "digit", "mean_digit", "same", "embedding"]
+"""How a step is judged, and the scale of the verdict:
+
+- rho: the target is asked whether the step is right (CPN); 0..1
+- digit, mean_digit: it is asked for a score; the digit that it answers with, or the mean over the ten digits; 0..9
+- same: it is asked whether the step says the same as a reference step; 0..1
+- embedding: how similar the step is to a reference step; cosine, -1..1
+"""
+
+COMPARING: frozenset[Criterion] = frozenset({"same", "embedding"})
+"""Criteria that compare a step with a reference: another step behind the same prefix."""
+
+Finish = Literal["delimiter", "eos", "length", "stopped"]
+"""Why a step ended: its delimiter, the end of the answer, `max_tokens`, or somebody called `stop`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the conversation before the question."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    num_images: int = 0
+    """How many of the prompt's images it shows, ahead of its text."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question as the user gave it; each engine applies its own chat template and image processor."""
+
+    question: str
+    images: tuple[bytes, ...] = ()
+    """Encoded image files (PNG, JPEG, ...), in the order in which they precede the question."""
+    earlier: tuple[Turn, ...] = ()
+    """The conversation so far; its images are the first ones of `images`."""
+
+    @cached_property
+    def key(self) -> str:
+        """Content digest: engines share cached prefixes between calls with the same key."""
+        digest = hashlib.sha256(self.question.encode())
+        for image in self.images:
+            digest.update(len(image).to_bytes(8, "big") + image)
+        for turn in self.earlier:
+            digest.update(repr(turn).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of one step are chosen. `temperature == 0` is greedy: only `max_tokens` matters besides."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    """Most tokens in one step, delimiter included."""
+    seed: int = 0
+    """Seed of this step alone; pipelines make it from the request's seed, the step's number and the role."""
+    background: bool = False
+    """The step may well turn out not to be needed: it may wait for others on the same cores, if its actor is set to
+    (`background` in its configuration). Changes no token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens up to and with the delimiter, and the prefix they were written from."""
+
+    prefix: Tokens = ()
+    tokens: Tokens = ()
+    text: str = ""
+    finish: Finish = "delimiter"
+    started: float = 0.0
+    ended: float = 0.0
+    """Seconds on the engine's clock (`time.time` for real engines, so that lanes of several actors line up)."""
+
+    @property
+    def end(self) -> Tokens:
+        """The prefix of whatever follows this step."""
+        return self.prefix + self.tokens
+
+    @property
+    def closed(self) -> bool:
+        """True when nothing can follow: the model ended its answer."""
+        return self.finish == "eos"
+
+
+ROOT = Step()
+"""The empty step before the first: `ROOT.end` is the empty prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The target's judgment of one drafted step on its own prefix."""
+
+    rho: float
+    """`p(positive) / (p(positive) + p(negative))` from float32 logits (CPN, paper section on TBVM); for other
+    criteria than rho their own value, see `Criterion`."""
+    started: float = 0.0
+    ended: float = 0.0
+    judged: bool = True
+    """False when nothing was computed: the call was stopped first, or the step says nothing; rho is 0 then."""
+
+
+NO_VERDICT = Verdict(rho=0.0, judged=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """When a prompt was read: seconds on the engine's clock, equal when it was cached."""
+
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Tokens that a draft proposes behind a prefix, for token-level speculation."""
+
+    tokens: Tokens = ()
+    probabilities: bytes = b""
+    """float32 (num_tokens, v), row by row: what each token was sampled from. Empty for greedy ones."""
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the target makes of a proposal: the accepted tokens and one token of its own."""
+
+    steps: tuple[Step, ...]
+    """The tokens split into steps, the first of which goes on from the open step that the call named. A last step
+    with finish "stopped" is open: it has not reached its end."""
+    num_accepted: int
+    """Proposed tokens that were accepted."""
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an actor tells about itself when it is ready."""
+
+    role: Role
+    model: str
+    device: str
+    num_parameters: int
+    pid: int = 0
+    node: str = ""

@@ -1,0 +1,89 @@
+"""What one request did: committed steps, counts and the timeline. Made by pipelines, read by everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dreamr.types import Role, Tokens
+
+Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
+"""What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
+early; it was finished but not needed (behind a rejection or the end); its actor was lost; it was a verdict; the
+verifier read the prompt."""
+
+End = Literal["answered", "budget", "loop", "enough"]
+"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; whoever
+listens to the steps wanted no more of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedStep:
+    """One step of the answer, and who wrote it."""
+
+    index: int
+    source: Literal["draft", "target"]
+    tokens: Tokens
+    text: str
+    rho: float | None
+    """Verdict of the drafted step at this position, whether accepted or rejected; None when there was none."""
+    at: float
+    """Seconds since the request began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One piece of an actor's work on the request's clock (seconds since the request began)."""
+
+    lane: Role
+    start: float
+    end: float
+    outcome: Outcome
+    step: int
+    """Index of the step that the work was for."""
+    num_tokens: int
+    rho: float | None = None
+
+    @property
+    def number(self) -> str:
+        """The step's number as people count; empty for work that is for all steps."""
+        return "" if self.outcome == "prefill" else str(self.step + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One finished request."""
+
+    request_id: str
+    method: str
+    steps: tuple[CommittedStep, ...]
+    end: End
+    wall_s: float
+    orchestration_s: float
+    """Part of `wall_s` in which the pipeline waited although no model it waited for was running."""
+    spans: tuple[Span, ...]
+    num_drafted: int
+    """Drafted steps, whether judged or not. Tokens, like all counts up to `coverage`, in token_speculative."""
+    num_judged: int
+    """Drafted steps that got a verdict which decided something: those at the frontier."""
+    num_accepted: int
+    coverage: float
+    """Committed steps that came from the draft / all committed steps."""
+    drafted_tokens: int
+    wasted_draft_tokens: int
+    wasted_target_tokens: int
+    num_losses: int = 0
+    """How often an actor was lost during the request."""
+
+    @property
+    def text(self) -> str:
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def tokens(self) -> Tokens:
+        return tuple(token for step in self.steps for token in step.tokens)
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted drafted steps / drafted steps that got a verdict; None when nothing was judged."""
+        return self.num_accepted / self.num_judged if self.num_judged else None

@@ -1,0 +1,198 @@
+"""The typed configuration of a training run; read from YAML, unknown keys refused. Imports no torch, Ray or trl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from dreamr.config import ActorConfig, ClusterSettings, Strict, parse_strict
+from dreamr.errors import ConfigError
+from rl.chains import RolloutMode
+
+
+class DataSettings(Strict):
+    """What the draft is trained and evaluated on."""
+
+    name: Literal["ledger", "geometry3k", "scienceqa", "ocr_vqa"] = "ledger"
+    source: str | None = None
+    """Hub id, or a folder or file of local parquet; None is the set's own hub id. The ledger task needs none."""
+    train_split: str = "train"
+    eval_split: str = "validation"
+    seed: int = 0
+    """Seed of the ledger problems, and of the order of the others."""
+
+
+class RolloutSettings(Strict):
+    """How the draft is sampled, and how its steps are judged."""
+
+    workers: PositiveInt = 2
+    """Actors that write chains with the current draft."""
+    verifiers: PositiveInt = 2
+    """Actors that judge them; each holds the target."""
+    mode: RolloutMode = "free"
+    """`free`: the draft writes the whole chain, each step judged on its own prefix. `in_pipeline`: a rejected step is
+    replaced by the target's and masked from the loss, as the draft meets it when deployed."""
+    prompts_per_step: PositiveInt = 8
+    group_size: int = Field(default=8, ge=2)
+    """Chains per prompt: what one chain is compared with."""
+    groups_per_call: PositiveInt = 4
+    """Groups that a worker writes side by side."""
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: PositiveInt = 512
+    max_step_tokens: PositiveInt = 96
+    alpha: float = Field(default=0.7, ge=0, lt=1)
+    """A drafted step earns its reward when rho > alpha; `evaluation.alpha` is the one to deploy with."""
+    deadline_s: PositiveFloat = 600.0
+    """A worker that does not return its chains within this time is restarted."""
+
+
+class RewardSettings(Strict):
+    """Weights of the reward's parts, and what R_length counts."""
+
+    outcome: float = Field(default=1.0, ge=0)
+    draft: float = Field(default=1.0, ge=0)
+    length: float = Field(default=1.0, ge=0)
+    step_allowance: PositiveInt = 32
+    """Tokens that a needed step may take; what it leaves of them is rewarded."""
+
+
+class LearnerSettings(Strict):
+    """The policy's update."""
+
+    world_size: PositiveInt = 1
+    """Learner actors, one per GPU."""
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Per actor; 0 trains on the CPU."""
+    num_threads: PositiveInt = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed's ZeRO stage."""
+    bf16: bool = False
+    steps: PositiveInt = 100
+    """Optimizer steps."""
+    learning_rate: PositiveFloat = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+    micro_batch: PositiveInt = 16
+    """Chains per forward and backward pass."""
+    iterations: PositiveInt = 1
+    """Optimizer steps per batch of rollouts."""
+    kl_beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL term to the draft that the run began with; 0 loads no reference model."""
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.28
+    credit: Literal["chain", "step"] = "chain"
+    """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: what a verdict says about a step counts
+    for the tokens of that step alone (scoring.py)."""
+    negative_weight: float = Field(default=1.0, ge=0, le=1)
+    """Factor on negative advantages. What should not have been written says little about what should: in the gradient
+    of a small model it is mostly noise, and a factor near 0 lets it learn faster and at higher rates."""
+    freeze_vision: bool = True
+    gradient_checkpointing: bool = False
+    """Less memory for a third more time; for models that would not fit else."""
+
+
+class EvaluationSettings(Strict):
+    """Held-out problems, answered by draft and target together, greedily."""
+
+    every: PositiveInt = 25
+    """Optimizer steps between two evaluations; there is one before the first step and one after the last."""
+    problems: PositiveInt = 32
+    alpha: float = Field(default=0.7, ge=0, lt=1)
+    """A drafted step is committed when rho > alpha."""
+    speedup_problems: int = Field(default=0, ge=0)
+    """Problems on which FPSR with the current draft is timed against the target alone; 0 skips it."""
+
+
+class CheckpointSettings(Strict):
+    """What is kept to go on from."""
+
+    every: PositiveInt = 25
+    keep: int = Field(default=2, ge=2)
+    """Fewer would leave none while the newest is written."""
+
+
+class LogSettings(Strict):
+    """Where curves and completions go, besides the run's own folder."""
+
+    wandb: Literal["auto", "offline", "off"] = "auto"
+    """`auto`: online when there is an API key, else offline."""
+    project: str = "dreamr-sapo"
+    entity: str | None = None
+    completions_every: PositiveInt = 10
+    """Optimizer steps between two tables of completions."""
+
+
+class SapoConfig(Strict):
+    """One training run."""
+
+    run: Path
+    """The run's folder: history, checkpoints, the trained draft."""
+    draft: ActorConfig
+    """The rollout workers' actor; its engine names the draft that the run begins with."""
+    target: ActorConfig
+    """The verifiers' actor."""
+    data: DataSettings = DataSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    rewards: RewardSettings = RewardSettings()
+    learner: LearnerSettings = LearnerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    log: LogSettings = LogSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    seed: int = 0
+    wait_for_resources_s: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        learner, rollout = self.learner, self.rollout
+        if rollout.prompts_per_step % learner.world_size:
+            raise ValueError(
+                f"rollout.prompts_per_step = {rollout.prompts_per_step} has to be a multiple of learner.world_size = "
+                f"{learner.world_size}: a group stays on one learner."
+            )
+        if self.chains_per_learner % learner.micro_batch:
+            raise ValueError(
+                f"learner.micro_batch = {learner.micro_batch} has to divide the {self.chains_per_learner} chains of "
+                "each learner (rollout.prompts_per_step * rollout.group_size / learner.world_size)."
+            )
+        if self.checkpoints.every % learner.iterations:
+            raise ValueError(
+                f"checkpoints.every = {self.checkpoints.every} has to be a multiple of learner.iterations = "
+                f"{learner.iterations}: a run resumes with fresh rollouts."
+            )
+        for role, actor in (("draft", self.draft), ("target", self.target)):
+            if actor.engine.kind != "hf":
+                raise ValueError(f"{role}.engine.kind = '{actor.engine.kind}': training needs an engine of kind 'hf'.")
+        return self
+
+    def public(self) -> dict[str, Any]:
+        """As plain JSON data for files and trackers; without environment variables, which may hold secrets."""
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"draft": {"env"}, "target": {"env"}})
+        return plain
+
+    @property
+    def chains_per_learner(self) -> int:
+        """Chains of one optimizer step on one learner."""
+        return self.rollout.prompts_per_step * self.rollout.group_size // self.learner.world_size
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of rollouts in the whole run."""
+        return -(-self.learner.steps // self.learner.iterations)
+
+
+def load_sapo_config(path: Path) -> SapoConfig:
+    """Raises ConfigError in one sentence: no such file, not YAML, or a key or value that does not fit."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; configs/ has some to start from.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration file: {error}") from error
+    return parse_strict(SapoConfig, text, str(path))

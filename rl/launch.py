@@ -1,0 +1,119 @@
+"""From a configuration to a trained draft: room, actors, training, and their end.
+
+    reserve room for all ──▶ pool: workers, verifiers   ──▶ fit on all ranks ──▶ folder of the trained draft
+                             learners, rank 0's address     └─ lines of progress to the caller
+
+The first failure ends everything; whatever happens, the actors are gone and the room is given back when this returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.refs import root_cause
+from actors.resources import EMPTY_BUNDLE, reserve_bundles
+from rl.config import SapoConfig
+from rl.learner import Learner
+
+Report = Callable[[dict[str, float]], None]
+
+
+async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) -> Path:
+    """Train, from `checkpoint` on where there is one; the folder of the trained draft.
+
+    Raises:
+        NotEnoughResources: the cluster cannot hold the run; nothing was created.
+        RuntimeError: a learner died.
+        ValueError, ActorLost: see `Member.start` and `RolloutPool.roll_out`.
+    """
+    placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
+    from rl.pool import RolloutPool  # slow to import: only once it is known that there is room
+
+    actors: list[Any] = []
+    try:
+        pool = _create(RolloutPool, placement, None, {"CPU": 0}, config, placement, config.learner.world_size)
+        actors.append(pool)
+        learners = [
+            _create(Learner, placement, rank, _learner_bundle(config), config, rank, pool)
+            for rank in range(config.learner.world_size)
+        ]
+        actors += learners
+        await _answer(pool.start.remote())
+        return await _fit(learners, checkpoint, report)
+    finally:
+        await _end(actors)
+        remove_placement_group(placement)
+
+
+def bundles(config: SapoConfig) -> list[dict[str, float]]:
+    """Room per actor: learners, workers, verifiers, in this order."""
+    rollout = config.rollout
+    return [
+        *[_learner_bundle(config) or EMPTY_BUNDLE] * config.learner.world_size,
+        *[config.draft.resources() or EMPTY_BUNDLE] * rollout.workers,
+        *[config.target.resources() or EMPTY_BUNDLE] * rollout.verifiers,
+    ]
+
+
+def _learner_bundle(config: SapoConfig) -> dict[str, float]:
+    wanted = {"CPU": config.learner.num_cpus, "GPU": config.learner.num_gpus}
+    return {name: amount for name, amount in wanted.items() if amount > 0}
+
+
+def _create(kind: type, placement: PlacementGroup, bundle: int | None, room: dict[str, float], *arguments: Any) -> Any:
+    strategy = "DEFAULT" if bundle is None else PlacementGroupSchedulingStrategy(placement, bundle)
+    options = {
+        "num_cpus": room.get("CPU", 0),
+        "num_gpus": room.get("GPU", 0),
+        "max_concurrency": 100,
+        "scheduling_strategy": strategy,
+    }
+    return ray.remote(kind).options(**options).remote(*arguments)
+
+
+async def _fit(learners: list[Any], checkpoint: Path | None, report: Report) -> Path:
+    host, port = await _answer(learners[0].address.remote())
+    fits = [asyncio.ensure_future(_answer(learner.fit.remote(host, port, checkpoint))) for learner in learners]
+    lines = asyncio.create_task(_forward(learners[0], report), name="progress")
+    try:
+        folder, *_ = await asyncio.gather(*fits)
+        await lines
+    finally:
+        for task in (*fits, lines):
+            task.cancel()
+        await asyncio.gather(*fits, lines, return_exceptions=True)
+    assert isinstance(folder, Path)
+    return folder
+
+
+async def _forward(learner: Any, report: Report) -> None:
+    async for line in learner.progress.options(num_returns="streaming").remote():
+        report(await line)
+
+
+async def _answer(reference: Any) -> Any:
+    try:
+        return await reference
+    except OutOfMemoryError as error:  # its own text lists every process of the node
+        raise RuntimeError(
+            "Ray ended a process of the run because its node was short of memory: give it more, or lower "
+            "rollout.workers, rollout.verifiers or learner.micro_batch; --resume goes on."
+        ) from error
+    except RayError as error:
+        raise root_cause(error) from error
+
+
+async def _end(actors: list[Any]) -> None:
+    """The pool ends its members first, which it supervises."""
+    if actors:
+        await asyncio.wait([asyncio.ensure_future(actors[0].stop.remote())], timeout=30)
+    for actor in actors:
+        ray.kill(actor)

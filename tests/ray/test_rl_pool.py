@@ -1,0 +1,133 @@
+"""Rollouts by real actors: reproducible, equal to what the pipelines do, and not lost with a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import ray
+import torch
+from ray.util.placement_group import remove_placement_group
+
+from actors.handles import RayJudge, RayWriter
+from actors.prompt_store import PromptStore
+from actors.resources import reserve_bundles
+from dreamr.config import PipelineSettings
+from dreamr.errors import ActorLost
+from dreamr.tasks.ledger import make_problem
+from pipelines.handles import Actors
+from pipelines.registry import build_pipeline
+from pipelines.request import Request
+from rl.chains import Chain, GroupRequest, RolloutTask
+from rl.config import SapoConfig
+from rl.launch import bundles
+from rl.pool import RolloutPool
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+DRAFT = "embedded:draft-untrained"
+CONFIG = SapoConfig.model_validate(
+    {
+        "run": Path("nowhere"),
+        "draft": {"engine": {"kind": "hf", "model": DRAFT}, "num_cpus": 0.5},
+        "target": {"engine": {"kind": "hf", "model": "embedded:target"}, "num_cpus": 0.5},
+        "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
+    }
+)
+FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.alpha) for mode in ("free", "in_pipeline"))
+PROBLEMS = [make_problem("validation", 5, index) for index in range(3)]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[RolloutPool]:
+    rooms = bundles(CONFIG)[CONFIG.learner.world_size :]
+    placement = await reserve_bundles(rooms, 30)
+    pool = RolloutPool(CONFIG, placement, 0)
+    try:
+        await pool.start()
+        yield pool
+    finally:
+        await pool.stop()
+        remove_placement_group(placement)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(ray_cluster: None) -> AsyncIterator[RolloutPool]:
+    async with running() as started:
+        yield started
+
+
+def requests(temperature: float, size: int) -> list[GroupRequest]:
+    return [GroupRequest(problem.prompt, tuple(range(size)), temperature) for problem in PROBLEMS]
+
+
+def tokens(chains: tuple[Chain, ...]) -> list[tuple[int, ...]]:
+    return [chain.tokens for chain in chains]
+
+
+async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits(pool: RolloutPool) -> None:
+    for temperature in (0.0, 1.0):
+        groups = await pool.roll_out(requests(temperature, 2), IN_PIPELINE)
+        store = PromptStore()
+        worker, verifier = pool._workers[0], pool._verifiers[0]
+        actors = Actors(RayWriter(worker, store), RayWriter(verifier, store), RayJudge(verifier, store))
+        pipeline = build_pipeline("sequential", actors)
+        sources = set()
+        for problem, group in zip(PROBLEMS, groups, strict=True):
+            for seed, chain in enumerate(group.chains):
+                settings = PipelineSettings(temperature=temperature, seed=seed, max_tokens=512, max_step_tokens=96)
+                trace = await pipeline.run(Request(problem.prompt, settings))
+                assert [step.tokens for step in chain.steps] == [step.tokens for step in trace.steps]
+                assert [step.source for step in chain.steps] == [step.source for step in trace.steps]
+                assert sum(step.accepted for step in chain.drafted) == trace.num_accepted
+                sources |= {step.source for step in chain.steps}
+        assert sources == {"draft", "target"}
+
+
+async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPool) -> None:
+    weights = {name: weight + 0.01 for name, weight in _draft_weights().items()}
+    reference = ray.put(weights)
+    before = await pool.roll_out(requests(1.0, 4), FREE)
+    await pool.set_weights([reference], 7)
+    undisturbed = await pool.roll_out(requests(1.0, 4), FREE)
+    assert [group.version for group in undisturbed] == [7, 7, 7]
+    assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
+    rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), FREE))
+    await asyncio.sleep(0.1)
+    pids = await pool.pids()
+    os.kill(pids[0], signal.SIGKILL)
+    disturbed = await rollout
+    assert [tokens(group.chains) for group in disturbed] == [tokens(group.chains) for group in undisturbed]
+    assert [group.version for group in disturbed] == [7, 7, 7]
+    for worker in pool._workers:
+        await worker.recovered()
+    again = await pool.roll_out(requests(1.0, 4), FREE)
+    assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
+    assert pids[0] not in await pool.pids()
+
+
+def _draft_weights() -> dict[str, torch.Tensor]:
+    from dreamr.engines.factory import model_location
+    from dreamr.engines.hf import HFEngine
+
+    return dict(HFEngine.load(model_location(DRAFT)).model.named_parameters(remove_duplicate=False))
+
+
+async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:
+    async with running() as pool:
+        for member in pool._workers:
+            await member.stop()
+        with pytest.raises(ActorLost, match="was stopped"):
+            await pool.roll_out(requests(0.0, 1), FREE)

@@ -1,0 +1,73 @@
+"""The plainest way to run a Qwen3-VL checkpoint: one fresh forward of the whole outer model for every token.
+
+No cache, eager attention, image tokens laid out by hand; shares nothing with the engine but the weights on disk.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from dreamr.tasks.prompts import load_prompt_config
+from dreamr.types import Finish, Prompt, Tokens
+
+
+class Reference:
+    """Fresh forwards over a checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        self.model.eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.images = AutoImageProcessor.from_pretrained(folder)
+        self.config = load_prompt_config(folder)
+        self.step = lru_cache(maxsize=None)(self._step)
+
+    def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
+        text = f"{prompt.question}{self.config.instruction}<|im_end|>\n<|im_start|>assistant\n"
+        pads = ""
+        images: dict[str, Tensor] = {}
+        if prompt.images:
+            opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in prompt.images]
+            images = dict(self.images(images=opened, return_tensors="pt"))
+            counts = [int(grid.prod()) // 4 for grid in images["image_grid_thw"]]
+            pads = "".join(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in counts)
+        text = f"<|im_start|>user\n{pads}{text}{self.config.generation_suffix}"
+        return {"input_ids": self.tokenizer(text, return_tensors="pt")["input_ids"], **images}
+
+    @torch.no_grad()
+    def logits(self, prompt: Prompt, prefix: Tokens) -> Tensor:
+        """float32 logits (v) behind the prefix."""
+        inputs = self.inputs(prompt)
+        ids = torch.cat([inputs.pop("input_ids"), torch.tensor([prefix], dtype=torch.long)], 1)
+        types = (ids == self.model.config.image_token_id).int()
+        kinds = {"mm_token_type_ids": types} if inputs else {}
+        return self.model(input_ids=ids, use_cache=False, **inputs, **kinds).logits[0, -1].float()
+
+    def _step(self, prompt: Prompt, prefix: Tokens, max_tokens: int) -> tuple[Tokens, Finish]:
+        """The greedy step, and why it ends."""
+        tokens: list[int] = []
+        while True:
+            tokens.append(int(self.logits(prompt, prefix + tuple(tokens)).argmax()))
+            if tokens[-1] == self.model.generation_config.eos_token_id:
+                return tuple(tokens), "eos"
+            if "\n\n" in self.tokenizer.decode(tokens, skip_special_tokens=True):
+                return tuple(tokens), "delimiter"
+            if len(tokens) == max_tokens:
+                return tuple(tokens), "length"
+
+    def rho(self, prompt: Prompt, end: Tokens) -> float:
+        ask = f"\n<|im_start|>user\n{self.config.verdict_question}<|im_end|>\n<|im_start|>assistant\n"
+        if end[-1] != self.tokenizer.convert_tokens_to_ids("<|im_end|>"):
+            ask = "<|im_end|>" + ask
+        words = self.tokenizer.convert_tokens_to_ids([self.config.positive, self.config.negative])
+        logits = self.logits(prompt, end + tuple(self.tokenizer(ask)["input_ids"]))
+        return float(torch.softmax(logits[words], -1)[0])

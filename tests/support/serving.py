@@ -1,0 +1,169 @@
+"""What tests of the endpoint share: groups without Ray, ports, the app in this process, messages."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from actors.local import LocalHandle, LocalJudge, LocalWriter
+from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
+from dreamr.engines.base import Engine
+from dreamr.engines.factory import build_engine
+from dreamr.errors import ActorLost
+from dreamr.serve.app import make_app
+from dreamr.serve.service import Service
+from dreamr.types import EngineInfo, Prompt, Role
+from pipelines.handles import Actors
+
+QUESTION = [{"role": "user", "content": "how many?"}]
+
+
+def scripted(**changes: object) -> dict[str, Any]:
+    """An engine without a model, as configurations name it."""
+    return {"kind": "scripted", "num_steps": (4, 6), "step_tokens": (6, 10), "acceptance": 0.6} | changes
+
+
+def scripted_config(serve: dict[str, Any] | None = None, **latencies: float) -> Config:
+    """Draft, target and verifier; draft and target are different models, but for the tokens that the draft proposes."""
+    actor = {"num_cpus": 0.1}
+    group = {
+        "draft": actor | {"engine": scripted(seed=1, imitates=2, **latencies)},
+        "target": actor | {"engine": scripted(seed=2, **latencies)},
+        "verifier": actor | {"engine": scripted(seed=2, **latencies)},
+        "health_deadline_s": 2,
+        "ready_deadline_s": 30,
+    }
+    return Config.model_validate({"group": group, "pipeline": {"max_tokens": 200}, "serve": serve or {}})
+
+
+@dataclass
+class _Target:
+    writer: LocalWriter
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        if not self.writer.up:
+            raise ActorLost("the target is down")
+        return await self.writer.engine.count_tokens(prompt)
+
+    async def recovered(self) -> None:
+        await self.writer.recovered()
+
+
+@dataclass
+class LocalGroup:
+    """A group in this process, with the interface of `ActorGroup`."""
+
+    config: Config
+    up: dict[Role, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        engines = {role: _engine(actor.engine) for role, actor in self.config.group.actors().items()}
+        self.handles: dict[Role, LocalHandle] = {
+            "draft": LocalWriter(engines["draft"], "draft"),
+            "target": LocalWriter(engines["target"], "target"),
+            "verifier": LocalJudge(engines["verifier"]),
+        }
+
+    @property
+    def actors(self) -> Actors:
+        return Actors(self.handles["draft"], self.handles["target"], self.handles["verifier"])  # type: ignore[arg-type]
+
+    @property
+    def target(self) -> _Target:
+        return _Target(self.handles["target"])  # type: ignore[arg-type]
+
+    @property
+    def infos(self) -> dict[Role, EngineInfo]:
+        return {role: EngineInfo(role, "local", "cpu", 0) for role in self.handles}
+
+    async def check_one(self, role: Role) -> bool:
+        return self.handles[role].up
+
+    @property
+    def num_open_calls(self) -> int:
+        return sum(len(handle.tasks) for handle in self.handles.values())
+
+
+def _engine(config: EngineConfig) -> Engine:
+    if isinstance(config, ScriptedEngineConfig):
+        from dreamr.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine(config)
+    return build_engine(config).engine
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """The app behind a real server in a thread; the URL without `/v1`."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), name="server", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.01)
+            assert thread.is_alive(), "the server did not start"
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    url: str
+    group: LocalGroup
+    service: Service
+    client: openai.OpenAI
+    http: httpx.Client
+    """One of each: a client takes longer to make than a request."""
+
+
+def png(width: int = 32, height: int = 32) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def with_image(url: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "how many?"}],
+        }
+    ]
+
+
+@contextmanager
+def running(**settings: Any) -> Iterator[Endpoint]:
+    latencies = {name: settings.pop(name) for name in ("token_s", "verdict_s") if name in settings}
+    config = scripted_config(settings, **latencies)
+    group = LocalGroup(config)
+    service = Service(group, config)
+    with listening(make_app(service)) as url, httpx.Client(base_url=url) as http:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http)
+        yield Endpoint(url, group, service, client, http)

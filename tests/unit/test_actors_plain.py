@@ -1,0 +1,98 @@
+"""The actor classes without Ray: plain objects around an engine."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from support.toy_group import QUESTION, THREE, toy_actor
+
+from actors.base import NotLoaded
+from actors.draft import DraftActor
+from actors.refs import root_cause
+from actors.target import TargetActor
+from actors.verifier import VerifierActor
+from dreamr.config import ActorConfig
+from dreamr.errors import ActorLost
+from dreamr.types import ROOT, Prompt, Sampling, Step
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def config(**changes: object) -> ActorConfig:
+    return ActorConfig.model_validate(toy_actor() | changes)
+
+
+async def test_every_call_is_refused_until_the_model_is_loaded() -> None:
+    actor = DraftActor(config())
+    for call in (
+        actor.check_health(),
+        actor.info(),
+        actor.prefill(QUESTION),
+        actor.next_step("1", QUESTION, ROOT, THREE),
+    ):
+        with pytest.raises(NotLoaded, match="the draft actor has not loaded its model yet"):
+            await call
+    await actor.stop("1")
+    await actor.start()
+    assert (await actor.next_step("1", QUESTION, ROOT, THREE)).tokens == (0, 1, 2)
+
+
+async def test_starting_again_keeps_the_loaded_engine() -> None:
+    actor = TargetActor(config())
+    await actor.start()
+    engine = actor._engine
+    assert (await actor.start()).role == "target"
+    assert actor._engine is engine
+
+
+async def test_the_target_writes_and_judges_and_the_verifier_only_judges() -> None:
+    target, verifier = TargetActor(config()), VerifierActor(config())
+    await target.start()
+    await verifier.start()
+    step = await target.next_step("1", QUESTION, ROOT, THREE)
+    assert await target.score("2", QUESTION, step) == await verifier.score("2", QUESTION, step)
+    assert not hasattr(verifier, "next_step")
+
+
+async def test_the_empty_step_after_the_end_has_rho_zero_and_never_reaches_the_engine() -> None:
+    verifier = VerifierActor(config())
+    await verifier.start()
+    assert (await verifier.score("1", Prompt("refuse"), ROOT)).rho == 0.0
+    with pytest.raises(ValueError, match="refused"):
+        await verifier.score("2", Prompt("refuse"), Step(tokens=(1,)))
+
+
+async def test_a_model_that_cannot_be_loaded_is_tried_again_by_the_next_start() -> None:
+    actor = DraftActor(config(engine={"kind": "import", "factory": "support.toy_engine:nowhere"}))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"'support\.toy_engine:nowhere' cannot be imported"):
+            await actor.start()
+
+
+def test_not_loaded_is_a_loss_that_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(NotLoaded("target")))
+    assert isinstance(error, ActorLost)
+    assert (error.role, str(error)) == ("target", "the target actor has not loaded its model yet")
+    assert root_cause(error) is error
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_only_an_actor_that_is_set_to_runs_steps_in_the_background(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = TargetActor(config(background=allowed))
+    await actor.start()
+    seen: list[Sampling] = []
+
+    async def next_step(call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+        seen.append(sampling)
+        return after
+
+    monkeypatch.setattr(actor._engine, "next_step", next_step)
+    for background in (True, False):
+        await actor.next_step("1", QUESTION, ROOT, Sampling(background=background))
+    assert [sampling.background for sampling in seen] == [allowed, False]

@@ -1,0 +1,229 @@
+"""What `dreamr bench` and `dreamr demo` compute: speedups, sums, final answers; and that methods share no caches."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.scripted import PROMPT, World
+from support.tiny import PROMPTS, picture, save_checkpoint
+
+from dreamr.bench.contender import Contender, Entry, PipelineContender
+from dreamr.bench.duel import Duel, Run
+from dreamr.bench.machine import Machine
+from dreamr.bench.schema import MethodReport, Report, Speedup
+from dreamr.bench.simulation import virtual
+from dreamr.bench.speedup import speedup
+from dreamr.bench.summary import pictured, summarise
+from dreamr.cli.answer import final_answer
+from dreamr.cli.lines import printable
+from dreamr.config import ActorConfig, GroupConfig, Method, PipelineSettings, load_config
+from dreamr.engines.hf import HFEngine
+from dreamr.tasks.images import cold_copy, open_image
+from dreamr.tasks.ledger import make_problem
+from dreamr.types import ROOT, Prompt, Sampling, Step
+from pipelines.trace import CommittedStep, Trace
+
+GROUP = load_config().group
+
+
+def traced(method: Method, seed: int) -> Trace:
+    return virtual(World.make(seed, acceptance=0.6).run(method, PROMPT))
+
+
+def contenders(*names: Method, group: GroupConfig = GROUP) -> list[Contender]:
+    actors: dict[str, ActorConfig] = {**group.actors()}
+    handles: Any = None
+    return [PipelineContender(Entry(name, PipelineSettings(method=name)), handles, actors) for name in names]
+
+
+def summaries(runs: list[Run], group: GroupConfig = GROUP) -> list[MethodReport]:
+    names: list[Any] = list(dict.fromkeys(run.name for run in runs))
+    return summarise(runs, contenders(*names, group=group), cores=2)
+
+
+def saying(text: str, trace: Trace) -> Trace:
+    return replace(trace, steps=(*trace.steps, CommittedStep(len(trace.steps), "target", (1,), text, None, 9.0)))
+
+
+def bounds(result: Speedup) -> tuple[float, float]:
+    assert result.low is not None
+    assert result.high is not None
+    return result.low, result.high
+
+
+def test_speedup_is_the_geometric_mean_of_paired_ratios() -> None:
+    result = speedup([2.0, 8.0], [1.0, 1.0])
+    assert result.geomean == pytest.approx(4.0)
+
+
+def test_the_interval_holds_the_mean_narrows_with_more_problems_and_repeats_with_its_seed() -> None:
+    few = speedup([1.5, 2.0, 2.5, 3.0], [1.0] * 4, seed=1)
+    many = speedup([1.5, 2.0, 2.5, 3.0] * 25, [1.0] * 100, seed=1)
+    (few_low, few_high), (many_low, many_high) = bounds(few), bounds(many)
+    assert few_low < few.geomean < few_high
+    assert many_high - many_low < (few_high - few_low) / 3
+    assert speedup([1.5, 2.0, 2.5, 3.0], [1.0] * 4, seed=1) == few
+
+
+def test_equal_ratios_leave_no_doubt_and_one_problem_no_interval() -> None:
+    sure = speedup([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert (sure.low, sure.high) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert speedup([3.0], [2.0]).low is None
+
+
+def test_times_that_are_not_paired_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        speedup([1.0, 2.0], [1.0])
+
+
+def test_rates_are_sums_over_sums() -> None:
+    traces = [traced("fpsr", seed) for seed in range(8)]
+    (summary,) = summaries([Run(index, "fpsr", 0, trace) for index, trace in enumerate(traces)])
+    judged, steps = sum(trace.num_judged for trace in traces), [step for trace in traces for step in trace.steps]
+    assert summary.acceptance_rate == sum(trace.num_accepted for trace in traces) / judged
+    assert summary.coverage == sum(step.source == "draft" for step in steps) / len(steps)
+    assert summary.tokens.wasted_draft == sum(trace.wasted_draft_tokens for trace in traces)
+    assert summary.wall_s == pytest.approx(sum(trace.wall_s for trace in traces))
+    assert summary.speedup is None, "nothing to compare with"
+
+
+def test_speedups_pair_the_runs_of_the_same_problem_whatever_the_order() -> None:
+    walls: dict[Method, list[float]] = {"autoregressive": [1.0, 10.0], "fpsr": [0.5, 5.0]}
+    runs = [
+        Run(problem, method, 0, replace(traced(method, problem), wall_s=wall))
+        for method, times in walls.items()
+        for problem, wall in enumerate(times)
+    ]
+    plain, fast = summaries([runs[0], runs[3], runs[1], runs[2]])
+    assert (plain.name, plain.speedup) == ("autoregressive", Speedup(geomean=1.0, low=1.0, high=1.0))
+    assert fast.speedup is not None
+    assert (fast.speedup.geomean, fast.speedup.low) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_actors_are_those_that_worked() -> None:
+    runs = [Run(0, "autoregressive", 0, traced("autoregressive", 1)), Run(0, "fpsr", 0, traced("fpsr", 1))]
+    plain, fast = summaries(runs)
+    assert (plain.actors, plain.threads, plain.cores) == (["target"], 1, 1)
+    assert (fast.actors, fast.threads, fast.cores) == (["draft", "target", "verifier"], 3, 2)
+    shared = GROUP.model_copy(update={"verifier": "shared"})
+    assert summaries(runs, shared)[1].actors == ["draft", "target"]
+
+
+def test_an_answer_counts_when_it_is_on_its_line() -> None:
+    trace = traced("autoregressive", 0)
+    right, wrong, silent = (
+        Run(0, "fpsr", 42, saying(text, trace)) for text in ("</think>Answer: 42", "</think>Answer: 24", "42")
+    )
+    assert right.right
+    assert not wrong.right
+    assert (silent.answer, silent.right) == (None, False)
+    (summary,) = summaries([right, replace(wrong, problem=1), replace(silent, problem=2)])
+    assert (summary.accuracy, summary.unparsed_rate) == (1 / 3, 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("</think>Answer: 42", "42"), ("so \\boxed{7}", "so \\boxed{7}"), ("</think>\n\nIt is blue.", "It is blue.")],
+)
+def test_the_final_answer_is_what_follows_the_reasoning(text: str, answer: str) -> None:
+    assert final_answer(saying(text, traced("autoregressive", 0))) == answer
+
+
+def test_methods_take_turns_and_each_run_has_a_prompt_of_its_own() -> None:
+    async def both() -> tuple[list[Run], set[str]]:
+        world = World.make(1, num_steps=(2, 3))
+        keys: set[str] = set()
+
+        def note(prompt: Prompt) -> None:
+            keys.add(prompt.key)
+
+        write = world.target.engine.next_step
+
+        async def watched(call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+            note(prompt)
+            return await write(call_id, prompt, after, sampling)
+
+        world.target.engine.next_step = watched  # type: ignore[method-assign]
+        names: tuple[Method, ...] = ("autoregressive", "fpsr")
+        entries = [Entry(name, PipelineSettings(method=name)) for name in names]
+        duel = Duel([PipelineContender(entry, world.actors, {}) for entry in entries], seed=0)
+        await duel.warm_up()
+        return [*await duel.run(0), *await duel.run(1)], keys
+
+    runs, keys = virtual(both())
+    assert [run.name for run in runs] == ["autoregressive", "fpsr", "fpsr", "autoregressive"]
+    assert len(keys) == 6
+    assert pictured(runs).name == "fpsr"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_cold_copies_differ_in_their_key_and_in_no_pixel(kind: str) -> None:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(picture(70, 41))) as image:
+        image.save(buffer, kind)
+    original = Prompt("how many?", (buffer.getvalue(),))
+    copies = [cold_copy(original, "a"), cold_copy(original, "b")]
+    assert len({prompt.key for prompt in (original, *copies)}) == 3
+    shown = [open_image(prompt.images[0], 1) for prompt in (original, *copies)]
+    assert shown[0].tobytes() == shown[1].tobytes() == shown[2].tobytes()
+
+
+def test_cold_copies_are_turned_upright_once() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held sideways
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(picture(70, 41))) as image:
+        image.save(buffer, "JPEG", exif=exif)
+    original = Prompt("how many?", (buffer.getvalue(),))
+    copy = cold_copy(cold_copy(original, "a"), "b")
+    assert open_image(copy.images[0], 1).tobytes() == open_image(original.images[0], 1).tobytes()
+
+
+@pytest.mark.parametrize("name", ["one wide image", "two images"])
+def test_a_cold_copy_gives_the_same_tokens_from_an_empty_cache(name: str, tmp_path: Path) -> None:
+    engine = HFEngine.load(str(save_checkpoint(tmp_path / "model")))
+
+    async def two_steps(prompt: Prompt) -> tuple[int, ...]:
+        first = await engine.next_step("a", prompt, ROOT, Sampling(max_tokens=24))
+        return (await engine.next_step("b", prompt, first, Sampling(max_tokens=24))).end
+
+    async def both() -> list[tuple[int, ...]]:
+        original = await two_steps(PROMPTS[name])
+        num_cached = engine.cache.num_tokens
+        copy = await two_steps(cold_copy(PROMPTS[name], "again"))
+        assert engine.cache.num_tokens == 2 * num_cached, "the copy was computed anew"
+        await engine.close()
+        return [original, copy]
+
+    original, copy = asyncio.run(both())
+    assert original == copy
+
+
+def test_a_ledger_prompt_shows_the_problem() -> None:
+    problem = make_problem("test", 0, 0)
+    prompt = problem.prompt
+    assert prompt.question == problem.question
+    assert open_image(prompt.images[0], 1).tobytes() == problem.image.tobytes()
+
+
+def test_terminals_are_safe_from_what_models_write() -> None:
+    assert printable("a\x1b[2Jb\n\tc\x07") == "a\N{REPLACEMENT CHARACTER}[2Jb\n\tc\N{REPLACEMENT CHARACTER}"
+
+
+def test_the_machine_is_named() -> None:
+    machine = Machine.this()
+    assert machine.cores >= 1
+    assert machine.cpu
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"version": 1}')
+    for name, problem in [("none.json", "there is no such report"), ("other.json", "no report of this version")]:
+        with pytest.raises(ValueError, match=problem):
+            Report.read(tmp_path / name)

@@ -1,0 +1,136 @@
+"""Which methods `dreamr bench` measures: names, settings and sweeps; what becomes of methods that fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support.scripted import PROMPT, World
+
+from dreamr.bench.arena import Arena
+from dreamr.bench.contender import Entry, PipelineContender, parse_entries
+from dreamr.bench.controls import self_acceptance, slowdown_together
+from dreamr.bench.duel import Duel, Run
+from dreamr.bench.latencies import step_time
+from dreamr.bench.simulation import virtual
+from dreamr.bench.summary import summarise
+from dreamr.cli.measuring import run_problems
+from dreamr.config import Method, PipelineSettings, load_config
+from dreamr.errors import BadInput
+from pipelines.trace import Span, Trace
+
+GROUP = load_config().group
+
+
+def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
+    settings = PipelineSettings(alpha=0.6)
+    entries = parse_entries("autoregressive,fpsr,fpsr:verdict=digit+threshold=5", "window=1,8", settings)
+    digits = "fpsr:verdict=digit+threshold=5"
+    swept = ["fpsr:window=1", "fpsr:window=8", f"{digits}+window=1", f"{digits}+window=8"]
+    assert [entry.name for entry in entries] == ["autoregressive", "fpsr", digits, *swept]
+    chosen = {entry.name: entry.settings for entry in entries}
+    assert (chosen["fpsr"].alpha, chosen["fpsr:window=8"].window) == (0.6, 8)
+    assert chosen[digits].threshold == 5
+
+
+@pytest.mark.parametrize(
+    ("sweep", "swept"),
+    [
+        ("window=1", ["fpsr", "fpsr:verdict=digit"]),
+        ("alpha=0.5", ["sequential", "fpsr"]),
+        ("threshold=0.3", ["fpsr:verdict=digit", "specreason"]),
+        ("proposed_tokens=3", ["token_speculative"]),
+        ("first_target_steps=1", ["sequential", "fpsr", "fpsr:verdict=digit", "specreason"]),
+    ],
+)
+def test_settings_are_swept_where_they_change_something(sweep: str, swept: list[str]) -> None:
+    methods = ["autoregressive", "sequential", "fpsr", "fpsr:verdict=digit", "specreason", "token_speculative"]
+    entries = parse_entries(",".join(methods), sweep, PipelineSettings())
+    expected = [f"{name}{'+' if ':' in name else ':'}{sweep}" for name in swept]
+    assert [entry.name for entry in entries] == [*methods, *expected]
+
+
+@pytest.mark.parametrize(
+    ("methods", "sweep", "problem"),
+    [
+        ("fast", None, "there is no method 'fast'; choose out of autoregressive,"),
+        ("fpsr:speed=2", None, "there is no setting 'speed'"),
+        ("fpsr:alpha=2", None, "should be less than 1"),
+        ("fpsr:verdict=same", None, "compares with the target's own step"),
+        ("fpsr", "speed=1,2", "write setting=value,value"),
+        ("autoregressive", "alpha=0.5", "for methods that are schedules"),
+        ("token_speculative", "window=1,2", "and read the setting"),
+    ],
+)
+def test_methods_that_cannot_be_had_are_refused(methods: str, sweep: str | None, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_entries(methods, sweep, PipelineSettings())
+
+
+class Refusing(PipelineContender):
+    """Answers so many prompts, then no more."""
+
+    num_left = 2
+
+    async def run(self, *arguments: Any, **options: Any) -> Trace:
+        self.num_left -= 1
+        if self.num_left < 0:
+            raise ValueError("no more of these")
+        return await super().run(*arguments, **options)
+
+
+def test_a_method_that_fails_late_is_named_and_the_others_go_on() -> None:
+    async def both() -> tuple[Duel, list[Run]]:
+        world = World.make(1, num_steps=(2, 3))
+        names: tuple[Method, ...] = ("autoregressive", "fpsr")
+        entries = [Entry(name, PipelineSettings(method=name)) for name in names]
+        plain, fast = PipelineContender(entries[0], world.actors, {}), Refusing(entries[1], world.actors, {})
+        duel = Duel([plain, fast], seed=0)
+        return duel, await run_problems(duel, 3, Console(quiet=True), {})
+
+    duel, runs = virtual(both())
+    assert duel.failed == {"fpsr": "ValueError: no more of these"}
+    assert [run.name for run in runs] == ["autoregressive", "fpsr", "autoregressive", "autoregressive"]
+    assert [one.name for one in summarise(runs, duel.contenders, cores=2)] == ["autoregressive"]
+
+
+def test_a_run_without_any_method_says_why() -> None:
+    with pytest.raises(BadInput, match="transformers: it runs checkpoints"):
+        virtual(run_problems(Duel([], 0), 1, Console(quiet=True), {"transformers": "it runs checkpoints"}))
+
+
+def test_controls_survive_the_loss_of_an_actor() -> None:
+    async def measure() -> tuple[dict[str, float], float | None]:
+        world = World.make(1, num_steps=(2, 3))
+        trace = await world.run("autoregressive", PROMPT)
+        world.judge.lose()
+        world.draft.lose()
+        accepted = await self_acceptance(world.actors, PipelineSettings(), [(PROMPT, Run(0, "", 0, trace))])
+        return accepted, await slowdown_together(world.actors, PipelineSettings(), PROMPT)
+
+    assert virtual(measure()) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds"),
+    [((10, 12, 14), (1.0, 1.0, 0.7)), ((10, 10, 10), (0.9, 1.0, 1.1))],
+    ids=["noise", "one length"],
+)
+def test_a_long_step_never_takes_less_than_a_short_one(lengths: tuple[int, ...], seconds: tuple[float, ...]) -> None:
+    trace = virtual(World.make(1).run("autoregressive", PROMPT))
+    spans = tuple(
+        Span("target", 0.0, took, "committed", step, length)
+        for step, (length, took) in enumerate(zip(lengths, seconds, strict=True), 1)
+    )
+    time = step_time([replace(trace, spans=spans)], "target")
+    assert (time.token_s, time.first_s) == (0.0, pytest.approx(sum(seconds) / 3))
+
+
+def test_all_cores_are_those_that_the_other_methods_can_use() -> None:
+    group: Any = None
+    threads = GROUP.target.model_copy(update={"num_threads": 2})
+    assert Arena(group, GROUP, [], 64).num_threads == 3
+    assert Arena(group, GROUP.model_copy(update={"target": threads}), [], 64).num_threads == 4
+    assert Arena(group, GROUP, [], 2).num_threads == 2

@@ -1,0 +1,206 @@
+"""What is wrong with a run is said in one sentence, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dreamr.config import load_config, with_draft
+from dreamr.errors import ConfigError, NotEnoughResources
+from rl import checkpoints
+from rl.checks import JOB_VARIABLE, check, run_folder
+from rl.config import SapoConfig
+from rl.launch import launch
+from rl.train import app
+
+BASE: dict[str, Any] = {
+    "run": "run",
+    "draft": {"engine": {"kind": "hf", "model": "embedded:draft"}},
+    "target": {"engine": {"kind": "hf", "model": "embedded:target"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rolout": {}}, "unknown key 'rolout': did you mean 'rollout'?"),
+        ({"rollout": {"group_size": 1}}, "rollout.group_size = 1: input should be greater than or equal to 2"),
+        ({"learner": {"micro_batch": 48}}, "learner.micro_batch = 48 has to divide the 64 chains of each learner"),
+        ({"learner": {"world_size": 3}}, "rollout.prompts_per_step = 8 has to be a multiple of learner.world_size = 3"),
+        ({"checkpoints": {"keep": 1}}, "checkpoints.keep = 1: input should be greater than or equal to 2"),
+        ({"learner": {"iterations": 2}}, "checkpoints.every = 25 has to be a multiple of learner.iterations = 2"),
+        ({"target": {"engine": {"kind": "scripted"}}}, "training needs an engine of kind 'hf'"),
+        ({"draft": {"engine": {"kind": "hf", "model": "./no"}}}, "draft.engine.model = './no': there is no checkpoint"),
+        ({"data": {"name": "scienceqa", "source": "./no"}}, "data.source = './no': there is nothing"),
+        ({"data": {"eval_split": "dev"}}, "the ledger task has no split 'dev'"),
+    ],
+)
+def test_each_mistake_gets_one_sentence(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(yaml.safe_dump(BASE | changes))
+    run = CliRunner().invoke(app, ["--config", "run.yaml"])
+    assert run.exit_code == 2, run.output
+    assert sentence in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_a_folder_is_neither_overwritten_nor_resumed_by_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(yaml.safe_dump(BASE))
+    run = CliRunner().invoke(app, ["--config", "run.yaml", "--resume"])
+    assert run.exit_code == 2
+    assert "there is no run in" in run.stderr
+    checkpoints.folder(Path("run")).mkdir(parents=True)
+    Path("run/config.json").write_text("{}")
+    run = CliRunner().invoke(app, ["--config", "run.yaml"])
+    assert run.exit_code == 2
+    assert "there is a run in this folder; add --resume to go on, or choose another." in run.stderr
+
+
+def test_a_relative_folder_is_refused_inside_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    assert JOB_VARIABLE == RAY_JOB_CONFIG_JSON_ENV_VAR
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    Path("run.yaml").write_text(yaml.safe_dump(BASE))
+    run = CliRunner().invoke(app, ["--config", "run.yaml"])
+    assert run.exit_code == 2
+    assert "run = run: in a submitted job this is a folder of the job's temporary copy" in run.stderr
+    assert "--run /shared/run" in run.stderr
+    assert run_folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"learner": {"learning_rate": 1e-3}}, "--resume: learner.learning_rate = 0.001, but the run in"),
+        ({"data": {"seed": 3}}, "was begun with 0; set it back, or choose another --run."),
+        ({"draft": {"engine": {"kind": "hf", "model": "embedded:target"}}}, "--resume: draft.engine.model ="),
+        ({"learner": {"steps": 7, "micro_batch": 32}, "rollout": {"workers": 1}, "log": {"wandb": "off"}}, None),
+        ({"draft": BASE["draft"] | {"num_cpus": 0.5, "env": {"A": "B"}}, "cluster": {"num_cpus": 3}}, None),
+    ],
+)
+def test_a_run_goes_on_with_the_settings_that_it_was_begun_with(
+    changes: dict[str, Any], sentence: str | None, tmp_path: Path
+) -> None:
+    begun = SapoConfig.model_validate(BASE | {"run": tmp_path})
+    (tmp_path / "config.json").write_text(json.dumps(begun.public()))
+    now = SapoConfig.model_validate(BASE | {"run": tmp_path} | changes)
+    if sentence is None:
+        check(now, resume=True)
+    else:
+        with pytest.raises(ConfigError) as refused:
+            check(now, resume=True)
+        assert sentence in str(refused.value)
+
+
+def test_environment_variables_of_actors_are_not_published() -> None:
+    secret = {
+        "draft": BASE["draft"] | {"env": {"KEY": "secret"}},
+        "target": BASE["target"] | {"env": {"KEY": "secret"}},
+    }
+    assert "secret" not in json.dumps(SapoConfig.model_validate(BASE | secret).public())
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
+    with_checkpoint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rl import train
+
+    config = SapoConfig.model_validate(BASE | {"run": tmp_path})
+    (tmp_path / "config.json").write_text(json.dumps(config.public()))
+    (tmp_path / "history.jsonl").write_text('{"step": 1}\n')
+    checkpoint = checkpoints.folder(tmp_path) / "checkpoint-25"
+    checkpoint.mkdir(parents=True)
+    if with_checkpoint:
+        checkpoints.seal(checkpoint)
+    launched: list[Path | None] = []
+
+    async def launch(config: SapoConfig, checkpoint: Path | None, report: object) -> Path:
+        launched.append(checkpoint)
+        return tmp_path
+
+    monkeypatch.setattr("rl.launch.launch", launch)
+    monkeypatch.setattr("actors.cluster.connected", lambda settings: nullcontext())
+    train.start(config, resume=True)
+    assert launched == [checkpoint if with_checkpoint else None]
+    assert checkpoint.exists() == with_checkpoint
+    assert ("no whole checkpoint" in caplog.text) != with_checkpoint
+    kept = tmp_path / ("history.jsonl" if with_checkpoint else "history-before-1.jsonl")
+    assert kept.read_text() == '{"step": 1}\n'
+    assert (tmp_path / "checkpoints-before-1" / "checkpoint-25").exists() != with_checkpoint
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("trl", "wandb") else find(name))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(BASE | {"run": str(tmp_path / "run")}))
+    run = CliRunner().invoke(app, ["--config", str(tmp_path / "run.yaml")])
+    assert run.exit_code == 2
+    assert "training needs trl, wandb: pip install -e '.[train]'" in run.stderr
+
+
+def test_what_can_be_wrong_is_found_without_importing_anything_heavy() -> None:
+    import subprocess
+
+    code = """
+import sys
+import rl.train
+from dreamr.errors import ConfigError
+from rl.config import DataSettings
+from rl.data import load_data
+try:
+    load_data(DataSettings(name="scienceqa", source="./no"), "train", 1)
+except ConfigError:
+    print({"torch", "ray", "trl", "datasets"} & set(sys.modules))
+import rl.launch
+print({"torch", "transformers", "trl", "datasets"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()", "set()"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+async def test_a_cluster_that_is_too_small_is_refused_before_anything_starts() -> None:
+    config = SapoConfig.model_validate(BASE | {"learner": {"num_gpus": 2}, "rollout": {"workers": 50}})
+    with pytest.raises(NotEnoughResources, match=r"needed 53 CPU, 2 GPU; the whole cluster has: 4 CPU, 0 GPU"):
+        await launch(config, None, print)
+
+
+def test_another_draft_replaces_the_configured_one() -> None:
+    config = load_config()
+    replaced = with_draft(config, "embedded:draft-untrained")
+    assert replaced.group.draft.engine.model == "embedded:draft-untrained"  # type: ignore[union-attr]
+    assert replaced.group.target == config.group.target
+    assert with_draft(config, None) is config
+    with pytest.raises(ConfigError, match="--draft embedded:drift: the built-in models are"):
+        with_draft(config, "embedded:drift")
+
+
+def test_the_bench_and_the_endpoint_take_another_draft(tmp_path: Path) -> None:
+    from dreamr.cli.main import app as dreamr_app
+    from dreamr.serve.deployment import build
+
+    run = CliRunner().invoke(dreamr_app, ["bench", "--draft", "embedded:drift", "--out", str(tmp_path / "out")])
+    assert run.exit_code == 2
+    assert "--draft embedded:drift: the built-in models are" in run.stderr
+    [config] = build({"draft": "embedded:draft-untrained"})._bound_deployment.init_args
+    assert config == with_draft(load_config(), "embedded:draft-untrained")
+    with pytest.raises(ValueError, match=r"unknown arguments \['drift'\]: there are 'config', a file, and 'draft'"):
+        build({"drift": "x"})

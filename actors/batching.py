@@ -4,8 +4,8 @@
     score(d2) ─▶ waits ┐
     score(d3) ─▶ waits ┴▶ forward [d2, d3]      d3 follows d2, so one tree of branches holds both verdicts
 
-Nobody waits for company: a step is judged alone when it comes alone. One task per prompt drains its line; the last
-call that leaves finds it ended.
+A step never waits for others to join it: one that arrives alone is judged alone. One task per prompt drains its queue
+and ends with it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from dreamr.engines.base import Engine
-from dreamr.types import COMPARING, NO_VERDICT, Criterion, Prompt, Step, Verdict
+from dreamr.engines.base import COMPARISONS, Engine
+from dreamr.types import NO_VERDICT, Criterion, Prompt, Step, Verdict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class _Waiting:
     verdict: asyncio.Future[Verdict]
 
 
-_Line = tuple[str, Criterion]
+_QueueKey = tuple[str, Criterion]
 
 
 class VerdictBatcher:
@@ -33,59 +33,54 @@ class VerdictBatcher:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lines: dict[_Line, deque[_Waiting]] = {}
-        """Waiting steps by prompt and criterion; a line exists while its task runs."""
+        self._queues: dict[_QueueKey, deque[_Waiting]] = {}
+        """Waiting steps by prompt and criterion; a queue exists while its task runs."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def score(
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
-        """Judge one step on its own prefix; a step that says nothing, or was stopped half-way, is not judged."""
-        if not _says_something(step):
+        """Judge one step on its own prefix; a blank step is not judged."""
+        if step.is_blank:
             return NO_VERDICT
-        if criterion in COMPARING:
+        if criterion in COMPARISONS:
             return await self._compare(call_id, prompt, step, criterion, reference)
         waiting = _Waiting(call_id, step, asyncio.get_running_loop().create_future())
-        line = (prompt.key, criterion)
-        if line in self._lines:
-            self._lines[line].append(waiting)
+        queue = (prompt.key, criterion)
+        if queue in self._queues:
+            self._queues[queue].append(waiting)
         else:
-            self._lines[line] = deque([waiting])
+            self._queues[queue] = deque([waiting])
             task = asyncio.create_task(self._drain(prompt, criterion), name=f"verdicts {call_id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await waiting.verdict
 
     def stop(self, call_id: str) -> None:
-        """Take a call out of its line; one that is being judged already, or is unknown, goes on."""
-        for line in self._lines.values():
-            for waiting in line:
+        """Take a call out of its queue; one that is being judged already, or is unknown, goes on."""
+        for queue in self._queues.values():
+            for waiting in queue:
                 if waiting.call_id == call_id and not waiting.verdict.done():
                     waiting.verdict.set_result(NO_VERDICT)
-
-    def abandon(self) -> None:
-        """Forget all lines, with what is being judged: the engine is lost, and so are the calls."""
-        for task in self._tasks:
-            task.cancel()
 
     async def _compare(
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion, reference: Step | None
     ) -> Verdict:
-        if reference is None or not _says_something(reference):
+        if reference is None or reference.is_blank:
             return NO_VERDICT
         if same_text(step.text, reference.text):
             now = max(step.ended, reference.ended)
-            return Verdict(rho=1.0, started=now, ended=now)
+            return Verdict(score=1.0, started=now, ended=now)
         return (await self._engine.score(call_id, prompt, [step], criterion, [reference]))[0]
 
     async def _drain(self, prompt: Prompt, criterion: Criterion) -> None:
-        line = self._lines[prompt.key, criterion]
+        queue = self._queues[prompt.key, criterion]
         try:
-            while line:
-                if batch := _next_chain(line):
+            while queue:
+                if batch := _next_chain(queue):
                     await self._judge(prompt, batch, criterion)
         finally:
-            del self._lines[prompt.key, criterion]
+            del self._queues[prompt.key, criterion]
 
     async def _judge(self, prompt: Prompt, batch: list[_Waiting], criterion: Criterion) -> None:
         try:
@@ -106,15 +101,11 @@ def same_text(first: str, second: str) -> bool:
     return "".join(first.split()).lower() == "".join(second.split()).lower()
 
 
-def _says_something(step: Step) -> bool:
-    return bool(step.tokens) and step.finish != "stopped"
-
-
-def _next_chain(line: deque[_Waiting]) -> list[_Waiting]:
-    """Take steps off the line as long as each follows the one before; empty when all in line were stopped."""
+def _next_chain(queue: deque[_Waiting]) -> list[_Waiting]:
+    """Take steps off the queue as long as each follows the one before; empty when all of them were stopped."""
     chain: list[_Waiting] = []
-    while line and (line[0].verdict.done() or not chain or line[0].step.prefix == chain[-1].step.end):
-        waiting = line.popleft()
+    while queue and (queue[0].verdict.done() or not chain or queue[0].step.prefix == chain[-1].step.end):
+        waiting = queue.popleft()
         if not waiting.verdict.done():
             chain.append(waiting)
     return chain

@@ -5,7 +5,7 @@ start:  reserve ──▶ create + load, all at once ──▶ ready          st
           ▼                    ▼ first failure                             ▼
    NotEnoughResources     stop, then raise                         processes killed, awaited ──▶ room given back
 
-A lasting group outlives the process that made it: `start` finds by their names the actors that are there, `leave` ends
+A detached group outlives the process that made it: `start` finds by their names the actors that are there, `leave` ends
 the supervision alone, and any process that has found them may `stop` them.
 """
 
@@ -18,17 +18,13 @@ from typing import Self
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from actors.base import EngineActor
-from actors.draft import DraftActor
-from actors.handles import RayJudge, RayWriter
-from actors.member import Member
-from actors.prompt_store import PromptStore
-from actors.resources import find_or_reserve, reserve
-from actors.target import TargetActor
-from actors.verifier import VerifierActor
+from actors.placement import find_or_reserve, reserve
+from actors.ray_transport import RayTransport, StoredPrompts
+from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
+from actors.supervisor import ActorSupervisor
 from dreamr.config import GroupConfig
 from dreamr.types import EngineInfo, Role
-from pipelines.handles import Actors
+from pipelines.handles import Handles, Verifier, Writer
 
 _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": TargetActor, "verifier": VerifierActor}
 
@@ -36,17 +32,17 @@ _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": Target
 class ActorGroup:
     """Draft, target and verifier. `async with ActorGroup(config) as group:` starts and stops it.
 
-    With `lasting`, actors and room have names (`config.name` is needed) and live until somebody stops them.
+    With `detached`, actors and room have names (`config.name` is needed) and live until somebody stops them.
     """
 
-    def __init__(self, config: GroupConfig, *, lasting: bool = False) -> None:
-        if lasting and not config.name:
-            raise ValueError("a lasting ActorGroup is found by its name: set group.name.")
+    def __init__(self, config: GroupConfig, *, detached: bool = False) -> None:
+        if detached and not config.name:
+            raise ValueError("a detached ActorGroup is found by its name: set group.name.")
         self._config = config
-        self._lasting = lasting
-        self._members: dict[Role, Member] = {}
+        self._detached = detached
+        self._supervisors: dict[Role, ActorSupervisor] = {}
         self._placement: PlacementGroup | None = None
-        self._prompts = PromptStore()
+        self._prompts = StoredPrompts()
 
     async def start(self) -> None:
         """Return when every actor has loaded its model.
@@ -59,62 +55,56 @@ class ActorGroup:
         """
         if not ray.is_initialized():
             raise RuntimeError("Ray is not running: call actors.cluster.connect() first.")
-        if self._members:
+        if self._supervisors:
             raise RuntimeError("this ActorGroup has been started already; make a new one.")
         try:
-            self._placement = await (find_or_reserve if self._lasting else reserve)(self._config)
-            self._members = {
-                role: Member(_CLASSES[role], config, self._config, lasting=self._lasting)
+            self._placement = await (find_or_reserve if self._detached else reserve)(self._config)
+            self._supervisors = {
+                role: ActorSupervisor(_CLASSES[role], config, self._config, detached=self._detached)
                 for role, config in self._config.actors().items()
             }
-            await self._start_members(self._placement)
+            await self._start_supervisors(self._placement)
         except BaseException as error:
-            # Others may be using the actors of a lasting group, unless its models cannot be loaded by anybody.
-            await (self.leave() if self._lasting and not isinstance(error, ValueError) else self.stop())
+            # Others may be using the actors of a detached group, unless its models cannot be loaded by anybody.
+            await (self.leave() if self._detached and not isinstance(error, ValueError) else self.stop())
             raise
 
     async def leave(self) -> None:
-        """End the supervision by this process; the actors of a lasting group go on."""
-        await asyncio.gather(*(member.leave() for member in self._members.values()))
+        """End the supervision by this process; the actors of a detached group go on."""
+        await asyncio.gather(*(supervisor.leave() for supervisor in self._supervisors.values()))
 
     async def stop(self) -> None:
         """Kill the actors and give their room back; returns when both are done. May be called again."""
-        await asyncio.gather(*(member.stop() for member in self._members.values()))
+        await asyncio.gather(*(supervisor.stop() for supervisor in self._supervisors.values()))
         if self._placement is not None:
             remove_placement_group(self._placement)
             self._placement = None
 
     async def check(self) -> dict[Role, bool]:
         """Whether each actor is up and answers. One that hangs is killed and restarted."""
-        answers = await asyncio.gather(*(self.check_one(role) for role in self._members))
-        return dict(zip(self._members, answers, strict=True))
+        answers = await asyncio.gather(*(self.check_one(role) for role in self._supervisors))
+        return dict(zip(self._supervisors, answers, strict=True))
 
     async def check_one(self, role: Role) -> bool:
         """`check` for one of them."""
-        return await self._members[role].check()
+        return await self._supervisors[role].check()
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:
         """What each actor said about itself when it last became ready."""
-        return {role: member.info for role, member in self._members.items() if member.info is not None}
+        return {role: supervisor.info for role, supervisor in self._supervisors.items() if supervisor.info is not None}
 
     @property
-    def draft(self) -> RayWriter:
-        return RayWriter(self._members["draft"], self._prompts)
+    def handles(self) -> Handles:
+        """All three, as schedules take them; the verifier is the target's actor where it is `shared`."""
+        return Handles(
+            Writer(self.transport("draft")), Writer(self.transport("target")), Verifier(self.transport("verifier"))
+        )
 
-    @property
-    def target(self) -> RayWriter:
-        return RayWriter(self._members["target"], self._prompts)
-
-    @property
-    def judge(self) -> RayJudge:
-        """The verifier's actor, or the target's where the configuration says `shared`."""
-        return RayJudge(self._members.get("verifier", self._members["target"]), self._prompts)
-
-    @property
-    def actors(self) -> Actors:
-        """All three, as schedules take them."""
-        return Actors(self.draft, self.target, self.judge)
+    def transport(self, role: Role) -> RayTransport:
+        """The calls to one actor."""
+        supervisor = self._supervisors[role] if role in self._supervisors else self._supervisors["target"]
+        return RayTransport(supervisor, self._prompts)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -125,10 +115,10 @@ class ActorGroup:
     ) -> None:
         await self.stop()
 
-    async def _start_members(self, placement: PlacementGroup) -> None:
+    async def _start_supervisors(self, placement: PlacementGroup) -> None:
         starts = [
-            asyncio.create_task(member.start(placement, bundle), name=f"start {member.role}")
-            for bundle, member in enumerate(self._members.values())
+            asyncio.create_task(supervisor.start(placement, bundle), name=f"start {supervisor.role}")
+            for bundle, supervisor in enumerate(self._supervisors.values())
         ]
         try:
             await asyncio.gather(*starts)

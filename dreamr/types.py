@@ -1,7 +1,7 @@
 """Plain data that travels between driver, actors and engines. Standard library only.
 
-A `Step` names the exact prefix it was written from, so a reference to a drafted step is all that the next
-draft call and the verifier need: nobody waits to pass tokens on.
+A `Step` names the exact prefix it was written from. A reference to a drafted step is therefore all that the next draft
+call and the verifier need, and a call with a shorter prefix is a rollback.
 """
 
 from __future__ import annotations
@@ -19,20 +19,14 @@ Tokens = tuple[int, ...]
 
 Role = Literal["draft", "target", "verifier"]
 
-Criterion = Literal["rho", "digit", "mean_digit", "same", "embedding"]
-"""How a step is judged, and the scale of the verdict:
-
-- rho: the target is asked whether the step is right (CPN); 0..1
-- digit, mean_digit: it is asked for a score; the digit that it answers with, or the mean over the ten digits; 0..9
-- same: it is asked whether the step says the same as a reference step; 0..1
-- embedding: how similar the step is to a reference step; cosine, -1..1
-"""
-
-COMPARING: frozenset[Criterion] = frozenset({"same", "embedding"})
-"""Criteria that compare a step with a reference: another step behind the same prefix."""
+Criterion = str
+"""How a step is judged: a key of `dreamr.engines.verdicts.QUESTIONS` or of `COMPARISONS`."""
 
 Finish = Literal["delimiter", "eos", "length", "stopped"]
-"""Why a step ended: its delimiter, the end of the answer, `max_tokens`, or somebody called `stop`."""
+"""Why a step ended: its delimiter, the end of the answer, `max_tokens`, or a call of `stop`."""
+
+Priority = Literal["needed", "speculative"]
+"""A speculative step may turn out not to be needed: it may wait for needed ones. Changes no token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +69,7 @@ class Sampling:
     max_tokens: int = 512
     """Most tokens in one step, delimiter included."""
     seed: int = 0
-    """Seed of this step alone; pipelines make it from the request's seed, the step's number and the role."""
-    background: bool = False
-    """The step may well turn out not to be needed: it may wait for others on the same cores, if its actor is set to
-    (`background` in its configuration). Changes no token."""
+    """Seed of this step alone; schedules make it from the request's seed, the step's number and the role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +86,18 @@ class Step:
 
     @property
     def end(self) -> Tokens:
-        """The prefix of whatever follows this step."""
+        """The prefix of the step that follows."""
         return self.prefix + self.tokens
 
     @property
     def closed(self) -> bool:
         """True when nothing can follow: the model ended its answer."""
         return self.finish == "eos"
+
+    @property
+    def is_blank(self) -> bool:
+        """True when there is nothing to judge: no text, or a step that was stopped half-way."""
+        return self.finish == "stopped" or not self.text.strip()
 
 
 ROOT = Step()
@@ -112,16 +108,16 @@ ROOT = Step()
 class Verdict:
     """The target's judgment of one drafted step on its own prefix."""
 
-    rho: float
-    """`p(positive) / (p(positive) + p(negative))` from float32 logits (CPN, paper section on TBVM); for other
-    criteria than rho their own value, see `Criterion`."""
+    score: float
+    """On the scale of its criterion. For `rho` (CPN, paper section on TBVM) `p(positive) / (p(positive) +
+    p(negative))` from float32 logits."""
     started: float = 0.0
     ended: float = 0.0
     judged: bool = True
-    """False when nothing was computed: the call was stopped first, or the step says nothing; rho is 0 then."""
+    """False when nothing was computed: the call was stopped first, or the step is blank; the score is 0 then."""
 
 
-NO_VERDICT = Verdict(rho=0.0, judged=False)
+NO_VERDICT = Verdict(score=0.0, judged=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +130,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens that a draft proposes behind a prefix, for token-level speculation."""
+    """Tokens that a draft proposes after a prefix, for token-level speculation."""
 
     tokens: Tokens = ()
     probabilities: bytes = b""
@@ -145,11 +141,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the target makes of a proposal: the accepted tokens and one token of its own."""
+    """The target's decision on a proposal: the accepted tokens and one token of its own."""
 
     steps: tuple[Step, ...]
-    """The tokens split into steps, the first of which goes on from the open step that the call named. A last step
-    with finish "stopped" is open: it has not reached its end."""
+    """The tokens split into steps, the first of which continues the open step that the call named. A last step with
+    finish "stopped" is open: it has not reached its end."""
     num_accepted: int
     """Proposed tokens that were accepted."""
     started: float = 0.0
@@ -158,7 +154,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an actor tells about itself when it is ready."""
+    """What an actor reports about itself when it is ready."""
 
     role: Role
     model: str

@@ -1,67 +1,50 @@
-"""Fully Parallel Speculative Reasoning: drafting, verdicts and the target's own step run at once.
+"""Fully Parallel Speculative Reasoning: drafting, verdicts and the target's own step run at once (paper, FPSR).
 
     draft     d1 ─▶ d2 ─▶ d3 ─▶ d4        chain, `window` steps ahead of the frontier; references passed on
                │     │     │     │
     verifier   ▼ v1  ▼ v2  ▼ v3  ▼ v4     one verdict per drafted step, as soon as it is there
-    target    [ own step at the frontier ]
+    target    [ step at the frontier ]
 
-    v1 accepted: commit d1, stop the target's step, begin a new one behind d1     (early stop)
+    v1 accepted: commit d1, stop the target's step, begin a new one after d1      (early stop)
     v1 rejected: drop the chain, wait for the target's step, commit it, restart   (rollback)
 
-The only waiting is for the first verdict and, when it says no, for the target's step. What is committed depends on
-rho and never on timing (paper, section on FPSR).
+The schedule waits for the first verdict and, when that rejects, for the target's step; for nothing else. What is
+committed depends on the verdicts and never on timing.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
 
-from pipelines.base import OnCommit
-from pipelines.handles import Actors
-from pipelines.request import Request
 from pipelines.session import Drafted, Session
-from pipelines.trace import Trace
 
 
-class FPSR:
-    """See `Pipeline`."""
-
-    def __init__(self, actors: Actors, clock: Callable[[], float] = time.time) -> None:
-        self._actors, self._clock = actors, clock
-
-    async def run(self, request: Request, on_commit: OnCommit | None = None) -> Trace:
-        async with Session(self._actors, request, on_commit, self._clock) as session:
-            await _speculate(session, request.settings.window)
-        return session.trace()
-
-
-async def _speculate(session: Session, window: int) -> None:
+async def fpsr(session: Session) -> None:
+    """Commit drafted steps while verdicts accept them, and the target's step, already under way, when one does not."""
     chain: deque[Drafted] = deque()
     if session.can_speculate:
-        session.prepare_verifier()
+        session.prefill_verifier()
     while not session.ended:
-        _extend(session, chain, window)
-        own = session.write(speculative=bool(chain))
+        _extend(session, chain)
+        target = session.target_step(priority="speculative" if chain else "needed")
         first = chain.popleft() if chain else None
         verdict = await session.verdict(first) if first else None
-        if first and verdict and session.commit_if_accepted(first, verdict):
-            own.stop()
+        if first and verdict and session.commit_if_accepted(first.draft, verdict, first.calls):
+            target.stop()
         else:
             _drop(chain)
-            await session.commit_written(own, first, verdict)
+            await session.commit_target(target, first, verdict)
 
 
-def _extend(session: Session, chain: deque[Drafted], window: int) -> None:
-    """Draft ahead, as long as both draft and verifier are there to do it."""
-    while len(chain) < window and session.can_speculate:
+def _extend(session: Session, chain: deque[Drafted]) -> None:
+    """Draft ahead, as long as both draft and verifier are up."""
+    while len(chain) < session.settings.window and session.can_speculate:
         after = chain[-1].draft if chain else session.frontier
-        chain.append(session.draft(session.next_index + len(chain), after))
+        chain.append(session.draft_and_judge(session.next_index + len(chain), after))
 
 
 def _drop(chain: deque[Drafted]) -> None:
-    """Roll back: nothing behind a rejected step is worth going on with."""
+    """Roll back: steps after a rejected one have a wrong prefix."""
     for drafted in chain:
         drafted.stop()
     chain.clear()

@@ -1,7 +1,10 @@
-"""What a schedule needs from the actors it drives; the Ray and the in-process handles both satisfy it.
+"""What a schedule calls: typed handles over a `Transport`, which carries the calls to one actor.
 
-pipeline ── call ──▶ handle ──▶ actor          A call returns a `Ref` at once. A Ref can be awaited for its
-    ◀── Ref ───────────┘                       value, or passed on, unawaited, as the argument of another call.
+    schedule ── draft.next_step(...) ──▶ Writer ── submit("next_step", ...) ──▶ Transport ──▶ actor
+        ◀────────────── Ref[Step] ──────────┘
+
+A call returns a `Ref` at once. A Ref can be awaited for its value, or passed on, unawaited, as an argument of another
+call. `actors.ray_transport` carries calls over Ray, `actors.local` inside this process, also under a virtual clock.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from dreamr.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Verdict
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -21,51 +24,108 @@ class Ref(Protocol[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]: ...
 
 
-class Handle(Protocol):
-    """What all handles share: liveness."""
+class Transport(Protocol):
+    """Carries calls to one actor."""
 
     @property
     def up(self) -> bool:
         """False from the moment a loss was reported until the actor answers again."""
         ...
 
+    def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Ref[Any]:
+        """Begin a call. An argument that is a Ref of this kind of transport is resolved before the actor sees it."""
+        ...
+
+    def stop(self, call_id: str) -> None:
+        """Ask for the end of a call between two tokens; its Ref then resolves to a step with finish "stopped"."""
+        ...
+
     def report_lost(self) -> None:
-        """Tell the owner of the actors that this one is dead or hangs; it is killed if needed and restarted."""
+        """Tell the owner of the actor that it is dead or hangs; it is killed if needed and restarted."""
         ...
 
     async def recovered(self) -> None:
         """Return when the actor is up. Raises `ActorLost` when it did not come back within its deadline."""
         ...
 
-    async def prefill(self, prompt: Prompt) -> Prefill: ...
+
+class WrappedTransport:
+    """Passes everything on to another transport: what watches or holds back calls overrides `submit`."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+
+    @property
+    def up(self) -> bool:
+        return self._inner.up
+
+    def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Ref[Any]:
+        return self._inner.submit(method, call_id, prompt, *arguments)
+
+    def stop(self, call_id: str) -> None:
+        self._inner.stop(call_id)
+
+    def report_lost(self) -> None:
+        self._inner.report_lost()
+
+    async def recovered(self) -> None:
+        await self._inner.recovered()
 
 
-class Writer(Handle, Protocol):
-    """Draft or target: writes steps."""
+class Handle:
+    """The calls that every actor answers."""
 
-    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]: ...
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
 
-    def propose_tokens(
-        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
-    ) -> Ref[Proposal]: ...
+    @property
+    def up(self) -> bool:
+        return self.transport.up
 
-    def check_tokens(
-        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
-    ) -> Ref[Checked]: ...
+    def prefill(self, call_id: str, prompt: Prompt) -> Ref[Prefill]:
+        """Have the model read the prompt ahead of the first step."""
+        return self.transport.submit("prefill", call_id, prompt)
+
+    def count_tokens(self, call_id: str, prompt: Prompt) -> Ref[int]:
+        """Length of the prompt as this actor's model reads it. Raises ValueError when it cannot be read at all."""
+        return self.transport.submit("count_tokens", call_id, prompt)
+
+
+class Writer(Handle):
+    """A draft or a target: writes steps."""
+
+    def next_step(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        after: Step | Ref[Step],
+        sampling: Sampling,
+        priority: Priority = "needed",
+    ) -> Ref[Step]:
+        """Write the step that follows `after`."""
+        return self.transport.submit("next_step", call_id, prompt, after, sampling, priority)
 
     def next_steps(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> Ref[tuple[Step, ...]]:
-        """The step behind each step of a chain, in one batch."""
-        ...
+        """Write the step that follows each step of a chain, in one batch."""
+        return self.transport.submit("next_steps", call_id, prompt, tuple(chain), tuple(sampling))
 
-    def stop(self, call_id: str) -> None:
-        """Ask for the end of a call between two tokens; the call's own Ref then resolves with finish "stopped"."""
-        ...
+    def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Ref[Proposal]:
+        """Propose tokens after an open step, for token-level speculation."""
+        return self.transport.submit("propose_tokens", call_id, prompt, after, num_tokens, sampling)
+
+    def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
+    ) -> Ref[Checked]:
+        """Check proposed tokens in one forward."""
+        return self.transport.submit("check_tokens", call_id, prompt, after, proposal, sampling)
 
 
-class Judge(Handle, Protocol):
-    """The target's verdicts. Calls that wait for each other's turn may be judged in one forward."""
+class Verifier(Handle):
+    """The target's verdicts. Calls that wait at the same time may be judged in one forward."""
 
     def score(
         self,
@@ -76,21 +136,19 @@ class Judge(Handle, Protocol):
         reference: Step | Ref[Step] | None = None,
     ) -> Ref[Verdict]:
         """Judge one step, by comparison with `reference` where the criterion compares."""
-        ...
+        return self.transport.submit("score", call_id, prompt, step, criterion, reference)
 
     def score_chain(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
     ) -> Ref[tuple[Verdict, ...]]:
-        """Judge steps that follow each other, none of them empty, in one forward."""
-        ...
-
-    def stop(self, call_id: str) -> None: ...
+        """Judge steps that follow each other, none of them blank, in one forward."""
+        return self.transport.submit("score_chain", call_id, prompt, criterion, *chain)
 
 
 @dataclass(frozen=True, slots=True)
-class Actors:
-    """The three parts that a schedule drives. `judge` may be the target's own actor."""
+class Handles:
+    """The three parts that a schedule drives. `verifier` may be the target's own actor."""
 
     draft: Writer
     target: Writer
-    judge: Judge
+    verifier: Verifier

@@ -1,23 +1,91 @@
-"""`Recorder`: what a request did, as it happens; makes its `Trace` in the end."""
+"""`Call` and `Recorder`: every piece of work of a request, what became of it, and the `Trace` made of that.
+
+start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
+             │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
+             └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
+from dreamr.errors import ActorLost
 from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
-from pipelines.base import OnCommit
-from pipelines.call import Call
-from pipelines.coin import Coin
-from pipelines.request import Request
-from pipelines.trace import CommittedStep, End, Outcome, Span, Trace
+from pipelines.handles import Ref, Transport
+from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Request, Span, Trace
 
-Interval = tuple[float, float]
-Value = Step | Verdict | tuple[Verdict, ...] | tuple[Step, ...] | Proposal | Checked
+Verdicts = tuple[Verdict, ...]
+Steps = tuple[Step, ...]
+T = TypeVar("T", Step, Verdict, Verdicts, Steps, Proposal, Checked, Prefill)
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
 """What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
+
+
+@dataclass(slots=True, eq=False)
+class Call(Generic[T]):
+    """One call of an actor, for step number `step`."""
+
+    id: str
+    role: Role
+    step: int
+    transport: Transport
+    ref: Ref[T]
+    submitted: float
+    outcome: Outcome = "unused"
+    """What became of it, as far as is known yet."""
+    value: T | None = None
+    is_stopped: bool = False
+    num_kept: int | None = None
+    """Written tokens that became part of the answer; None: all of them when `outcome` is committed, else none."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens written, as far as they are known."""
+        match self.value:
+            case Step() | Proposal():
+                return len(self.value.tokens)
+            case Checked():
+                return 1
+            case tuple() as several:
+                return sum(len(one.tokens) for one in several if isinstance(one, Step))
+            case _:
+                return 0
+
+    @property
+    def num_wasted(self) -> int:
+        """Tokens written and not committed."""
+        if self.num_kept is not None:
+            return self.num_tokens - self.num_kept
+        return 0 if self.outcome == "committed" else self.num_tokens
+
+    async def result(self, deadline_s: float) -> T:
+        """Wait for the value.
+
+        Raises ActorLost when the actor dies, or when the deadline passes, which is then reported to its owner.
+        """
+        if self.value is not None:
+            return self.value
+        try:
+            async with asyncio.timeout(deadline_s):
+                self.value = await self.ref
+        except TimeoutError:
+            self.outcome = "lost"
+            self.transport.report_lost()
+            raise ActorLost(f"the {self.role} did not answer within {deadline_s:g} s") from None
+        except Exception:
+            self.outcome = "lost"
+            raise
+        return self.value
+
+    def stop(self) -> None:
+        """The result is not needed. May be called again, and when the work is done."""
+        if self.value is None and not self.is_stopped:
+            self.is_stopped = True
+            self.transport.stop(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +100,7 @@ class _Counts:
 
 
 class Recorder:
-    """Committed steps, the end they lead to, and counts; times are seconds since it was made."""
+    """Committed steps, why they end, and counts; times are seconds since it was made."""
 
     def __init__(self, request: Request, clock: Callable[[], float], on_commit: OnCommit | None) -> None:
         self._request, self._clock, self._on_commit = request, clock, on_commit
@@ -40,12 +108,11 @@ class Recorder:
         self._steps: list[CommittedStep] = []
         self._waits: list[list[Call[Any]]] = []
         """For each committed step, the calls that its commit had to wait for."""
+        self.calls: list[Call[Any]] = []
         self.frontier: Step = ROOT
-        """The last committed step: what follows is written from `frontier.end`."""
+        """The last committed step: the next one is written from `frontier.end`."""
         self.end: End | None = None
         self.num_losses = 0
-        self.prefill: Prefill | None = None
-        """When the verifier read the prompt, if it did so ahead of the first step."""
 
     @property
     def num_committed(self) -> int:
@@ -55,10 +122,10 @@ class Recorder:
         return self._clock() - self._began
 
     def commit(
-        self, step: Step, source: Literal["draft", "target"], rho: float | None, waited_for: list[Call[Any]]
+        self, step: Step, source: Literal["draft", "target"], score: float | None, waited_for: list[Call[Any]]
     ) -> None:
         """Append a step to the answer."""
-        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, rho, self.now())
+        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, score, self.now())
         self._steps.append(committed)
         self._waits.append(waited_for)
         self.end = self._end_after(step)
@@ -67,7 +134,7 @@ class Recorder:
             self.end = self.end or "enough"
 
     def _end_after(self, step: Step) -> End | None:
-        """The stop rules, the same for every schedule: they look at nothing but what is committed."""
+        """The stop rules, the same for every schedule: they depend on committed steps alone."""
         if step.closed:
             return "answered"
         if len(step.end) >= self._request.settings.max_tokens:
@@ -78,19 +145,19 @@ class Recorder:
             return "answered"
         return None
 
-    def trace(self, calls: Sequence[Call[Any]]) -> Trace:
-        """The finished request; `calls` are all that it made, every one of them ended."""
+    def trace(self) -> Trace:
+        """The finished request, all of whose calls have ended."""
         assert self.end is not None, "a trace is made of a request that has ended"
-        counts = _token_counts(calls) if _by_token(calls) else self._step_counts(calls)
-        wall = self._steps[-1].at
+        calls = self.calls
+        counts = _token_counts(calls) if _by_token(calls) else self._step_counts()
         return Trace(
             request_id=self._request.id,
             method=self._request.settings.method,
             steps=tuple(self._steps),
             end=self.end,
-            wall_s=wall,
+            wall_s=self._steps[-1].at,
             orchestration_s=self._orchestration_s(),
-            spans=tuple(sorted(self._spans(calls), key=lambda span: span.start)),
+            spans=tuple(sorted(self._spans(), key=lambda span: span.start)),
             num_drafted=counts.drafted,
             num_judged=counts.judged,
             num_accepted=counts.accepted,
@@ -101,58 +168,53 @@ class Recorder:
             num_losses=self.num_losses,
         )
 
-    def _spans(self, calls: Sequence[Call[Any]]) -> Iterator[Span]:
-        if self.prefill:
-            yield Span("verifier", *self._interval(self.prefill), "prefill", 0, 0)
-        for call in calls:
-            if span := self._span(call):
-                yield span
-
-    def _step_counts(self, calls: Sequence[Call[Any]]) -> _Counts:
-        decided = [step for step in self._steps if step.rho is not None]
+    def _step_counts(self) -> _Counts:
+        decided = [step for step in self._steps if step.score is not None]
         return _Counts(
-            drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in calls),
+            drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in self.calls),
             judged=len(decided),
             accepted=sum(step.source == "draft" for step in decided),
             from_draft=sum(step.source == "draft" for step in self._steps),
             committed=len(self._steps),
         )
 
-    def _span(self, call: Call[Any]) -> Span | None:
-        """None for a call that never reached a model."""
-        value = call.value
-        if isinstance(call.handle, Coin):
-            return None
-        if value is None:
-            return Span(call.role, call.submitted, self.now(), "lost", call.step, 0)
-        start, end = self._interval(value)
-        match value:
-            case Verdict():
-                return Span(call.role, start, end, "verdict", call.step, 0, value.rho) if value.judged else None
-            case (Verdict(), *_):
-                return Span(call.role, start, end, "verdict", call.step, 0)
-            case Proposal() | Checked() | tuple():
-                return Span(call.role, start, end, call.outcome, call.step, call.num_tokens)
-        outcome: Outcome = "stopped" if value.finish == "stopped" else call.outcome
-        return Span(call.role, start, end, outcome, call.step, len(value.tokens)) if value.tokens else None
+    def _spans(self) -> Iterator[Span]:
+        for call in self.calls:
+            if call.value is None:
+                yield Span(call.role, call.submitted, self.now(), "lost", call.step, 0)
+                continue
+            start, end = self._interval(call)
+            wrote_nothing = isinstance(call.value, Step) and not call.value.tokens
+            if call.num_tokens or (end > start and not wrote_nothing):  # else no model was at work
+                score = call.value.score if isinstance(call.value, Verdict) else None
+                yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score)
 
-    def _interval(self, value: Value | Prefill) -> Interval:
-        first, last = (value[0], value[-1]) if isinstance(value, tuple) else (value, value)
-        return first.started - self._began, last.ended - self._began
+    def _interval(self, call: Call[Any]) -> tuple[float, float]:
+        parts = call.value if isinstance(call.value, tuple) else (call.value,)
+        if not parts:
+            return 0.0, 0.0
+        return parts[0].started - self._began, parts[-1].ended - self._began
 
     def _orchestration_s(self) -> float:
-        """Between two commits, the time in which none of the calls that the second one waited for was computing.
-
-        A first verdict waits for the prompt to be read as well.
-        """
+        """Between two commits, the time in which none of the calls that the second one waited for was computing."""
         previous, idle = 0.0, 0.0
         for step, waits in zip(self._steps, self._waits, strict=True):
-            busy = [self._interval(call.value) for call in waits if call.value is not None]
-            if self.prefill and any(call.role == "verifier" for call in waits):
-                busy.append(self._interval(self.prefill))
+            busy = [self._interval(call) for call in waits if call.value is not None]
             idle += (step.at - previous) - _covered(busy, previous, step.at)
             previous = step.at
         return idle
+
+
+def _outcome(call: Call[Any]) -> Outcome:
+    match call.value:
+        case Prefill():
+            return "prefill"
+        case Verdict() | (Verdict(), *_):
+            return "verdict"
+        case Step(finish="stopped"):
+            return "stopped"
+        case _:
+            return call.outcome
 
 
 def _wasted(calls: Iterable[Call[Any]], role: Role) -> int:
@@ -169,7 +231,7 @@ def _token_counts(calls: Sequence[Call[Any]]) -> _Counts:
     return _Counts(proposed, proposed, kept["draft"], kept["draft"], kept["draft"] + kept["target"])
 
 
-def _covered(intervals: list[Interval], low: float, high: float) -> float:
+def _covered(intervals: list[tuple[float, float]], low: float, high: float) -> float:
     """Length of the part of low..high that the intervals cover together."""
     covered, reached = 0.0, low
     for start, end in sorted(intervals):

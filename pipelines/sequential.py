@@ -1,45 +1,40 @@
-"""FPSR's decisions one after the other: draft a step, judge it, and only when it is rejected ask the target.
+"""The target alone, and FPSR's decisions one after the other.
 
-    draft ──▶ verdict ──accepted──▶ commit ──▶ next step
-                 └────rejected──▶ target's step ──▶ commit ──▶ next step
+    autoregressive:  target's step ──▶ commit ──▶ next step
 
-FPSR commits exactly the same tokens, only sooner: this is what it is checked against. With a digit from 0 to 9 as the
-verdict it is SpecReason (arXiv 2504.07891). Where the verdict compares, the target's own step is written first.
+    sequential:      draft ──▶ verdict ──accepted──▶ commit ──▶ next step
+                                  └────rejected──▶ target's step ──▶ commit ──▶ next step
+
+`sequential` commits exactly the tokens that FPSR commits, only slower: this is what FPSR is checked against. With a
+digit as the verdict it is SpecReason (arXiv 2504.07891). A verdict that compares needs the target's step first.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from pipelines.base import OnCommit
-from pipelines.handles import Actors
-from pipelines.request import Request
 from pipelines.session import Session
-from pipelines.trace import Trace
 
 
-class Sequential:
-    """See `Pipeline`."""
+async def autoregressive(session: Session) -> None:
+    """Plain decoding by the target: the baseline of every speedup."""
+    while not session.ended:
+        await session.commit_target(session.target_step())
 
-    def __init__(self, actors: Actors, clock: Callable[[], float] = time.time) -> None:
-        self._actors, self._clock = actors, clock
 
-    async def run(self, request: Request, on_commit: OnCommit | None = None) -> Trace:
-        async with Session(self._actors, request, on_commit, self._clock) as session:
-            while not session.ended:
-                await self._commit_next(session)
-        return session.trace()
-
-    async def _commit_next(self, session: Session) -> None:
-        if not session.can_speculate:
-            await session.commit_written(session.write())
-            return
-        own = session.write() if session.rule.compares else None
-        drafted = session.draft(session.next_index, session.frontier, own)
-        verdict = await session.verdict(drafted)
-        if verdict and session.commit_if_accepted(drafted, verdict):
-            if own:
-                own.stop()
+async def sequential(session: Session) -> None:
+    """Draft a step, judge it, and ask the target when it is rejected."""
+    while not session.ended:
+        if session.can_speculate:
+            await _commit_next(session)
         else:
-            await session.commit_written(own or session.write(), drafted, verdict)
+            await session.commit_target(session.target_step())
+
+
+async def _commit_next(session: Session) -> None:
+    target = session.target_step() if session.rule.compares else None
+    drafted = session.draft_and_judge(session.next_index, session.frontier, target)
+    verdict = await session.verdict(drafted)
+    if verdict and session.commit_if_accepted(drafted.draft, verdict, drafted.calls):
+        if target:
+            target.stop()
+    else:
+        await session.commit_target(target or session.target_step(), drafted, verdict)

@@ -1,10 +1,10 @@
-"""`Session`: one request in flight. Makes every call, commits steps, and lets go of nothing before it has ended.
+"""`Session`: one request in flight. It makes every call, commits steps, and ends only when all its calls have ended.
 
-async with Session(...) as session:         schedule: draft, judge, write, expand, commit
-    ...                                        │ what begins work returns at once; only `verdict`, `unless_lost`,
-                                               │ `settled`, `written` and `commit_written` wait
-                                               ▼
-on exit, however it comes: stop every open call ──▶ await them all
+schedule: draft, judge, target_step, ...     begin a call and return at once
+          verdict, unless_lost, required     wait for a call
+          commit_if_accepted, commit_target  decide
+                 │
+                 ▼ on exit, also after an error: stop every open call ──▶ await them all
 """
 
 from __future__ import annotations
@@ -14,58 +14,72 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
-from dreamr.types import Criterion, Role, Step, Verdict
-from pipelines.base import OnCommit
-from pipelines.call import Call, Steps, T, Verdicts
-from pipelines.coin import Coin
-from pipelines.handles import Actors, Judge, Ref
-from pipelines.recorder import Recorder
-from pipelines.request import Request
-from pipelines.trace import Trace
-from pipelines.verification import Rule
+from dreamr.types import Checked, Priority, Proposal, Role, Step, Verdict
+from pipelines.handles import Handle, Handles, Ref, Verifier
+from pipelines.recorder import Call, Recorder, Steps, T, Verdicts
+from pipelines.trace import OnCommit, Request, Trace
+from pipelines.verification import RandomVerdicts, Rule
 
 log = logging.getLogger(__name__)
 
-PUBLISHED_FIRST = ("lookahead", "lookahead_batch")
-"""Methods whose first step is the target's, as published."""
 MAX_TARGET_LOSSES = 5
 """In a row, for one step: then the request fails, since something kills the target each time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drafted:
-    """A drafted step and its verdict, both perhaps still to come."""
+    """A drafted step and its verdict, both perhaps still in flight."""
 
     draft: Call[Step]
     verdict: Call[Any]
-    """Of `Verdict`, or of the verdicts on a whole chain."""
-    own: Call[Step] | None = None
+    """Of one `Verdict`, or of the verdicts on a whole chain."""
+    target: Call[Step] | None = None
     """The target's step that the drafted one is compared with."""
 
+    @property
+    def calls(self) -> tuple[Call[Any], Call[Any]]:
+        return self.draft, self.verdict
+
     def stop(self) -> None:
-        """Let go of both."""
-        self.draft.stop()
-        self.verdict.stop()
+        for call in self.calls:
+            call.stop()
 
 
 class Session:
-    """The calls of one request to its actors."""
+    """What a schedule works with: the state of one request, and its calls."""
 
     def __init__(
-        self, actors: Actors, request: Request, on_commit: OnCommit | None, clock: Callable[[], float]
+        self,
+        handles: Handles,
+        request: Request,
+        rule: Rule,
+        *,
+        first_target_steps: int = 0,
+        on_commit: OnCommit | None = None,
+        clock: Callable[[], float],
     ) -> None:
-        self._actors, self._request = actors, request
-        self.rule = Rule.of(request.settings)
-        self._judge: Judge = Coin(request.settings.seed) if self.rule.kind == "random" else actors.judge
+        """`first_target_steps`: so many steps at the beginning are the target's, whatever the draft could do."""
+        if rule.kind == "random":
+            verifier = Verifier(RandomVerdicts(handles.verifier.transport, request.settings.seed))
+            handles = replace(handles, verifier=verifier)
+        self.rule = rule
+        self._handles, self._request, self._prompt = handles, request, request.prompt
+        self._first_target_steps = first_target_steps
         self._recorder = Recorder(request, clock, on_commit)
-        self._calls: list[Call[Any]] = []
         self._numbers = itertools.count()
-        self._preparing: list[asyncio.Task[None]] = []
+        self._prefill: Call[Any] | None = None
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> PipelineSettings:
+        return self._request.settings
 
     @property
     def ended(self) -> bool:
@@ -73,6 +87,7 @@ class Session:
 
     @property
     def frontier(self) -> Step:
+        """The last committed step."""
         return self._recorder.frontier
 
     @property
@@ -81,101 +96,135 @@ class Session:
         return self._recorder.num_committed
 
     @property
-    def can_speculate(self) -> bool:
-        """Whether draft and verifier are there, and the next step may be the draft's."""
-        settings = self._request.settings
-        first = settings.first_target_steps
-        num_own = int(settings.method in PUBLISHED_FIRST) if first is None else first
-        return self.next_index >= num_own and self._actors.draft.up and self._judge.up
-
-    # -- work that begins ------------------------------------------------------------------------------------------
-
-    def draft(self, index: int, after: Step | Call[Step], own: Call[Step] | None = None) -> Drafted:
-        """Begin to draft step `index` and, as soon as it is there, to judge it.
-
-        `own` is the target's step at the same place: verdicts that compare need it.
-        """
-        draft = self.draft_alone(index, after)
-        call_id = self._next_id("verifier")
-        own = own if self.rule.compares else None
-        verdict = self._judge.score(call_id, self._request.prompt, draft.ref, self._criterion, own.ref if own else None)
-        return Drafted(draft, self._begin(call_id, "verifier", index, self._judge, verdict), own)
-
-    def draft_alone(self, index: int, after: Step | Call[Step]) -> Call[Step]:
-        """Begin to draft step `index`."""
-        request, call_id = self._request, self._next_id("draft")
-        sampling = request.sampling(index, "draft")
-        step = self._actors.draft.next_step(call_id, request.prompt, _argument(after), sampling)
-        return self._begin(call_id, "draft", index, self._actors.draft, step)
-
-    def judge_pair(self, index: int, drafted: Step, own: Step) -> Call[Verdict]:
-        """Begin to judge drafted step `index`; `own` is the target's at the same place."""
-        call_id, reference = self._next_id("verifier"), own if self.rule.compares else None
-        verdict = self._judge.score(call_id, self._request.prompt, drafted, self._criterion, reference)
-        return self._begin(call_id, "verifier", index, self._judge, verdict)
-
-    def judge_chain(self, index: int, chain: Sequence[Step]) -> Call[Verdicts]:
-        """Begin to judge drafted steps from number `index` on, none of them empty, in one forward."""
-        call_id = self._next_id("verifier")
-        verdicts = self._judge.score_chain(call_id, self._request.prompt, chain, self._criterion)
-        return self._begin(call_id, "verifier", index, self._judge, verdicts)
+    def has_draft(self) -> bool:
+        """Whether the draft's actor is up."""
+        return self._handles.draft.up
 
     @property
-    def _criterion(self) -> Criterion:
-        return "rho" if self.rule.kind == "random" else self.rule.kind
+    def can_speculate(self) -> bool:
+        """Whether draft and verifier are up, and the next step may be the draft's."""
+        return self.next_index >= self._first_target_steps and self.has_draft and self._handles.verifier.up
 
-    def prepare_verifier(self) -> None:
-        """Have the verifier read the prompt while the draft writes its first step. A coin has nothing to read."""
-        if self.rule.kind == "random":
-            return
-        self._preparing.append(asyncio.create_task(self._prefill_verifier(), name=f"prefill {self._request.id}"))
+    # -- calls that begin ------------------------------------------------------------------------------------------
 
-    async def _prefill_verifier(self) -> None:
-        try:
-            async with asyncio.timeout(self._request.settings.verifier_deadline_s):
-                self._recorder.prefill = await self._judge.prefill(self._request.prompt)
-        except Exception as error:
-            # The first verdict will meet the same difficulty, and deal with it.
-            log.debug("request %s: the verifier could not read the prompt: %s", self._request.id, error)
+    def draft_step(self, index: int, after: Step | Call[Step]) -> Call[Step]:
+        """Begin to draft step number `index`, perhaps after one that is still being drafted."""
+        draft, sampling = self._handles.draft, self._request.sampling(index, "draft")
+        return self._begin(
+            "draft", index, lambda call_id: draft.next_step(call_id, self._prompt, _argument(after), sampling)
+        )
 
-    def write(self, *, speculative: bool = False) -> Call[Step]:
-        """Begin the target's own step at the frontier; `speculative` when it is only needed if a draft is rejected."""
-        return self.write_after(self.next_index, self.frontier, speculative=speculative)
+    def draft_chain(self, window: int) -> list[Call[Step]]:
+        """Begin to draft `window` steps after the frontier, each passed on unawaited to the next."""
+        calls: list[Call[Step]] = []
+        for place in range(window):
+            calls.append(self.draft_step(self.next_index + place, calls[-1] if calls else self.frontier))
+        return calls
 
-    def write_after(self, index: int, after: Step | Call[Step], *, speculative: bool = False) -> Call[Step]:
-        """Begin the target's own step number `index`, perhaps behind a step that is still being drafted."""
-        request, call_id = self._request, self._next_id("target")
-        sampling = request.sampling(index, "target", background=speculative)
-        step = self._actors.target.next_step(call_id, request.prompt, _argument(after), sampling)
-        return self._begin(call_id, "target", index, self._actors.target, step)
+    def draft_and_judge(self, index: int, after: Step | Call[Step], target: Call[Step] | None = None) -> Drafted:
+        """Begin to draft step number `index` and, as soon as it is there, to judge it.
 
-    def expand(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
-        """Begin the target's own step behind each step of a chain, the first of them number `index`, in one batch."""
-        call_id = self._next_id("target")
+        `target` is the target's step at the same place: verdicts that compare need it.
+        """
+        draft = self.draft_step(index, after)
+        target = target if self.rule.compares else None
+        return Drafted(draft, self.judge(index, draft, target), target)
+
+    def judge(self, index: int, step: Step | Call[Step], target: Step | Call[Step] | None = None) -> Call[Verdict]:
+        """Begin to judge drafted step number `index`; `target` is the target's step at the same place."""
+        verifier, criterion = self._handles.verifier, self.rule.criterion
+        reference = _argument(target) if target is not None and self.rule.compares else None
+        return self._begin(
+            "verifier",
+            index,
+            lambda call_id: verifier.score(call_id, self._prompt, _argument(step), criterion, reference),
+        )
+
+    def judge_chain(self, index: int, chain: Sequence[Step]) -> Call[Verdicts]:
+        """Begin to judge drafted steps from number `index` on, none of them blank, in one forward."""
+        verifier, criterion = self._handles.verifier, self.rule.criterion
+        return self._begin(
+            "verifier", index, lambda call_id: verifier.score_chain(call_id, self._prompt, chain, criterion)
+        )
+
+    def prefill_verifier(self) -> None:
+        """Have the verifier read the prompt while the draft writes its first step. The first verdict waits for it."""
+        verifier = self._handles.verifier
+        if verifier.up:
+            self._prefill = self._begin("verifier", 0, lambda call_id: verifier.prefill(call_id, self._prompt))
+
+    def target_step(
+        self, index: int | None = None, after: Step | Call[Step] | None = None, *, priority: Priority = "needed"
+    ) -> Call[Step]:
+        """Begin the target's step number `index` after `after`: by default the one at the frontier."""
+        index = self.next_index if index is None else index
+        prefix = _argument(self.frontier if after is None else after)
+        target, sampling = self._handles.target, self._request.sampling(index, "target")
+        return self._begin(
+            "target", index, lambda call_id: target.next_step(call_id, self._prompt, prefix, sampling, priority)
+        )
+
+    def target_steps(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
+        """Begin the target's step after each step of a chain, the first of them number `index`, in one batch."""
+        target = self._handles.target
         sampling = [self._request.sampling(index + place, "target") for place in range(len(chain))]
-        steps = self._actors.target.next_steps(call_id, self._request.prompt, chain, sampling)
-        return self._begin(call_id, "target", index, self._actors.target, steps)
+        return self._begin("target", index, lambda call_id: target.next_steps(call_id, self._prompt, chain, sampling))
 
-    def _begin(self, call_id: str, role: Role, index: int, handle: Any, ref: Ref[Any]) -> Call[Any]:
-        call: Call[Any] = Call(call_id, role, index, handle, ref, self._recorder.now())
-        self._calls.append(call)
+    def propose_tokens(self, after: Step, num_tokens: int) -> Call[Proposal]:
+        """Begin to draft tokens after an open step; their place in the answer seeds them."""
+        draft, sampling = self._handles.draft, self._request.sampling(len(after.end), "draft")
+        return self._begin(
+            "draft",
+            self.next_index,
+            lambda call_id: draft.propose_tokens(call_id, self._prompt, after, num_tokens, sampling),
+        )
+
+    def check_tokens(self, after: Step, proposal: Proposal | Call[Proposal]) -> Call[Checked]:
+        """Have the target check tokens proposed after an open step."""
+        target, sampling = self._handles.target, self._request.sampling(len(after.end), "target")
+        proposed = proposal.ref if isinstance(proposal, Call) else proposal
+        return self._begin(
+            "target",
+            self.next_index,
+            lambda call_id: target.check_tokens(call_id, self._prompt, after, proposed, sampling),
+        )
+
+    def _begin(self, role: Role, index: int, submit: Callable[[str], Ref[Any]]) -> Call[Any]:
+        handle: Handle = getattr(self._handles, role)
+        call_id = f"{self._request.id}/{role}/{next(self._numbers)}"
+        call: Call[Any] = Call(call_id, role, index, handle.transport, submit(call_id), self._recorder.now())
+        self._recorder.calls.append(call)
         return call
 
-    def _next_id(self, role: Role) -> str:
-        return f"{self._request.id}/{role}/{next(self._numbers)}"
-
-    # -- work that is waited for -----------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------------------------
 
     async def verdict(self, drafted: Drafted) -> Verdict | None:
         """The verdict at the frontier; None when draft or verifier were lost, which only costs the speculation."""
         if await self.unless_lost(drafted.draft) is None:
             return None
-        if drafted.own:
-            await self.settled(drafted.own)
+        if drafted.target:
+            await self.settled(drafted.target)
         return await self.unless_lost(drafted.verdict)
 
+    async def drafted_steps(self, calls: list[Call[Step]], *, whole: bool = False) -> list[Step]:
+        """The steps of a drafted chain up to the end of the answer, or to the first one that is lost or blank.
+
+        `whole`: none after a step that was cut off by its length.
+        """
+        chain: list[Step] = []
+        for call in calls:
+            step = await self.unless_lost(call)
+            if step is None or step.is_blank:
+                break
+            chain.append(step)
+            if whole and step.finish != "delimiter":
+                break
+        for call in calls[len(chain) :]:
+            call.stop()
+        return chain
+
     async def unless_lost(self, call: Call[T]) -> T | None:
-        """What the draft or the verifier answers; None when that is lost."""
+        """The answer of the draft or the verifier; None when that is lost."""
         try:
             return await call.result(self._deadline_s(call.role))
         except Exception as error:
@@ -190,17 +239,8 @@ class Session:
         with contextlib.suppress(Exception):
             await call.result(self._deadline_s(call.role))
 
-    def _deadline_s(self, role: Role) -> float:
-        settings = self._request.settings
-        deadlines: dict[Role, float] = {
-            "draft": settings.draft_deadline_s,
-            "target": settings.target_deadline_s,
-            "verifier": settings.verifier_deadline_s,
-        }
-        return deadlines[role]
-
-    async def written(self, call: Call[T], again: Callable[[], Call[T]]) -> tuple[T, Call[T]]:
-        """What the target wrote, and the call that wrote it: a lost target is awaited and asked `again`."""
+    async def required(self, call: Call[T], again: Callable[[], Call[T]]) -> tuple[T, Call[T]]:
+        """The answer of the target, and the call that gave it: a lost target is awaited and asked `again`."""
         num_losses = 0
         while True:
             try:
@@ -213,46 +253,62 @@ class Session:
                         f"the target was lost {num_losses} times while it wrote step {self.next_index}"
                     ) from error
                 log.warning("request %s, step %d: %s; asking again", self._request.id, self.next_index, error)
-                await self._actors.target.recovered()
+                await self._handles.target.transport.recovered()
                 call = again()
+
+    def _deadline_s(self, role: Role) -> float:
+        settings = self.settings
+        match role:
+            case "draft":
+                return settings.draft_deadline_s
+            case "target":
+                return settings.target_deadline_s
+            case "verifier":
+                return settings.verifier_deadline_s
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
-    def commit_if_accepted(self, drafted: Drafted, verdict: Verdict) -> bool:
-        """Commit the drafted step when its verdict allows it."""
-        step = drafted.draft.value
+    def commit_if_accepted(self, draft: Call[Step], verdict: Verdict, waited_for: Sequence[Call[Any]]) -> bool:
+        """Commit the step that `draft` wrote when its verdict accepts it; `waited_for` are the calls awaited."""
+        step = draft.value
         assert step is not None, "a verdict comes after its step"
-        return self.decide(drafted.draft, step, verdict, [drafted.draft, drafted.verdict])
-
-    def decide(self, draft: Call[Step], step: Step, verdict: Verdict, waited_for: list[Call[Any]]) -> bool:
-        """Commit the step that `draft` wrote when the verdict allows it."""
         accepted = self.rule.accepts(verdict)
         draft.outcome = "committed" if accepted else "rejected"
         if accepted:
-            self._recorder.commit(step, "draft", verdict.rho, waited_for)
+            self._commit(step, "draft", verdict, waited_for)
         return accepted
 
-    async def commit_written(
+    async def commit_target(
         self, call: Call[Step], drafted: Drafted | None = None, verdict: Verdict | None = None
     ) -> None:
-        """Wait for the target's step and commit it, in place of `drafted`, whose verdict was no or is None."""
-        step, call = await self.written(call, self.write)
+        """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None."""
+        step, call = await self.required(call, self.target_step)
         call.outcome = "committed"
-        waited_for: list[Call[Any]] = [call]
         if drafted:
             drafted.stop()
-            waited_for += [drafted.draft, drafted.verdict]
-        self._recorder.commit(step, "target", _rho(verdict), waited_for)
+        self._commit(step, "target", verdict, [call, *(drafted.calls if drafted else ())])
 
-    def commit_own(
-        self, expanding: Call[Steps], step: Step, verdict: Verdict | None, waited_for: list[Call[Any]]
+    def commit_from_batch(
+        self, batch: Call[Steps], step: Step, verdict: Verdict | None, waited_for: Sequence[Call[Any]]
     ) -> None:
-        """Commit one of the steps that a batch gave."""
-        expanding.outcome, expanding.num_kept = "committed", len(step.tokens)
-        self._recorder.commit(step, "target", _rho(verdict), waited_for)
+        """Commit one of the steps that `target_steps` gave."""
+        batch.outcome, batch.num_kept = "committed", len(step.tokens)
+        self._commit(step, "target", verdict, waited_for)
+
+    def commit_checked(self, step: Step, rounds: Sequence[Call[Any]]) -> None:
+        """Commit a step made of proposed and checked tokens."""
+        self._commit(step, "target", None, rounds)
+
+    def _commit(
+        self, step: Step, source: Literal["draft", "target"], verdict: Verdict | None, waited_for: Sequence[Call[Any]]
+    ) -> None:
+        waits = list(waited_for)
+        if self._prefill and any(call.role == "verifier" for call in waits):
+            waits.append(self._prefill)
+        self._recorder.commit(step, source, verdict.score if verdict and verdict.judged else None, waits)
 
     def trace(self) -> Trace:
-        return self._recorder.trace(self._calls)
+        return self._recorder.trace()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -262,21 +318,16 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = [call for call in self._calls if call.value is None and call.outcome != "lost"]
+        running = [call for call in self._recorder.calls if call.value is None and call.outcome != "lost"]
         for call in running:
             call.stop()
-        await asyncio.gather(*self._preparing, *(self._drained(call) for call in running))
+        await asyncio.gather(*(self._drained(call) for call in running))
 
     async def _drained(self, call: Call[Any]) -> None:
         try:
-            await call.result(self._request.settings.stop_deadline_s)
+            await call.result(self.settings.stop_deadline_s)
         except Exception as error:
             log.debug("request %s: %s ended with %s", self._request.id, call.id, error)
-
-
-def _rho(verdict: Verdict | None) -> float | None:
-    """What the verdict says; None when there is none, or nothing was judged."""
-    return verdict.rho if verdict and verdict.judged else None
 
 
 def _argument(step: Step | Call[Step]) -> Step | Ref[Step]:

@@ -1,20 +1,48 @@
-"""What one request did: committed steps, counts and the timeline. Made by pipelines, read by everybody else."""
+"""`Request` and `Trace`: the input of a schedule, and the record of what it did."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
-from dreamr.types import Role, Tokens
+from dreamr.config import PipelineSettings
+from dreamr.types import Prompt, Role, Sampling, Tokens
 
 Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
 """What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
-early; it was finished but not needed (behind a rejection or the end); its actor was lost; it was a verdict; the
-verifier read the prompt."""
+early; it was finished but not needed (after a rejection or after the end); its actor was lost; it was a verdict; it
+read the prompt."""
 
 End = Literal["answered", "budget", "loop", "enough"]
-"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; whoever
-listens to the steps wanted no more of them."""
+"""Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; `on_commit`
+returned True."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt, the settings of its schedule, and an id that names its calls."""
+
+    prompt: Prompt
+    settings: PipelineSettings = field(default_factory=PipelineSettings)
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def sampling(self, step: int, role: Role) -> Sampling:
+        """How step number `step` is sampled by `role`.
+
+        Each has its own seed, so that what is written depends neither on timing nor on what else was tried. Every
+        step may have `max_step_tokens`: a drafted step cannot know how much of the budget the steps before it took.
+        """
+        settings = self.settings
+        digest = hashlib.sha256(f"{settings.seed}/{step}/{role}".encode()).digest()
+        return Sampling(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_step_tokens,
+            seed=int.from_bytes(digest[:4], "big"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +53,14 @@ class CommittedStep:
     source: Literal["draft", "target"]
     tokens: Tokens
     text: str
-    rho: float | None
+    score: float | None
     """Verdict of the drafted step at this position, whether accepted or rejected; None when there was none."""
     at: float
     """Seconds since the request began."""
+
+
+OnCommit = Callable[[CommittedStep], bool | None]
+"""Called with each step the moment it is committed; must not block. True ends the request with this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +74,7 @@ class Span:
     step: int
     """Index of the step that the work was for."""
     num_tokens: int
-    rho: float | None = None
+    score: float | None = None
 
     @property
     def number(self) -> str:
@@ -65,7 +97,7 @@ class Trace:
     num_drafted: int
     """Drafted steps, whether judged or not. Tokens, like all counts up to `coverage`, in token_speculative."""
     num_judged: int
-    """Drafted steps that got a verdict which decided something: those at the frontier."""
+    """Drafted steps whose verdict decided something: those at the frontier."""
     num_accepted: int
     coverage: float
     """Committed steps that came from the draft / all committed steps."""

@@ -1,46 +1,115 @@
-"""The acceptance rules of drafted steps."""
+"""Which verdicts accept a drafted step: the kinds of verdict, and the rule of one request.
+
+How a kind is asked and read belongs to the engines (`dreamr.engines.verdicts`); what counts as accepted is decided here
+alone, for schedules, rewards and controls.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
-from dreamr.config import NEEDS_OWN_STEPS, Method, PipelineSettings, VerdictKind
-from dreamr.types import Verdict
+from dreamr.types import NO_VERDICT, Criterion, Prompt, Step, Verdict
+from pipelines.handles import Ref, Transport, WrappedTransport
 
-_OF_METHOD: dict[Method, VerdictKind] = {"specreason": "digit", "lookahead": "same", "lookahead_batch": "same"}
-_THRESHOLDS: dict[VerdictKind, float] = {
-    "digit": 7.0,
-    "mean_digit": 7.0,
-    "same": 0.5,
-    "embedding": 0.95,
-    "random": 0.5,
+
+@dataclass(frozen=True, slots=True)
+class VerdictKind:
+    """How the scores of one kind of verdict are read."""
+
+    threshold: float | None
+    """Default threshold; None: the request's `alpha`."""
+    inclusive: bool = False
+    """A score equal to the threshold accepts."""
+    compares: bool = False
+    """Needs the target's step at the same place, to compare the drafted one with."""
+
+
+VERDICTS: dict[str, VerdictKind] = {
+    "rho": VerdictKind(threshold=None),
+    "digit": VerdictKind(threshold=7.0, inclusive=True),
+    "mean_digit": VerdictKind(threshold=7.0, inclusive=True),
+    "same": VerdictKind(threshold=0.5, compares=True),
+    "embedding": VerdictKind(threshold=0.95, compares=True),
+    "random": VerdictKind(threshold=0.5),
 }
+"""Kinds of verdict by name:
+
+- rho: the target is asked whether the step is correct (CPN, paper section on TBVM); 0..1
+- digit, mean_digit: the target gives a grade (SpecReason): its likeliest digit, or the mean over the digits; 0..9
+- same: the target is asked whether the step says the same as its own (Lookahead Reasoning); 0..1
+- embedding: cosine similarity of the step and the target's own; -1..1
+- random: a seeded random number, to measure what a verdict is worth; 0..1
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What kind of verdict is asked for, and which verdicts accept."""
+    """Which kind of verdict a request asks for, and from which score on a step is accepted."""
 
-    kind: VerdictKind
+    kind: str
     threshold: float
-
-    @classmethod
-    def of(cls, settings: PipelineSettings) -> Rule:
-        """The rule that the settings name, or the method's own."""
-        kind = settings.verdict or _OF_METHOD.get(settings.method, "rho")
-        if kind == "rho":
-            return cls(kind, settings.alpha)
-        return cls(kind, _THRESHOLDS[kind] if settings.threshold is None else settings.threshold)
 
     @property
     def compares(self) -> bool:
-        """True when the verdict needs the target's own step at the same place."""
-        return self.kind in NEEDS_OWN_STEPS
+        return VERDICTS[self.kind].compares
+
+    @property
+    def criterion(self) -> Criterion:
+        """What the verifier is asked for."""
+        return "rho" if self.kind == "random" else self.kind
 
     def accepts(self, verdict: Verdict) -> bool:
-        """rho > alpha (paper, section on TBVM), and so for all others; a digit score >= its threshold (SpecReason)."""
+        """True when the score exceeds the threshold, or equals it where the kind says so; never when not judged."""
         if not verdict.judged:
             return False
-        if self.kind in ("digit", "mean_digit"):
-            return verdict.rho >= self.threshold
-        return verdict.rho > self.threshold
+        inclusive = VERDICTS[self.kind].inclusive
+        return verdict.score >= self.threshold if inclusive else verdict.score > self.threshold
+
+
+class RandomVerdicts(WrappedTransport):
+    """A verifier that draws its scores: they depend on the seed and the step alone, and no model is asked."""
+
+    def __init__(self, inner: Transport, seed: int) -> None:
+        super().__init__(inner)
+        self._seed = seed
+
+    @property
+    def up(self) -> bool:
+        return True
+
+    def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Ref[Any]:
+        match method, arguments:
+            case "score", (step, *_):
+                return _Drawn(self._seed, (step,), single=True)
+            case "score_chain", (_, *chain):
+                return _Drawn(self._seed, tuple(chain), single=False)
+        return _Drawn(self._seed, (), single=False)  # there is no prompt to read
+
+    def stop(self, call_id: str) -> None:
+        """There is nothing to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    seed: int
+    steps: tuple[Step | Ref[Step], ...]
+    single: bool
+
+    def __await__(self) -> Generator[Any, None, Verdict | tuple[Verdict, ...]]:
+        return self._verdicts().__await__()
+
+    async def _verdicts(self) -> Verdict | tuple[Verdict, ...]:
+        steps = [step if isinstance(step, Step) else await step for step in self.steps]
+        ended = max((step.ended for step in steps), default=0.0)
+        verdicts = tuple(_drawn_verdict(self.seed, step, ended) for step in steps)
+        return verdicts[0] if self.single else verdicts
+
+
+def _drawn_verdict(seed: int, step: Step, ended: float) -> Verdict:
+    if step.is_blank:
+        return NO_VERDICT
+    digest = hashlib.sha256(f"{seed}/{step.end}".encode()).digest()
+    return Verdict(int.from_bytes(digest[:4], "big") / 2**32, ended, ended)

@@ -23,7 +23,7 @@ class ChainStep:
     text: str
     logprobs: tuple[float, ...]
     """Per token under the distribution it was sampled from; zeros for the target's tokens."""
-    rho: float | None
+    score: float | None
     """Verdict on the drafted step at this place; None when there was nothing to judge."""
     drafted: DraftedStep
     """What the draft wrote at this place: this step, or the rejected one that is gone."""
@@ -59,7 +59,7 @@ class Chain:
 
     @property
     def rhos(self) -> list[float]:
-        return [step.rho for step in self.steps if step.rho is not None]
+        return [step.score for step in self.steps if step.score is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from ray.exceptions import OutOfMemoryError, RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.refs import root_cause
-from actors.resources import EMPTY_BUNDLE, reserve_bundles
+from actors.placement import EMPTY_BUNDLE, reserve_bundles
+from actors.ray_transport import root_cause
 from rl.config import SapoConfig
 from rl.learner import Learner
 
@@ -32,7 +32,7 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
     Raises:
         NotEnoughResources: the cluster cannot hold the run; nothing was created.
         RuntimeError: a learner died.
-        ValueError, ActorLost: see `Member.start` and `RolloutPool.roll_out`.
+        ValueError, ActorLost: see `ActorSupervisor.start` and `RolloutPool.roll_out`.
     """
     placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
     from rl.pool import RolloutPool  # slow to import: only once it is known that there is room

@@ -20,18 +20,14 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from actors.handles import RayJudge, RayWriter
-from actors.member import Member
-from actors.prompt_store import PromptStore
-from actors.refs import RayRef
-from dreamr.config import GroupConfig, Method, PipelineSettings
+from actors.ray_transport import RayRef, RayTransport, StoredPrompts
+from actors.supervisor import ActorSupervisor
+from dreamr.config import GroupConfig, PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.images import cold_copy
 from dreamr.types import Prompt
-from pipelines.handles import Actors
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
-from pipelines.trace import Trace
+from pipelines import Request, Trace, run
+from pipelines.handles import Handles, Verifier, Writer
 from rl.chains import Group, GroupRequest, RolloutTask
 from rl.config import SapoConfig
 from rl.rollout import RolloutWorker
@@ -47,20 +43,22 @@ class RolloutPool:
 
     def __init__(self, config: SapoConfig, placement: PlacementGroup, first_bundle: int) -> None:
         self._config, self._placement, self._first_bundle = config, placement, first_bundle
-        self._workers: list[Member] = []
-        self._verifiers: list[Member] = []
+        self._workers: list[ActorSupervisor] = []
+        self._verifiers: list[ActorSupervisor] = []
         self._weights: tuple[int, ray.ObjectRef[Any]] | None = None
-        self._loaded: dict[Member, tuple[int, int]] = {}
+        self._loaded: dict[ActorSupervisor, tuple[int, int]] = {}
         """Per worker the generation and the version that it has loaded."""
         rollout = config.rollout
         self._limits = ChainLimits(rollout.max_tokens, rollout.max_step_tokens, rollout.top_p)
 
     async def start(self) -> None:
-        """Create all actors and load their models. Raises what `Member.start` raises."""
+        """Create all actors and load their models. Raises what `ActorSupervisor.start` raises."""
         config = self._config
         group = GroupConfig(draft=config.draft, target=config.target)
-        self._workers = [Member(RolloutWorker, config.draft, group) for _ in range(config.rollout.workers)]
-        self._verifiers = [Member(RolloutVerifier, config.target, group) for _ in range(config.rollout.verifiers)]
+        self._workers = [ActorSupervisor(RolloutWorker, config.draft, group) for _ in range(config.rollout.workers)]
+        self._verifiers = [
+            ActorSupervisor(RolloutVerifier, config.target, group) for _ in range(config.rollout.verifiers)
+        ]
         members = [*self._workers, *self._verifiers]
         await asyncio.gather(
             *(member.start(self._placement, self._first_bundle + bundle) for bundle, member in enumerate(members))
@@ -105,7 +103,7 @@ class RolloutPool:
 
         Raises ActorLost when an actor is gone for good.
         """
-        store = PromptStore()
+        store = StoredPrompts()
         draft, target, judge = self._workers[0], self._verifiers[0], self._verifiers[-1]
         rollout = self._config.rollout
         settings = PipelineSettings(
@@ -113,7 +111,11 @@ class RolloutPool:
             max_tokens=rollout.max_tokens,
             max_step_tokens=rollout.max_step_tokens,
         )
-        handles = Actors(RayWriter(draft, store), RayWriter(target, store), RayJudge(judge, store))
+        handles = Handles(
+            Writer(RayTransport(draft, store)),
+            Writer(RayTransport(target, store)),
+            Verifier(RayTransport(judge, store)),
+        )
         times: list[tuple[float, float]] = []
         for prompt in prompts:
             for _ in range(MAX_TRIES):
@@ -141,11 +143,13 @@ class RolloutPool:
                 await asyncio.gather(worker.check(), verifier.check())  # the loss may have been either's
                 await asyncio.gather(worker.recovered(), verifier.recovered())
 
-    async def _call(self, worker: Member, verifier: Member, call: _Call, task: RolloutTask) -> list[Group]:
+    async def _call(
+        self, worker: ActorSupervisor, verifier: ActorSupervisor, call: _Call, task: RolloutTask
+    ) -> list[Group]:
         await self._sync(worker)
         deadline_s = self._config.rollout.deadline_s
         remote = worker.actor.roll_out.remote(call.requests, verifier.actor, task, self._limits)
-        reply: RayRef[list[Group]] = RayRef(remote, worker, None)
+        reply: RayRef[list[Group]] = RayRef(remote, worker)
         try:
             async with asyncio.timeout(deadline_s):
                 return await reply
@@ -153,7 +157,7 @@ class RolloutPool:
             worker.report_lost()
             raise ActorLost(f"a rollout worker was silent for {deadline_s:g} s") from error
 
-    async def _sync(self, worker: Member) -> None:
+    async def _sync(self, worker: ActorSupervisor) -> None:
         """Give the worker the newest weights, unless its present process has them."""
         while self._weights is not None:
             await worker.recovered()
@@ -162,16 +166,16 @@ class RolloutPool:
             if self._loaded.get(worker) == wanted:
                 return
             try:
-                await RayRef[None](worker.actor.set_weights.remote(reference, version), worker, None)
+                await RayRef[None](worker.actor.set_weights.remote(reference, version), worker)
             except ActorLost:
                 continue
             self._loaded[worker] = wanted
 
 
-async def _answered(actors: Actors, prompt: Prompt, settings: PipelineSettings, method: Method) -> Trace:
+async def _answered(handles: Handles, prompt: Prompt, settings: PipelineSettings, method: str) -> Trace:
     """Answer from cold prefix caches: no run may profit from what another has cached."""
     request = Request(cold_copy(prompt, f"timing {uuid.uuid4().hex}"), settings.model_copy(update={"method": method}))
-    return await build_pipeline(method, actors).run(request)
+    return await run(request, handles)
 
 
 class _Call:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 import torch
 
-from actors.refs import root_cause
+from actors.ray_transport import root_cause
 from rl.chains import Group, GroupRequest, RolloutTask
 from rl.weights import gather_weights
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from actors.draft import DraftActor
+from actors.roles import DraftActor
 from dreamr.config import ActorConfig
 from dreamr.engines.hf import HFEngine
 from dreamr.types import Step
@@ -150,7 +150,7 @@ def _drafted(written: WrittenStep, rho: float | None, alpha: float) -> ChainStep
 
 def _replaced(rejected: ChainStep, step: Step) -> ChainStep:
     zeros = (0.0,) * len(step.tokens)
-    return ChainStep("target", step.tokens, step.text, zeros, rejected.rho, rejected.drafted)
+    return ChainStep("target", step.tokens, step.text, zeros, rejected.score, rejected.drafted)
 
 
 def _chain(row: Row, steps: Sequence[ChainStep]) -> Chain:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from actors.target import TargetActor
+from actors.roles import TargetActor
 from dreamr.engines.hf import HFEngine
 from dreamr.types import Prompt, Step, Tokens
 from rl.chains import GroupRequest
@@ -36,7 +36,7 @@ class RolloutVerifier(TargetActor):
         for chain in chains:
             unknown = _unjudged(chain, known)
             verdicts = await self._engine.score("rollout", prompt, unknown)
-            known.update((step.end, verdict.rho) for step, verdict in zip(unknown, verdicts, strict=True))
+            known.update((step.end, verdict.score) for step, verdict in zip(unknown, verdicts, strict=True))
         return [[known.get(step.end) if step.tokens else None for step in chain] for chain in chains]
 
     async def write(

@@ -20,7 +20,7 @@ from dreamr.config import PipelineSettings
 from dreamr.engines.hf import HFEngine
 from dreamr.engines.sampling import nucleus
 from dreamr.types import ROOT, Role, Sampling, Step, Tokens
-from pipelines.request import Request
+from pipelines import Request
 from rl.chains import ChainEnd, GroupRequest
 
 

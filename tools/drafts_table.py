@@ -7,10 +7,10 @@ from pathlib import Path
 
 import typer
 
-from dreamr.bench.contender import BASELINE
 from dreamr.bench.markdown import conditions, speedup_cell, time_cell
 from dreamr.bench.schema import MethodReport, Report
 from dreamr.documents import fill, markdown_table, percent
+from pipelines import BASELINE
 
 NAME = "drafts"
 METHOD = "fpsr"

@@ -66,7 +66,7 @@ class Arena:
                 return GenerateContender(entry, await self._transformers(), self._config.target)
             case _:
                 actors: dict[str, ActorConfig] = dict(self._config.actors().items())
-                return PipelineContender(entry, self._group.actors, actors)
+                return PipelineContender(entry, self._group.handles, actors)
 
     async def _all_cores(self, entry: Entry) -> Contender:
         """A second target, since torch's threads cannot be changed in a process that has computed already."""
@@ -79,7 +79,7 @@ class Arena:
         idle = ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), num_cpus=0.0)
         alone = self._config.model_copy(update={"draft": idle, "target": target, "verifier": "shared", "name": None})
         group = await self._stack.enter_async_context(ActorGroup(alone))
-        return PipelineContender(entry, group.actors, {"target": target})
+        return PipelineContender(entry, group.handles, {"target": target})
 
     async def _transformers(self) -> Any:
         if self._pair is None:

@@ -15,21 +15,16 @@ from typing import Protocol
 import yaml
 from pydantic import ValidationError
 
-from dreamr.config import ActorConfig, Method, PipelineSettings, first_problem
+from dreamr.config import ActorConfig, PipelineSettings, first_problem
+from dreamr.errors import ConfigError
 from dreamr.types import Prompt
-from pipelines.base import OnCommit
-from pipelines.handles import Actors
-from pipelines.registry import METHODS, build_pipeline
-from pipelines.request import Request
-from pipelines.trace import Trace
-from pipelines.verification import Rule
+from pipelines import BASELINE, SCHEDULES, OnCommit, Request, Trace, check, rule_of, run
+from pipelines.handles import Handles
 
-BASELINE: Method = "autoregressive"
-"""What every other method is compared with: the target alone."""
 ALL_CORES = "autoregressive_all_cores"
 GENERATE = "transformers"
 ASSISTED = "transformers_assisted"
-NAMES = (*METHODS, ALL_CORES, GENERATE, ASSISTED)
+NAMES = (*SCHEDULES, ALL_CORES, GENERATE, ASSISTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +57,14 @@ class Contender(Protocol):
 class PipelineContender:
     """A schedule over actors that it shares with other contenders."""
 
-    def __init__(self, entry: Entry, handles: Actors, actors: dict[str, ActorConfig]) -> None:
+    def __init__(self, entry: Entry, handles: Handles, actors: dict[str, ActorConfig]) -> None:
         self.entry, self.actors, self._handles = entry, actors, handles
 
     async def run(self, prompt: Prompt, on_commit: OnCommit | None = None, max_tokens: int | None = None) -> Trace:
         settings = self.entry.settings
         if max_tokens is not None:
             settings = settings.model_copy(update={"max_tokens": max_tokens})
-        return await build_pipeline(settings.method, self._handles).run(Request(prompt, settings), on_commit)
+        return await run(Request(prompt, settings), self._handles, on_commit)
 
 
 def parse_entries(methods: str, sweep: str | None, settings: PipelineSettings) -> list[Entry]:
@@ -99,7 +94,7 @@ def parse_entry(name: str, settings: PipelineSettings) -> Entry:
     base, _, own = name.partition(":")
     if base not in NAMES:
         raise ValueError(f"there is no method '{base}'; choose out of {', '.join(NAMES)}.")
-    changes: dict[str, object] = {"method": base if base in METHODS else "autoregressive"}
+    changes: dict[str, object] = {"method": base if base in SCHEDULES else BASELINE}
     for part in own.split("+") if own else []:
         key, _, value = part.partition("=")
         if key not in PipelineSettings.model_fields or key == "method":
@@ -107,9 +102,13 @@ def parse_entry(name: str, settings: PipelineSettings) -> Entry:
             raise ValueError(f"method '{name}': there is no setting '{key}'; the settings are {known}.")
         changes[key] = _value(name, key, value)
     try:
-        return Entry(name, PipelineSettings.model_validate(settings.model_dump() | changes))
+        chosen = PipelineSettings.model_validate(settings.model_dump() | changes)
+        check(chosen)
     except ValidationError as error:
         raise ValueError(f"method '{name}': {first_problem(error)}") from error
+    except ConfigError as error:
+        raise ValueError(f"method '{name}': {error}") from error
+    return Entry(name, chosen)
 
 
 def _value(name: str, key: str, text: str) -> object:
@@ -119,23 +118,14 @@ def _value(name: str, key: str, text: str) -> object:
         raise ValueError(f"method '{name}': {key} = {text!r} cannot be read; write a number or a word.") from error
 
 
-WITH_WINDOW: tuple[Method, ...] = ("fpsr", "lookahead", "lookahead_batch", "parallel_prefix")
-"""Methods that draft several steps ahead."""
-
-
 def _reads(entry: Entry, key: str) -> bool:
     """Whether the setting changes anything for a schedule, so that its values are worth measuring."""
-    settings = entry.settings
-    by_step, by_rho = settings.method != "token_speculative", Rule.of(settings).kind == "rho"
-    is_read = {
-        "window": settings.method in WITH_WINDOW,
-        "proposed_tokens": not by_step,
-        "alpha": by_step and by_rho,
-        "threshold": by_step and not by_rho,
-        "verdict": by_step,
-        "first_target_steps": by_step,
-    }
-    return entry.base in METHODS and entry.base != BASELINE and is_read.get(key, True)
+    if entry.base not in SCHEDULES or entry.base == BASELINE:
+        return False
+    if key in ("alpha", "threshold") and (key == "alpha") != (rule_of(entry.settings).kind == "rho"):
+        return False
+    of_schedules = frozenset().union(*(schedule.reads for schedule in SCHEDULES.values()))
+    return key in SCHEDULES[entry.base].reads or key not in of_schedules
 
 
 def _with(name: str, change: str) -> str:

@@ -13,9 +13,9 @@ from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.images import cold_copy
 from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
-from pipelines.handles import Actors, Writer
+from pipelines import rule_of
+from pipelines.handles import Handles, Writer
 from pipelines.trace import CommittedStep
-from pipelines.verification import Rule
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +24,19 @@ NUM_ALTERNATIONS = 12
 
 
 async def self_acceptance(
-    actors: Actors, settings: PipelineSettings, answers: Sequence[tuple[Prompt, Run]]
+    handles: Handles, settings: PipelineSettings, answers: Sequence[tuple[Prompt, Run]]
 ) -> dict[str, float]:
     """The share of its own steps that the target accepts, by kind of verdict. No part of any measured time."""
     shares: dict[str, float] = {}
     for criterion in CRITERIA:
-        rule = Rule.of(PipelineSettings(verdict=criterion, alpha=settings.alpha))
+        rule = rule_of(PipelineSettings(verdict=criterion, alpha=settings.alpha))
         accepted: list[bool] = []
         try:
             for prompt, run in answers:
                 chain = _chain(run.trace.steps)
-                verdicts = await actors.judge.score_chain(f"self/{criterion}/{run.problem}", prompt, chain, criterion)
+                verdicts = await handles.verifier.score_chain(
+                    f"self/{criterion}/{run.problem}", prompt, chain, criterion
+                )
                 accepted += [rule.accepts(verdict) for verdict in verdicts]
         except (ValueError, ActorLost) as error:  # an engine need not know every kind of verdict
             log.warning("no self-acceptance by %s: %s", criterion, error)
@@ -54,7 +56,7 @@ def _chain(steps: Sequence[CommittedStep]) -> list[Step]:
     return chain
 
 
-async def slowdown_together(actors: Actors, settings: PipelineSettings, prompt: Prompt) -> float | None:
+async def slowdown_together(handles: Handles, settings: PipelineSettings, prompt: Prompt) -> float | None:
     """How much longer a step of the target and one of the draft take when both are written at once.
 
     1 when each has cores of its own; above, they share something: cores, caches, memory. None when an actor is lost.
@@ -62,7 +64,7 @@ async def slowdown_together(actors: Actors, settings: PipelineSettings, prompt: 
     sampling = Sampling(max_tokens=settings.max_step_tokens)
     try:
         ratios = [
-            await _slowdown(actors, str(number), cold_copy(prompt, f"together {number}"), sampling)
+            await _slowdown(handles, str(number), cold_copy(prompt, f"together {number}"), sampling)
             for number in range(NUM_ALTERNATIONS)
         ]
     except ActorLost as error:
@@ -71,12 +73,12 @@ async def slowdown_together(actors: Actors, settings: PipelineSettings, prompt: 
     return max(1.0, statistics.median(ratios))
 
 
-async def _slowdown(actors: Actors, name: str, prompt: Prompt, sampling: Sampling) -> float:
-    await asyncio.gather(actors.target.prefill(prompt), actors.draft.prefill(prompt))
-    alone = await _write(actors.target, f"alone {name}", prompt, sampling)
-    draft = asyncio.create_task(_keep_busy(actors.draft, f"busy {name}", prompt, sampling))
+async def _slowdown(handles: Handles, name: str, prompt: Prompt, sampling: Sampling) -> float:
+    await asyncio.gather(handles.target.prefill(f"fill {name}", prompt), handles.draft.prefill(f"fill {name}", prompt))
+    alone = await _write(handles.target, f"alone {name}", prompt, sampling)
+    draft = asyncio.create_task(_keep_busy(handles.draft, f"busy {name}", prompt, sampling))
     try:
-        beside = await _write(actors.target, f"beside {name}", prompt, sampling)
+        beside = await _write(handles.target, f"beside {name}", prompt, sampling)
     finally:
         draft.cancel()
         (ended,) = await asyncio.gather(draft, return_exceptions=True)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from dreamr.bench.contender import Contender
 from dreamr.bench.runner import Runner
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
-from pipelines.base import OnCommit
-from pipelines.trace import Trace
+from pipelines import OnCommit, Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dreamr.bench.contender import ASSISTED, Entry
 from dreamr.bench.transformers_actor import Written
 from dreamr.config import ActorConfig, PipelineSettings
 from dreamr.types import Prompt
-from pipelines.base import OnCommit
-from pipelines.trace import CommittedStep, Span, Trace
+from pipelines import OnCommit, Trace
+from pipelines.trace import CommittedStep, Span
 
 
 class GenerateContender:

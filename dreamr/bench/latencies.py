@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dreamr.bench.contender import BASELINE
 from dreamr.bench.duel import Run
 from dreamr.bench.schema import Measured, StepTime
-from pipelines.trace import Span, Trace
+from pipelines import BASELINE, Trace
+from pipelines.trace import Span
 
 SEQUENTIAL = "sequential"
 

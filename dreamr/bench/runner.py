@@ -7,8 +7,7 @@ import itertools
 from dreamr.bench.contender import Contender
 from dreamr.tasks.images import cold_copy
 from dreamr.types import Prompt
-from pipelines.base import OnCommit
-from pipelines.trace import Trace
+from pipelines import OnCommit, Trace
 
 WARM_UP_TOKENS = 256
 """Enough for every kind of call to have been made; a whole answer of a large model would take minutes."""

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from dreamr.bench.schema import Measured, Report, StepTime
-from dreamr.config import Method, PipelineSettings, VerdictKind, first_problem
+from dreamr.config import PipelineSettings, first_problem
 from dreamr.errors import ConfigError
-from pipelines.verification import Rule
+from pipelines import rule_of
 
 PRESETS = ("q32b-q2b", "q32b-q4b")
 
@@ -45,7 +45,7 @@ class Scenario(_Part):
     """What a call costs beside the model's work."""
     num_steps: tuple[PositiveInt, PositiveInt]
     """Fewest and most steps of an answer."""
-    acceptance: dict[VerdictKind, float]
+    acceptance: dict[str, float]
     """Share of drafted steps that each kind of verdict accepts."""
     token_acceptance: float = Field(default=0.8, ge=0, le=1)
     """Share of drafted tokens that are the target's own."""
@@ -57,7 +57,7 @@ class Scenario(_Part):
     """A step of the target that may not be needed gets only the core time that others leave."""
     together: float = Field(default=1.0, ge=1)
     """How much longer work takes on shared cores when more than one piece is under way."""
-    paper: dict[Method, float] = {}
+    paper: dict[str, float] = {}
     """Speedups that the paper reports."""
 
     @classmethod
@@ -112,15 +112,15 @@ def settings_of(report: Report) -> PipelineSettings:
 
 
 # In lookahead what gets a verdict depends on timing: its form in rounds is the better witness.
-_WITNESSES: tuple[Method, ...] = ("sequential", "specreason", "lookahead_batch", "lookahead")
+_WITNESSES: tuple[str, ...] = ("sequential", "specreason", "lookahead_batch", "lookahead")
 
 
-def _acceptance(measured: Measured, settings: PipelineSettings) -> dict[VerdictKind, float]:
+def _acceptance(measured: Measured, settings: PipelineSettings) -> dict[str, float]:
     """By kind of verdict, from the first method that was measured with it."""
-    rates: dict[VerdictKind, float] = {}
+    rates: dict[str, float] = {}
     for method in _WITNESSES:
         if method in measured.acceptance:
-            kind = Rule.of(settings.model_copy(update={"method": method})).kind
+            kind = rule_of(settings.model_copy(update={"method": method})).kind
             rates.setdefault(kind, measured.acceptance[method])
     return rates
 

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import async_solipsism
-from pydantic import ValidationError
 
-from actors.local import LocalJudge, LocalWriter
-from dreamr.bench.contender import BASELINE
+from actors.local import LocalTransport
+from actors.roles import DraftActor, TargetActor, VerifierActor
 from dreamr.bench.scenario import Scenario, Writing
 from dreamr.bench.schema import Speedup
 from dreamr.bench.speedup import speedup
-from dreamr.config import Method, PipelineSettings, ScriptedEngineConfig
+from dreamr.config import PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.cores import Cores
 from dreamr.engines.scripted import ScriptedEngine
-from dreamr.types import Prompt, Sampling, Step
-from pipelines.handles import Actors, Ref
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
-from pipelines.trace import Trace
-from pipelines.verification import Rule
+from dreamr.errors import ConfigError
+from dreamr.types import Prompt
+from pipelines import BASELINE, Request, Trace, check, rule_of, run
+from pipelines.handles import Handles, Verifier, Writer
 
 T = TypeVar("T")
 
@@ -39,7 +36,7 @@ DRAFT, TARGET = 1, 2
 class Prediction:
     """One method in a scenario."""
 
-    method: Method
+    method: str
     speedup: Speedup
     ideal: Speedup
     """The same where calls cost nothing and every actor has a core of its own, which no other slows down."""
@@ -48,7 +45,7 @@ class Prediction:
 
 
 def predict(
-    scenario: Scenario, settings: PipelineSettings, methods: Sequence[Method], num_problems: int
+    scenario: Scenario, settings: PipelineSettings, methods: Sequence[str], num_problems: int
 ) -> list[Prediction]:
     """A prediction per method; left out are those that the settings do not allow, and those whose kind of verdict has
     no acceptance rate in the scenario."""
@@ -73,21 +70,22 @@ def predict(
     return predictions
 
 
-def _predictable(scenario: Scenario, settings: PipelineSettings, method: Method) -> bool:
+def _predictable(scenario: Scenario, settings: PipelineSettings, method: str) -> bool:
     if method in (BASELINE, "token_speculative"):
         return True
+    chosen = settings.model_copy(update={"method": method})
     try:
-        chosen = PipelineSettings.model_validate(settings.model_dump() | {"method": method})
-    except ValidationError:  # a verdict that this method cannot ask for
+        check(chosen)
+    except ConfigError:  # a verdict that this method cannot ask for
         return False
-    return Rule.of(chosen).kind in scenario.acceptance
+    return rule_of(chosen).kind in scenario.acceptance
 
 
 def _walls(traces: Sequence[Trace]) -> list[float]:
     return [trace.wall_s for trace in traces]
 
 
-def _runs(scenario: Scenario, settings: PipelineSettings, method: Method, num_problems: int) -> list[Trace]:
+def _runs(scenario: Scenario, settings: PipelineSettings, method: str, num_problems: int) -> list[Trace]:
     chosen = settings.model_copy(update={"method": method})
     return [virtual(_run(scenario, chosen, Prompt(f"problem {number}"))) for number in range(num_problems)]
 
@@ -100,27 +98,14 @@ def virtual(work: Coroutine[Any, Any, T]) -> T:
 
 async def _run(scenario: Scenario, settings: PipelineSettings, prompt: Prompt) -> Trace:
     clock = asyncio.get_running_loop().time
-    actors = simulated_actors(scenario, settings)
-    return await build_pipeline(settings.method, actors, clock).run(Request(prompt, settings))
+    return await run(Request(prompt, settings), simulated_handles(scenario, settings), clock=clock)
 
 
-class _TargetWriter(LocalWriter):
-    """Runs nothing in the background unless its configuration says so, as the target's actor does."""
-
-    def __init__(self, engine: ScriptedEngine, background: bool) -> None:
-        super().__init__(engine, "target")
-        self._background = background
-
-    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Any:
-        allowed = replace(sampling, background=sampling.background and self._background)
-        return super().next_step(call_id, prompt, after, allowed)
-
-
-def simulated_actors(scenario: Scenario, settings: PipelineSettings) -> Actors:
+def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles:
     """Draft, target and verifier of a scenario; use them in the running event loop."""
     loop = asyncio.get_running_loop()
     cores = Cores(scenario.cores, scenario.together) if scenario.cores else None
-    acceptance = scenario.acceptance.get(Rule.of(settings).kind, 0.0)
+    acceptance = scenario.acceptance.get(rule_of(settings).kind, 0.0)
 
     def engine(seed: int, writing: Writing, max_batch: int = 1) -> ScriptedEngine:
         config = ScriptedEngineConfig(
@@ -141,8 +126,8 @@ def simulated_actors(scenario: Scenario, settings: PipelineSettings) -> Actors:
     if settings.method == "token_speculative":  # it proposes the target's tokens, and so steps of the target's lengths
         draft = draft.model_copy(update={"step_tokens": scenario.target.step_tokens})
     target = engine(TARGET, scenario.target, scenario.max_batch)
-    return Actors(
-        LocalWriter(engine(DRAFT, draft), "draft"),
-        _TargetWriter(target, scenario.background),
-        LocalJudge(engine(TARGET, scenario.target)),
+    return Handles(
+        Writer(LocalTransport(DraftActor, engine(DRAFT, draft))),
+        Writer(LocalTransport(TargetActor, target, background=scenario.background)),
+        Verifier(LocalTransport(VerifierActor, engine(TARGET, scenario.target))),
     )

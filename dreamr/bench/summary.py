@@ -6,10 +6,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 
-from dreamr.bench.contender import BASELINE, Contender
+from dreamr.bench.contender import Contender
 from dreamr.bench.duel import Run
 from dreamr.bench.schema import Latency, MethodReport, Row, Speedup, Tokens
 from dreamr.bench.speedup import speedup
+from pipelines import BASELINE
 
 
 def summarise(runs: Sequence[Run], contenders: Sequence[Contender], cores: int, seed: int = 0) -> list[MethodReport]:

@@ -16,7 +16,7 @@ from dreamr.bench.report import model_reports
 from dreamr.cli.lines import percent, printable
 from dreamr.config import PipelineSettings
 from dreamr.types import EngineInfo, Role
-from pipelines.trace import Trace
+from pipelines import Trace
 
 _LABEL = re.compile(r"^(final )?answer:\s*", re.IGNORECASE)
 _ENDINGS = {

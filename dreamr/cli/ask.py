@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from dreamr.bench.contender import BASELINE, Entry, PipelineContender
+from dreamr.bench.contender import Entry, PipelineContender
 from dreamr.bench.runner import Runner
 from dreamr.cli.answer import Answered, print_answer
 from dreamr.cli.inputs import check_timeline, read_config, read_prompt
@@ -19,6 +19,7 @@ from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
 from dreamr.config import PipelineSettings, with_draft
 from dreamr.types import Prompt
+from pipelines import BASELINE
 
 if TYPE_CHECKING:
     from actors.group import ActorGroup
@@ -63,7 +64,7 @@ async def _answer(
     notices = Console(stderr=True)
     runner = Runner()
     chosen, alone = (
-        PipelineContender(Entry(method, settings.model_copy(update={"method": method})), group.actors, {})
+        PipelineContender(Entry(method, settings.model_copy(update={"method": method})), group.handles, {})
         for method in (settings.method, BASELINE)
     )
     # Without an image, the second run could only be made from the caches that the first one has filled.

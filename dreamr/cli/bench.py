@@ -72,8 +72,8 @@ async def _controls(
     from dreamr.bench.controls import self_acceptance, slowdown_together
 
     answers = [(duel.problem(run.problem).prompt, run) for run in runs if run.name == "autoregressive"]
-    accepted = await self_acceptance(group.actors, settings, answers)
-    return accepted, await slowdown_together(group.actors, settings, duel.problem(0).prompt)
+    accepted = await self_acceptance(group.handles, settings, answers)
+    return accepted, await slowdown_together(group.handles, settings, duel.problem(0).prompt)
 
 
 def _make_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ from dreamr.cli.running import run_with_actors
 from dreamr.cli.table import print_report
 from dreamr.config import with_draft
 from dreamr.tasks.ledger import Problem
-from pipelines.base import OnCommit
+from pipelines import OnCommit
 
 if TYPE_CHECKING:
     from actors.group import ActorGroup

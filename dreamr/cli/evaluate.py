@@ -116,7 +116,7 @@ def _by_actors(rows: Rows, journal: Journal, concurrency: int, config: Config) -
     from dreamr.eval.pipeline_answerer import PipelineAnswerer
 
     async def answer(group: ActorGroup) -> None:
-        await _answer(rows, journal, concurrency, PipelineAnswerer(group.actors, config.pipeline))
+        await _answer(rows, journal, concurrency, PipelineAnswerer(group.handles, config.pipeline))
 
     if len(journal.outcomes) < len(rows):
         run_with_actors(config, Console(stderr=True), answer)

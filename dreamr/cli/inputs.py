@@ -19,8 +19,9 @@ from dreamr.config import (
     load_config,
     models_are_here,
 )
-from dreamr.errors import BadInput
+from dreamr.errors import BadInput, ConfigError
 from dreamr.types import Prompt
+from pipelines import check
 
 PICTURES = (".html", ".png")
 
@@ -59,17 +60,19 @@ def read_config(path: Path | None, options: Mapping[str, object]) -> Config:
     try:
         pipeline = PipelineSettings.model_validate(config.pipeline.model_dump() | given)
     except ValidationError as error:
-        raise BadInput(_refused_options(error, given)) from error
+        raise BadInput(_refused_option(error)) from error
+    try:
+        check(pipeline)
+    except ConfigError as error:  # a name that does not exist, or settings that do not go together
+        named = " ".join(f"{_option(name)} {value}" for name, value in given.items())
+        raise BadInput(f"{named}: {error}" if named else str(error)) from error
     return config.model_copy(update={"pipeline": pipeline})
 
 
-def _refused_options(error: ValidationError, given: Mapping[str, object]) -> str:
+def _refused_option(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
-    if problem["loc"]:
-        return f"{_option(str(problem['loc'][0]))} {problem['input']}: the value {reason}."
-    # Settings that do not go together: one of the options does not fit the others, or the configuration.
-    return f"{' '.join(f'{_option(name)} {value}' for name, value in given.items())}: {reason}."
+    return f"{_option(str(problem['loc'][0]))} {problem['input']}: the value {reason}."
 
 
 def _option(setting: str) -> str:

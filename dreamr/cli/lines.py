@@ -20,7 +20,7 @@ def print_step(console: Console, step: CommittedStep) -> None:
     row.add_column(width=8)
     row.add_column(justify="right", width=8)
     row.add_column(ratio=1)
-    rho = "" if step.rho is None else f"rho {step.rho:.2f}"
+    rho = "" if step.score is None else f"rho {step.score:.2f}"
     style = STYLES[step.source]
     row.add_row(
         str(step.index + 1),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from pipelines.trace import Trace
+from pipelines import Trace
 
 
 def draw_timeline(trace: Trace, path: Path) -> None:

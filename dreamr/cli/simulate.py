@@ -17,7 +17,7 @@ from dreamr.cli.inputs import check_writable
 from dreamr.cli.lines import percent
 from dreamr.config import PipelineSettings
 from dreamr.errors import BadInput
-from pipelines.registry import METHODS
+from pipelines import SCHEDULES
 
 
 def simulate(
@@ -31,7 +31,7 @@ def simulate(
     check_writable("--out", out)
     report = _read_report(calibrate) if calibrate else None
     chosen = Scenario.calibrated(report) if report else Scenario.read(scenario)
-    predictions = predict(chosen, _settings(report, window), METHODS, problems)
+    predictions = predict(chosen, _settings(report, window), list(SCHEDULES), problems)
     source, references = _references(chosen, report)
     document = json.dumps(_document(chosen, predictions, source, references), indent=2)
     if out:

@@ -18,12 +18,11 @@ from dreamr.config.engines import (
 )
 from dreamr.config.file import NO_FOLDER, Config, load_config, models_are_here, with_draft
 from dreamr.config.group import ActorConfig, GroupConfig, Verifier
-from dreamr.config.pipeline import NEEDS_OWN_STEPS, Method, PipelineSettings, VerdictKind
+from dreamr.config.pipeline import PipelineSettings
 from dreamr.config.serve import ImageLimits, ServeSettings
 
 __all__ = [
     "EMBEDDED_PREFIX",
-    "NEEDS_OWN_STEPS",
     "NO_FOLDER",
     "ActorConfig",
     "CheckpointConfig",
@@ -34,14 +33,12 @@ __all__ = [
     "HFEngineConfig",
     "ImageLimits",
     "ImportedEngineConfig",
-    "Method",
     "PipelineSettings",
     "ScriptedEngineConfig",
     "ServeSettings",
     "Strict",
     "StrictT",
     "VLLMEngineConfig",
-    "VerdictKind",
     "Verifier",
     "first_problem",
     "is_missing_folder",

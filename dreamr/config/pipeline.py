@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
-
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from dreamr.config.base import Strict
-
-Method = Literal[
-    "autoregressive",
-    "sequential",
-    "fpsr",
-    "specreason",
-    "lookahead",
-    "lookahead_batch",
-    "parallel_prefix",
-    "token_speculative",
-]
-"""The schedules, by name."""
-
-VerdictKind = Literal["rho", "digit", "mean_digit", "same", "embedding", "random"]
-"""How drafted steps are judged: see `dreamr.types.Criterion`; random is a coin, for comparison."""
-
-NEEDS_OWN_STEPS: frozenset[str] = frozenset({"same", "embedding"})
-"""These compare a drafted step with the target's own, which only some methods have for every drafted step."""
 
 
 class PipelineSettings(Strict):
     """How one request is answered; the command line may change each of them."""
 
-    method: Method = "fpsr"
+    method: str = "fpsr"
+    """A schedule: a key of `pipelines.SCHEDULES`."""
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is accepted when rho > alpha."""
     window: PositiveInt = 4
     """How many steps the draft may be ahead of the frontier."""
-    verdict: VerdictKind | None = None
-    """How drafted steps are judged; None: digit for specreason, same for lookahead(_batch), else rho."""
+    verdict: str | None = None
+    """How drafted steps are judged, a key of `pipelines.verification.VERDICTS`; None: the method's own kind."""
     threshold: float | None = None
     """Of verdicts other than rho, which has alpha; None: 7 for digits, 0.5 for same and random, 0.95 for embedding."""
     first_target_steps: int | None = Field(default=None, ge=0)
@@ -57,12 +38,3 @@ class PipelineSettings(Strict):
     target_deadline_s: PositiveFloat = 600.0
     stop_deadline_s: PositiveFloat = 30.0
     """A stopped call that takes longer to end counts as lost."""
-
-    @model_validator(mode="after")
-    def _verdict_fits_the_method(self) -> Self:
-        if self.verdict in NEEDS_OWN_STEPS and self.method in ("fpsr", "parallel_prefix"):
-            raise ValueError(
-                f"verdict '{self.verdict}' compares with the target's own step, which method '{self.method}' does not "
-                "have for every drafted step: use it with lookahead, sequential or specreason."
-            )
-        return self

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from dreamr.types import Checked, Criterion, Prefill, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Verdict
+
+COMPARISONS: frozenset[Criterion] = frozenset({"same", "embedding"})
+"""Criteria that compare a step with a reference: another step after the same prefix. The others ask about one step
+(`dreamr.engines.verdicts`)."""
 
 
 class EngineDied(RuntimeError):
@@ -19,7 +23,9 @@ class EngineDied(RuntimeError):
 class Engine(Protocol):
     """One model. Calls may run at the same time; the engine shares itself between them fairly."""
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
+    ) -> Step:
         """Write the step that follows `after`, i.e. from the prefix `after.end`.
 
         After a closed step (`after.closed`) nothing can follow: the result is an empty step with finish "eos".
@@ -37,7 +43,7 @@ class Engine(Protocol):
     ) -> list[Verdict]:
         """Judge steps that follow each other (`chain[i+1].prefix == chain[i].end`), each on its own prefix.
 
-        One verdict per step. Verdict tokens never become part of a prefix. Criteria that compare (`COMPARING`) look
+        One verdict per step. Verdict tokens never become part of a prefix. Criteria that compare (`COMPARISONS`) look
         at the texts of a step and its reference alone; `references` holds one per step then, else none.
         Raises ValueError when the steps do not follow each other, and for a criterion that the engine lacks.
         """

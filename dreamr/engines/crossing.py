@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from dreamr.engines.base import Engine
-from dreamr.types import COMPARING, Criterion, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.engines.base import COMPARISONS, Engine
+from dreamr.types import Criterion, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
 
 _UNFINISHED = "\ufffd"
 """What half a character decodes to."""
@@ -40,12 +40,14 @@ class TextCrossing:
     def __init__(self, engine: Engine, own: Tokenizer, target: Tokenizer) -> None:
         self._engine, self._own, self._target = engine, own, target
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
+    ) -> Step:
         """Write a step of at most `max_tokens` of the engine's own tokens; the target's encoding may be longer.
 
         Raises ValueError when the target's tokenizer cannot spell what was written.
         """
-        inner = await self._engine.next_step(call_id, prompt, self._translated(after), sampling)
+        inner = await self._engine.next_step(call_id, prompt, self._translated(after), sampling, priority)
         text = inner.text.rstrip(_UNFINISHED)
         tokens = self._spelled(text)
         if inner.closed and inner.tokens:
@@ -61,7 +63,7 @@ class TextCrossing:
         references: Sequence[Step] = (),
     ) -> list[Verdict]:
         """Judge each step on its own prefix; comparisons read texts alone, so steps stay as they are for those."""
-        if criterion in COMPARING:
+        if criterion in COMPARISONS:
             return await self._engine.score(call_id, prompt, chain, criterion, references)
         verdicts: list[Verdict] = []
         for step in chain:

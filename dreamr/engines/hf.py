@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dreamr.engines.base import COMPARISONS
 from dreamr.engines.batched import BatchedSequences
 from dreamr.engines.branches import check_branches
 from dreamr.engines.calls import Calls
@@ -30,18 +31,7 @@ from dreamr.engines.sampling import TokenChooser
 from dreamr.engines.verdicts import check_chain
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
-from dreamr.types import (
-    COMPARING,
-    Checked,
-    Criterion,
-    Prefill,
-    Prompt,
-    Proposal,
-    Sampling,
-    Step,
-    Tokens,
-    Verdict,
-)
+from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 
 MAX_CALLS = 64
 """Calls that share the model token by token; more wait for one of these to end."""
@@ -91,7 +81,9 @@ class HFEngine(HFWork):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._encoder.tokenizer
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
+    ) -> Step:
         """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""
         chooser = TokenChooser(sampling)
         if after.closed:
@@ -100,7 +92,7 @@ class HFEngine(HFWork):
         return await self._calls.run(
             call_id,
             lambda stop: self._write(prompt, after.end, chooser, sampling.max_tokens, stop),
-            background=sampling.background,
+            background=priority == "speculative",
         )
 
     async def score(
@@ -115,7 +107,7 @@ class HFEngine(HFWork):
 
         Raises ValueError when a step is empty, the steps do not follow each other, or references are missing.
         """
-        if criterion in COMPARING:
+        if criterion in COMPARISONS:
             check_pairs(chain, references)
             return await self._calls.run(call_id, lambda _: self._compare(chain, references, criterion))
         check_chain(chain)

@@ -21,6 +21,7 @@ from dreamr.types import (
     Criterion,
     Finish,
     Prefill,
+    Priority,
     Prompt,
     Proposal,
     Sampling,
@@ -53,7 +54,9 @@ class ScriptedEngine:
         self._read: set[str] = set()
         """Keys of the prompts that were read."""
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
+    ) -> Step:
         """See `Engine`."""
         if after.closed:
             return Step(prefix=after.end, finish="eos", started=self._now(), ended=self._now())
@@ -67,7 +70,7 @@ class ScriptedEngine:
             async with self._forward:
                 started = started if tokens else self._now()
                 first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
-                await self._pass(self._config.token_s + first, background=sampling.background)
+                await self._pass(self._config.token_s + first, background=priority == "speculative")
             tokens.append(script[len(tokens)])
         return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
 

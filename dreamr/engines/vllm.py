@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dreamr.config import VLLMEngineConfig
-from dreamr.engines.base import EngineDied
+from dreamr.engines.base import COMPARISONS, EngineDied
 from dreamr.engines.early_stops import EarlyStops
 from dreamr.engines.pairs import check_pairs
 from dreamr.engines.sampling import check_sampling
@@ -34,7 +34,7 @@ from dreamr.engines.vllm_loading import LoadedVLLM, start
 from dreamr.engines.vllm_questions import Question, questions
 from dreamr.engines.vllm_weights import replace_weights
 from dreamr.errors import Unable
-from dreamr.types import COMPARING, DELIMITER, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.types import DELIMITER, Criterion, Finish, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -79,7 +79,9 @@ class VLLMEngine:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._chat.tokenizer
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
+    ) -> Step:
         """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""
         check_sampling(sampling)
         if after.closed:
@@ -103,7 +105,7 @@ class VLLMEngine:
         Raises ValueError when a step is empty, the steps do not follow each other, references are missing, and for
         the criterion "embedding": vLLM does not give hidden states of a model that generates.
         """
-        if criterion in COMPARING:
+        if criterion in COMPARISONS:
             check_pairs(chain, references)
             return await _all(
                 self._comparison(call_id, step, other, criterion) for step, other in zip(chain, references, strict=True)

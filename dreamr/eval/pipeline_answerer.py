@@ -5,9 +5,8 @@ from __future__ import annotations
 from dreamr.config import PipelineSettings
 from dreamr.eval.reply import Reply
 from dreamr.types import Prompt
-from pipelines.handles import Actors
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
+from pipelines import Request, run
+from pipelines.handles import Handles
 
 
 class PipelineAnswerer:
@@ -15,11 +14,11 @@ class PipelineAnswerer:
 
     asks_for_text = False
 
-    def __init__(self, actors: Actors, settings: PipelineSettings) -> None:
-        self._pipeline, self._settings = build_pipeline(settings.method, actors), settings
+    def __init__(self, handles: Handles, settings: PipelineSettings) -> None:
+        self._handles, self._settings = handles, settings
 
     async def answer(self, prompt: Prompt) -> Reply:
-        trace = await self._pipeline.run(Request(prompt, self._settings))
+        trace = await run(Request(prompt, self._settings), self._handles)
         return Reply(
             text=trace.text,
             truncated=trace.end == "budget",

@@ -1,7 +1,7 @@
 """`Answering`: the choices of one request, each a run of the pipeline, as one stream of events.
 
-choice 0: place in line ─▶ pipeline.run ─ on_commit ─▶┐
-choice 1: place in line ─▶ pipeline.run ─ on_commit ─▶┴▶ queue ─▶ events() ─▶ HTTP
+choice 0: place in line ─▶ pipelines.run ─ on_commit ─▶┐
+choice 1: place in line ─▶ pipelines.run ─ on_commit ─▶┴▶ queue ─▶ events() ─▶ HTTP
                                                                    │ closed early (client gone, a choice failed):
 tasks cancelled and awaited: nothing is left at the actors ◀───────┘
 """
@@ -23,23 +23,20 @@ from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepComm
 from dreamr.serve.live import Watch
 from dreamr.serve.meters import Meters
 from dreamr.serve.sharing import Load, shared
-from pipelines.base import OnCommit
-from pipelines.handles import Actors
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
-from pipelines.trace import CommittedStep, Trace
-from pipelines.verification import Rule
+from pipelines import OnCommit, Request, Trace, rule_of, run
+from pipelines.handles import Handles
+from pipelines.trace import CommittedStep
 
 
 class Answering:
     """One request. `events` may be read once."""
 
     def __init__(
-        self, question: Question, actors: Actors, settings: ServeSettings, admission: Admission, meters: Meters
+        self, question: Question, handles: Handles, settings: ServeSettings, admission: Admission, meters: Meters
     ) -> None:
-        self._question, self._actors, self._settings = question, actors, settings
+        self._question, self._handles, self._settings = question, handles, settings
         self._admission, self._meters = admission, meters
-        self._rule = Rule.of(question.settings)
+        self._rule = rule_of(question.settings)
         self._load = Load(lambda: admission.num_running, settings.write_ahead_up_to, settings.draft_up_to)
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
@@ -92,11 +89,10 @@ class Answering:
         settings = question.settings.model_copy(update={"seed": question.settings.seed + choice})
         request = Request(question.prompt, settings, f"{question.id}-{choice}")
         if not question.watched:
-            return await build_pipeline(settings.method, shared(self._actors, self._load)).run(request, on_commit)
+            return await run(request, shared(self._handles, self._load), on_commit)
         watch = Watch(self._rule, lambda what: self._events.put_nowait(ActorWorked(choice, what)))
         try:
-            actors = shared(watch.over(self._actors), self._load)
-            return await build_pipeline(settings.method, actors).run(request, on_commit)
+            return await run(request, shared(watch.over(self._handles), self._load), on_commit)
         finally:
             await watch.settled()
 

@@ -71,7 +71,7 @@ class Reasoner:
         context = serve.get_replica_context()
         self._app_name = context.app_name
         self._group_config = named(config.group, context.app_name)
-        self._group = ActorGroup(self._group_config, lasting=True)
+        self._group = ActorGroup(self._group_config, detached=True)
         await self._group.start()
         self._service = Service(self._group, config)
         self._headers = {"X-Replica-ID": context.replica_tag}
@@ -86,7 +86,7 @@ class Reasoner:
         """Serve asks every few seconds: actors that hang are restarted, and a replica whose target is lost for good
         gives way to one that makes a new target."""
         await self._service.check()
-        if self._group.target.gone:
+        if self._group.transport("target").gone:
             raise RuntimeError("the target actor is gone and this replica cannot bring it back")
         await asyncio.to_thread(stop_superseded, self._group_config, self._app_name)
 

@@ -24,7 +24,8 @@ from dreamr.serve.replies import (
     Usage,
 )
 from dreamr.types import Verdict
-from pipelines.trace import CommittedStep, Span, Trace
+from pipelines import Trace, rule_of
+from pipelines.trace import CommittedStep, Span
 from pipelines.verification import Rule
 
 _FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
@@ -36,7 +37,7 @@ class Encoder:
 
     def __init__(self, question: Question, model: str, *, include_usage: bool = False) -> None:
         self._question, self._model, self._include_usage = question, model, include_usage
-        self._rule = Rule.of(question.settings)
+        self._rule = rule_of(question.settings)
         self._created = int(time.time())
         self._introduced: set[int] = set()
         self._answered: list[Answered] = []
@@ -125,18 +126,18 @@ class Encoder:
         return StepInfo(
             index=step.index,
             source=step.source,
-            rho=self._rho(step.rho),
-            accepted=None if step.rho is None else step.source == "draft",
+            rho=self._rho(step.score),
+            accepted=None if step.score is None else step.source == "draft",
             at=step.at,
             num_tokens=len(step.tokens),
         )
 
     def _span_info(self, span: Span, trace: Trace) -> dict[str, Any]:
-        info = asdict(span) | {"rho": self._rho(span.rho)}
+        info = asdict(span) | {"rho": self._rho(span.score)}
         if span.outcome != "verdict":
             return info
-        if span.rho is not None:
-            return info | {"accepted": self._rule.accepts(Verdict(span.rho))}
+        if span.score is not None:
+            return info | {"accepted": self._rule.accepts(Verdict(span.score))}
         # The verdicts on a chain, which is judged at the frontier: whether the first of them accepted.
         return info | {"accepted": trace.steps[span.step].source == "draft" if span.step < len(trace.steps) else None}
 
@@ -166,7 +167,7 @@ def _finish(answered: Answered) -> FinishReason:
 
 
 def _speculation(traces: Sequence[Trace], rule: Rule) -> Speculation:
-    rhos = [step.rho for trace in traces for step in trace.steps if step.rho is not None and rule.kind == "rho"]
+    rhos = [step.score for trace in traces for step in trace.steps if step.score is not None and rule.kind == "rho"]
     drafted, wasted = sum(trace.drafted_tokens for trace in traces), sum(trace.wasted_draft_tokens for trace in traces)
     lengths = [len(trace.tokens if trace.method == "token_speculative" else trace.steps) for trace in traces]
     judged, accepted = sum(trace.num_judged for trace in traces), sum(trace.num_accepted for trace in traces)

@@ -8,7 +8,8 @@ from typing import Any
 from dreamr.config import PipelineSettings
 from dreamr.serve.answer import Piece
 from dreamr.types import Prompt
-from pipelines.trace import CommittedStep, Trace
+from pipelines import Trace
+from pipelines.trace import CommittedStep
 
 
 @dataclass(frozen=True, slots=True)

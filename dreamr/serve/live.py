@@ -12,17 +12,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from dreamr.serve.wrapped import WrappedJudge, WrappedWriter
-from dreamr.types import Checked, Criterion, Prefill, Prompt, Proposal, Role, Sampling, Step, Verdict
-from pipelines.handles import Actors, Judge, Ref, Writer
+from dreamr.types import Checked, Prefill, Prompt, Proposal, Role, Step, Verdict
+from pipelines.handles import Handles, Ref, Transport, Verifier, WrappedTransport, Writer
 from pipelines.verification import Rule
 
-T = TypeVar("T")
 Tell = Callable[[dict[str, Any]], None]
-Value = Step | Verdict | Proposal | Checked | tuple[Step, ...] | tuple[Verdict, ...]
+Value = Prefill | Step | Verdict | Proposal | Checked | tuple[Step, ...] | tuple[Verdict, ...]
 
 
 class Watch:
@@ -34,32 +32,20 @@ class Watch:
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def over(self, actors: Actors) -> Actors:
+    def over(self, handles: Handles) -> Handles:
         """The same actors, watched."""
-        return Actors(
-            draft=WatchedWriter(actors.draft, "draft", self),
-            target=WatchedWriter(actors.target, "target", self),
-            judge=WatchedJudge(actors.judge, self),
+        return Handles(
+            draft=Writer(WatchedTransport(handles.draft.transport, "draft", self)),
+            target=Writer(WatchedTransport(handles.target.transport, "target", self)),
+            verifier=Verifier(WatchedTransport(handles.verifier.transport, "verifier", self)),
         )
 
-    def follow(self, lane: Role, ref: Ref[T]) -> Ref[T]:
-        """Tell of a call that has just been made, and of its result. Returns the call's reference."""
-        event = self._begun({"lane": lane})
+    def follow(self, lane: Role, method: str, ref: Ref[Any]) -> None:
+        """Report a call that has just been made, and its result."""
+        event = self._begun({"lane": lane} | ({"prefill": True} if method == "prefill" else {}))
         task = asyncio.create_task(self._wait_for(event, ref), name=f"watch {lane} {event['call']}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return ref
-
-    async def reading(self, judge: Judge, prompt: Prompt) -> Prefill:
-        """Have the verifier read the prompt, and tell of it."""
-        event = self._begun({"lane": "verifier", "prefill": True})
-        try:
-            read = await judge.prefill(prompt)
-        except BaseException:
-            self._lost(event)
-            raise
-        self._ended(event, read.started, read.ended)
-        return read
 
     async def settled(self) -> None:
         """Return when every call has been told of."""
@@ -79,7 +65,7 @@ class Watch:
             case Verdict(judged=False):
                 return {"judged": False}
             case Verdict():
-                rho = {"rho": value.rho} if self._rule.kind == "rho" else {}
+                rho = {"rho": value.score} if self._rule.kind == "rho" else {}
                 return {"judged": True, "accepted": self._rule.accepts(value), **rho}
             case (Verdict() as first, *_):  # a chain is judged at the frontier: its first verdict decides something
                 return {"judged": True, "accepted": self._rule.accepts(first)}
@@ -102,49 +88,14 @@ class Watch:
         self._tell(event | {"lost": True, "end": time.time() - self._began})
 
 
-class WatchedWriter(WrappedWriter):
-    def __init__(self, inner: Writer, lane: Role, watch: Watch) -> None:
+class WatchedTransport(WrappedTransport):
+    """Reports every call that it carries."""
+
+    def __init__(self, inner: Transport, lane: Role, watch: Watch) -> None:
         super().__init__(inner)
         self._lane, self._watch = lane, watch
 
-    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:
-        return self._watch.follow(self._lane, super().next_step(call_id, prompt, after, sampling))
-
-    def next_steps(
-        self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
-    ) -> Ref[tuple[Step, ...]]:
-        return self._watch.follow(self._lane, super().next_steps(call_id, prompt, chain, sampling))
-
-    def propose_tokens(
-        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
-    ) -> Ref[Proposal]:
-        return self._watch.follow(self._lane, super().propose_tokens(call_id, prompt, after, num_tokens, sampling))
-
-    def check_tokens(
-        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal | Ref[Proposal], sampling: Sampling
-    ) -> Ref[Checked]:
-        return self._watch.follow(self._lane, super().check_tokens(call_id, prompt, after, proposal, sampling))
-
-
-class WatchedJudge(WrappedJudge):
-    def __init__(self, inner: Judge, watch: Watch) -> None:
-        super().__init__(inner)
-        self._watch = watch
-
-    async def prefill(self, prompt: Prompt) -> Prefill:
-        return await self._watch.reading(self._inner, prompt)
-
-    def score(
-        self,
-        call_id: str,
-        prompt: Prompt,
-        step: Step | Ref[Step],
-        criterion: Criterion = "rho",
-        reference: Step | Ref[Step] | None = None,
-    ) -> Ref[Verdict]:
-        return self._watch.follow("verifier", super().score(call_id, prompt, step, criterion, reference))
-
-    def score_chain(
-        self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
-    ) -> Ref[tuple[Verdict, ...]]:
-        return self._watch.follow("verifier", super().score_chain(call_id, prompt, chain, criterion))
+    def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Ref[Any]:
+        ref = super().submit(method, call_id, prompt, *arguments)
+        self._watch.follow(self._lane, method, ref)
+        return ref

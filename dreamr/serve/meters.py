@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from dreamr.types import Role
-from pipelines.trace import Trace
+from pipelines import Trace
 from pipelines.verification import Rule
 
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
@@ -85,8 +85,8 @@ class Meters:
         _add(self._draft_tokens, trace.drafted_tokens)
         _add(self._losses, trace.num_losses)
         for step in trace.steps if rule.kind == "rho" else ():
-            if step.rho is not None:
-                self._rho.observe(step.rho)
+            if step.score is not None:
+                self._rho.observe(step.score)
 
 
 def _add(counter: Counter, amount: float, tags: dict[str, str] | None = None) -> None:

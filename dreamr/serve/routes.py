@@ -15,7 +15,7 @@ from dreamr.serve.sample import data_url
 from dreamr.serve.scrape import CONTENT_TYPE, scrape
 from dreamr.serve.service import Service
 from dreamr.tasks.ledger import make_problem
-from pipelines.registry import METHODS
+from pipelines import SCHEDULES
 
 PAGE = Path(__file__).parent / "page"
 
@@ -40,7 +40,7 @@ def routes(service: Service) -> APIRouter:
             role: {"model": info.model, "device": info.device, "num_parameters": info.num_parameters}
             for role, info in service.group.infos.items()
         }
-        model = Model(id=service.settings.model_name, created=started, methods=list(METHODS), actors=rows)
+        model = Model(id=service.settings.model_name, created=started, methods=list(SCHEDULES), actors=rows)
         return ModelList(data=[model])
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from dreamr.config import Method
+from pipelines import SCHEDULES
 
 INT64 = 2**63
+
+
+def _known_method(name: str) -> str:
+    if name not in SCHEDULES:
+        raise ValueError(f"choose one of {', '.join(SCHEDULES)}")
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known_method), Field(json_schema_extra={"enum": list(SCHEDULES)})]
 
 
 class _Input(BaseModel):
@@ -124,7 +133,7 @@ class ChatRequest(_NeutralOnly):
     user: str | None = Field(default=None, max_length=256)
     """Written to the log beside the request id."""
 
-    method: Method | None = None
+    method: MethodName | None = None
     alpha: float | None = Field(default=None, ge=0, lt=1)
     """A drafted step is accepted when rho > alpha."""
     window: int | None = Field(default=None, ge=1)

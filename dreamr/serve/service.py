@@ -7,10 +7,8 @@ import secrets
 import uuid
 from typing import Literal, Protocol
 
-from pydantic import ValidationError
-
-from dreamr.config import Config, PipelineSettings, first_problem
-from dreamr.errors import ActorLost
+from dreamr.config import Config, PipelineSettings
+from dreamr.errors import ActorLost, ConfigError
 from dreamr.serve.admission import Admission
 from dreamr.serve.answering import Answering
 from dreamr.serve.errors import ApiError, refused, unavailable
@@ -22,7 +20,8 @@ from dreamr.serve.prompts import read_prompt
 from dreamr.serve.schema import ChatRequest
 from dreamr.tasks.images import cold_copy
 from dreamr.types import EngineInfo, Prompt, Role
-from pipelines.handles import Actors
+from pipelines import check
+from pipelines.handles import Handles
 
 Status = Literal["ok", "degraded", "unavailable"]
 
@@ -30,22 +29,11 @@ SILENT_AFTER_S = 4.0
 """An actor that says nothing for so long counts as away; when it is restarted is its group's affair."""
 
 
-class PromptReader(Protocol):
-    """What the target knows about prompts."""
-
-    async def count_tokens(self, prompt: Prompt) -> int: ...
-
-    async def recovered(self) -> None: ...
-
-
 class Group(Protocol):
     """What is needed of an `ActorGroup`."""
 
     @property
-    def actors(self) -> Actors: ...
-
-    @property
-    def target(self) -> PromptReader: ...
+    def handles(self) -> Handles: ...
 
     @property
     def infos(self) -> dict[Role, EngineInfo]: ...
@@ -86,12 +74,12 @@ class Service:
             prompt = await read_prompt(request.messages, self.settings, self._images)
             if request.cold:
                 prompt = await asyncio.to_thread(cold_copy, prompt, own_id)
-        num_tokens = await self._count_tokens(prompt)
+        num_tokens = await self._count_tokens(own_id, prompt)
         return Question(own_id, prompt, num_tokens, settings, num_choices, tuple(request.stop or ()), request.timeline)
 
     def answer(self, question: Question) -> Answering:
         """Its events; nothing begins before they are read."""
-        return Answering(question, self.group.actors, self.settings, self.admission, self.meters)
+        return Answering(question, self.group.handles, self.settings, self.admission, self.meters)
 
     async def check(self) -> tuple[Status, dict[Role, bool]]:
         """Whether the service can answer, and which actors are up; those that hang are restarted.
@@ -136,11 +124,12 @@ class Service:
             "max_step_tokens": min(own.max_step_tokens, max_tokens),
         }
         given = {name: value for name, value in changes.items() if value is not None}
+        settings = own.model_copy(update=given)  # the schema has checked every value
         try:
-            return PipelineSettings.model_validate(own.model_dump() | given)
-        except ValidationError as error:  # the schema has bounded all else: it is the method that does not fit
-            reason = first_problem(error)
-            raise refused("method", f"method = '{request.method}' does not work on this server: {reason}") from None
+            check(settings)
+        except ConfigError as error:  # the server's verdict does not go with the method
+            raise refused("method", f"method = '{request.method}' does not work on this server: {error}") from None
+        return settings
 
     def _max_tokens(self, request: ChatRequest) -> int:
         if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
@@ -152,16 +141,16 @@ class Service:
             raise refused(param, f"{param} = {asked} is too many; this server gives at most {largest}.")
         return asked
 
-    async def _count_tokens(self, prompt: Prompt) -> int:
+    async def _count_tokens(self, own_id: str, prompt: Prompt) -> int:
         """Asks again when the target was lost meanwhile and came back."""
-        target = self.group.target
+        target = self.group.handles.target
         try:
             try:
-                return await target.count_tokens(prompt)
+                return await target.count_tokens(f"{own_id}/count", prompt)
             except ActorLost:
                 async with asyncio.timeout(self.settings.queue_deadline_s):
-                    await target.recovered()
-                return await target.count_tokens(prompt)
+                    await target.transport.recovered()
+                return await target.count_tokens(f"{own_id}/count", prompt)
         except ValueError as error:
             raise refused("messages", str(error)) from error
         except (ActorLost, TimeoutError) as error:

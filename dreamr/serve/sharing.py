@@ -1,28 +1,27 @@
-"""Back-off under load: handles that speculate less while many answers share the actors. Schedules know nothing of it.
+"""Back-off under load: transports that speculate less while many answers share the actors.
 
-    next_step(background) ─▶ few at work ─▶ target begins at once, ahead of the verdict          (latency)
-                          └▶ many ────────▶ `Postponed`: begins when somebody awaits it,         (throughput)
-                                            which FPSR does when the verdict says no
+    next_step, speculative ─▶ few running ─▶ the target begins at once, ahead of the verdict         (latency)
+                           └▶ many ────────▶ `Postponed`: begins when it is awaited, which FPSR      (throughput)
+                                             does when the verdict rejects
 
-A postponed step that is not needed never begins, so the target works on nothing that is thrown away. What is committed
+A postponed step that is not needed never begins, so the target writes nothing that is thrown away. What is committed
 is the same: it depends on verdicts, not on when the target's step began. Where even drafting does not pay, the draft
-counts as away, and schedules let the target write.
+counts as down, and schedules let the target write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from dreamr.serve.wrapped import WrappedWriter
-from dreamr.types import Prompt, Sampling, Step
-from pipelines.handles import Actors, Ref, Writer
+from dreamr.types import Prompt, Step
+from pipelines.handles import Handles, Ref, Transport, WrappedTransport, Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much is going on, and from when on to step back."""
+    """How many answers are running, and from how many on to speculate less."""
 
     num_running: Callable[[], int]
     write_ahead_up_to: int
@@ -37,9 +36,13 @@ class Load:
         return self.num_running() <= self.draft_up_to
 
 
-def shared(actors: Actors, load: Load) -> Actors:
+def shared(handles: Handles, load: Load) -> Handles:
     """The same actors for one answer of several."""
-    return Actors(DraftUnderLoad(actors.draft, load), TargetUnderLoad(actors.target, load), actors.judge)
+    return Handles(
+        Writer(DraftUnderLoad(handles.draft.transport, load)),
+        Writer(TargetUnderLoad(handles.target.transport, load)),
+        handles.verifier,
+    )
 
 
 class Postponed:
@@ -65,34 +68,35 @@ class Postponed:
         return (yield from self._ref.__await__())
 
 
-class DraftUnderLoad(WrappedWriter):
-    """A draft that counts as away while drafting does not pay."""
+class DraftUnderLoad(WrappedTransport):
+    """A draft that counts as down while drafting does not pay."""
 
-    def __init__(self, inner: Writer, load: Load) -> None:
+    def __init__(self, inner: Transport, load: Load) -> None:
         super().__init__(inner)
         self._load = load
 
     @property
     def up(self) -> bool:
-        return self._inner.up and self._load.allows_drafting
+        return super().up and self._load.allows_drafting
 
 
-class TargetUnderLoad(WrappedWriter):
-    """A target whose step ahead of the verdict waits for the verdict, while others need the target. For one request."""
+class TargetUnderLoad(WrappedTransport):
+    """A target whose step ahead of the verdict waits for the verdict while others need the target. For one request."""
 
-    def __init__(self, inner: Writer, load: Load) -> None:
+    def __init__(self, inner: Transport, load: Load) -> None:
         super().__init__(inner)
         self._load = load
         self._postponed: dict[str, Postponed] = {}
 
-    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Ref[Step]:
-        # Never in the background: a step that turns out to be needed would go on waiting for cores that others keep.
-        needed = replace(sampling, background=False)
-        if not (sampling.background and isinstance(after, Step)) or self._load.allows_writing_ahead:
-            return super().next_step(call_id, prompt, after, needed)
-        step = Postponed(lambda: self._inner.next_step(call_id, prompt, after, needed), after)
-        self._postponed[call_id] = step
-        return step
+    def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Ref[Any]:
+        match method, arguments:
+            case "next_step", (Step() as after, sampling, "speculative") if not self._load.allows_writing_ahead:
+                begin = super().submit
+                # Needed when it begins: as a speculative one it would wait for others again.
+                step = Postponed(lambda: begin(method, call_id, prompt, after, sampling, "needed"), after)
+                self._postponed[call_id] = step
+                return step
+        return super().submit(method, call_id, prompt, *arguments)
 
     def stop(self, call_id: str) -> None:
         step = self._postponed.pop(call_id, None)

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import tostring
 
 from dreamr.timeline.look import HATCH, LOOKS, headline, outcomes
 from dreamr.timeline.svg import svg
-from pipelines.trace import Trace
+from pipelines import Trace
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -74,7 +74,7 @@ def _legend(trace: Trace) -> str:
 def _steps(trace: Trace) -> str:
     rows = "".join(
         f'<tr><td class="number">{step.index + 1}</td><td>{step.source}</td>'
-        f'<td class="number">{"" if step.rho is None else f"{step.rho:.3f}"}</td>'
+        f'<td class="number">{"" if step.score is None else f"{step.score:.3f}"}</td>'
         f'<td class="number">{step.at:.3f}</td><td class="text">{html.escape(step.text.strip())}</td></tr>\n'
         for step in trace.steps
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dreamr.types import Role
-from pipelines.trace import Span, Trace
+from pipelines import Trace
+from pipelines.trace import Span
 
 ORDER: tuple[Role, ...] = ("draft", "verifier", "target")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipelines.trace import CommittedStep, Outcome, Trace
+from pipelines import Trace
+from pipelines.trace import CommittedStep, Outcome
 
 
 @dataclass(frozen=True, slots=True)

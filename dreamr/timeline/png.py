@@ -12,7 +12,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from dreamr.timeline.lanes import Lane, lanes, time_range
 from dreamr.timeline.look import FAINT, GRID, HATCH, LANE, LOOKS, TEXT, headline, outcomes, with_room
-from pipelines.trace import Span, Trace
+from pipelines import Trace
+from pipelines.trace import Span
 
 DPI = 160
 ROW_INCHES, GAP, BAR = 0.42, 0.55, 0.78

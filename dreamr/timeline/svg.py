@@ -7,7 +7,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from dreamr.timeline.lanes import Lane, lanes, time_range
 from dreamr.timeline.look import FAINT, GRID, HATCH, LANE, LOOKS, TEXT, outcomes, with_room
-from pipelines.trace import CommittedStep, Span, Trace
+from pipelines import Trace
+from pipelines.trace import CommittedStep, Span
 
 LEFT, TOP, RIGHT, BOTTOM = 76, 34, 18, 46
 ROW, BAR, GAP = 30, 24, 16
@@ -84,7 +85,7 @@ class _Drawing:
             corners = [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)]
         outline = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
         mark = _add(self.root, "polygon", points=outline, fill=LOOKS["committed"].fill)
-        verdict = "" if step.rho is None else f"\nrho of the drafted step {step.rho:.3f}"
+        verdict = "" if step.score is None else f"\nrho of the drafted step {step.score:.3f}"
         told = f"step {step.index + 1}, written by the {step.source}\ncommitted at {step.at:.3f} s{verdict}"
         _add(mark, "title").text = told
         if numbered:
@@ -127,7 +128,7 @@ def _told(span: Span) -> str:
     what = "prompt" if span.outcome == "prefill" else f"step {span.number}"
     if span.outcome == "verdict":
         what = f"verdict on {what}"
-    facts = [f"{span.lane}: {what}", LOOKS[span.outcome].label if span.rho is None else f"rho {span.rho:.3f}"]
+    facts = [f"{span.lane}: {what}", LOOKS[span.outcome].label if span.score is None else f"rho {span.score:.3f}"]
     if span.num_tokens:
         facts.append(f"{span.num_tokens} tokens")
     facts.append(f"{span.start:.3f} to {span.end:.3f} s ({1000 * (span.end - span.start):.1f} ms)")

@@ -16,12 +16,11 @@ import pytest
 import pytest_asyncio
 
 from actors.group import ActorGroup
-from dreamr.config import Method, load_config, with_draft
+from dreamr.config import load_config, with_draft
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
 from dreamr.types import Role
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
-from pipelines.trace import CommittedStep, Trace
+from pipelines import Request, Trace, run
+from pipelines.trace import CommittedStep
 
 pytestmark = [
     pytest.mark.ray,
@@ -43,14 +42,13 @@ async def group(ray_cluster: None) -> AsyncIterator[ActorGroup]:
 
 async def answer(
     group: ActorGroup,
-    method: Method,
+    method: str,
     problem: Problem,
     on_commit: Callable[[CommittedStep], None] | None = None,
     **settings: Any,
 ) -> Trace:
     chosen = CONFIG.pipeline.model_copy(update={"method": method, **settings})
-    pipeline = build_pipeline(method, group.actors)
-    return await pipeline.run(Request(problem.prompt, chosen), on_commit)
+    return await run(Request(problem.prompt, chosen), group.handles, on_commit)
 
 
 def problem_number(number: int) -> Problem:
@@ -95,8 +93,8 @@ async def test_steps_of_both_models_lead_to_the_right_answer(group: ActorGroup, 
     assert trace.end == "answered"
     assert trace.num_losses == 0
     alpha = CONFIG.pipeline.alpha
-    assert all(step.rho is not None for step in trace.steps)
-    assert all((step.source == "draft") == (step.rho > alpha) for step in trace.steps if step.rho is not None)
+    assert all(step.score is not None for step in trace.steps)
+    assert all((step.source == "draft") == (step.score > alpha) for step in trace.steps if step.score is not None)
 
 
 @pytest.mark.parametrize("role", ["draft", "verifier", "target"])

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from actors.handles import RayHandle
 from support.toy_group import DIE, HANG, QUESTION, THREE, process_ended, toy_actor, toy_group
 
 from actors.group import ActorGroup
-from actors.handles import RayHandle
 from dreamr.errors import ActorLost
 from dreamr.types import ROOT, Role
 
@@ -45,9 +45,13 @@ def supervisors() -> set[asyncio.Task[object]]:
 
 
 async def works(group: ActorGroup) -> bool:
-    step = group.draft.next_step("again", QUESTION, ROOT, THREE)
-    verdict = await group.judge.score("again", QUESTION, step)
-    return (await group.target.next_step("again", QUESTION, step, THREE)).tokens == (3, 4, 5) and verdict.rho == 1.0
+    step = group.handles.draft.next_step("again", QUESTION, ROOT, THREE)
+    verdict = await group.handles.verifier.score("again", QUESTION, step)
+    return (await group.handles.target.next_step("again", QUESTION, step, THREE)).tokens == (
+        3,
+        4,
+        5,
+    ) and verdict.score == 1.0
 
 
 @pytest.mark.parametrize("role", ["draft", "target"])
@@ -70,22 +74,22 @@ async def test_a_killed_writer_loses_its_open_call_and_comes_back(group: ActorGr
 
 
 async def test_a_killed_verifier_comes_back_and_its_drafts_survive(group: ActorGroup) -> None:
-    step = group.draft.next_step("1", QUESTION, ROOT, THREE)
-    verdict = group.judge.score("2", HANG, step)
+    step = group.handles.draft.next_step("1", QUESTION, ROOT, THREE)
+    verdict = group.handles.verifier.score("2", HANG, step)
     await group.check()
     os.kill(pid(group, "verifier"), signal.SIGKILL)
     with pytest.raises(ActorLost, match="the verifier actor was lost"):
         await verdict
-    await group.judge.recovered()
-    assert (await group.judge.score("3", QUESTION, step)).rho == 1.0
+    await group.transport("verifier").recovered()
+    assert (await group.handles.verifier.score("3", QUESTION, step)).score == 1.0
 
 
 async def test_an_actor_that_kills_itself_again_is_restarted_again(group: ActorGroup) -> None:
     pids = {pid(group, "target")}
     for _ in range(2):
         with pytest.raises(ActorLost):
-            await group.target.next_step("1", DIE, ROOT, THREE)
-        await group.target.recovered()
+            await group.handles.target.next_step("1", DIE, ROOT, THREE)
+        await group.transport("target").recovered()
         pids.add(pid(group, "target"))
     assert len(pids) == 3
     assert await works(group)
@@ -97,41 +101,41 @@ async def test_the_death_of_an_idle_actor_is_noticed_without_a_call(group: Actor
     assert await asyncio.to_thread(process_ended, before)
     await asyncio.wait({group._members["draft"]._lifeline}, timeout=30)
     await asyncio.sleep(0)
-    assert not group.draft.up
-    await group.draft.recovered()
+    assert not group.transport("draft").up
+    await group.transport("draft").recovered()
     assert pid(group, "draft") != before
     assert await works(group)
 
 
 async def test_a_loss_upstream_is_blamed_on_the_draft_and_not_on_the_judge(group: ActorGroup) -> None:
     verifier = pid(group, "verifier")
-    drafted = group.draft.next_step("1", HANG, ROOT, THREE)
-    chained = group.draft.next_step("2", QUESTION, drafted, THREE)
-    verdict = group.judge.score("3", QUESTION, chained)
+    drafted = group.handles.draft.next_step("1", HANG, ROOT, THREE)
+    chained = group.handles.draft.next_step("2", QUESTION, drafted, THREE)
+    verdict = group.handles.verifier.score("3", QUESTION, chained)
     await group.check()
     os.kill(pid(group, "draft"), signal.SIGKILL)
     with pytest.raises(ActorLost, match="the draft actor was lost"):
         await verdict
-    assert not group.draft.up
-    group.judge.report_lost()
-    assert group.judge.up
-    await group.draft.recovered()
+    assert not group.transport("draft").up
+    group.transport("verifier").report_lost()
+    assert group.transport("verifier").up
+    await group.transport("draft").recovered()
     assert pid(group, "verifier") == verifier
     assert await works(group)
 
 
 async def test_a_reported_hang_is_killed_and_restarted_once(group: ActorGroup) -> None:
     before, generation = pid(group, "draft"), group._members["draft"].generation
-    open_call = group.draft.next_step("1", QUESTION, ROOT, THREE)
+    open_call = group.handles.draft.next_step("1", QUESTION, ROOT, THREE)
     await open_call
     os.kill(before, signal.SIGSTOP)
-    open_call = group.draft.next_step("2", QUESTION, ROOT, THREE)
+    open_call = group.handles.draft.next_step("2", QUESTION, ROOT, THREE)
     for _ in range(3):
-        group.draft.report_lost()
-    assert not group.draft.up
+        group.transport("draft").report_lost()
+    assert not group.transport("draft").up
     with pytest.raises(ActorLost):
         await open_call
-    await asyncio.gather(*(group.draft.recovered() for _ in range(3)))
+    await asyncio.gather(*(group.transport("draft").recovered() for _ in range(3)))
     assert process_ended(before)
     assert group._members["draft"].generation == generation + 1
     assert await works(group)
@@ -139,36 +143,36 @@ async def test_a_reported_hang_is_killed_and_restarted_once(group: ActorGroup) -
 
 async def test_a_hang_of_the_engine_alone_is_repaired_although_the_process_answers(group: ActorGroup) -> None:
     before = pid(group, "target")
-    open_call = group.target.next_step("1", HANG, ROOT, THREE)
+    open_call = group.handles.target.next_step("1", HANG, ROOT, THREE)
     assert (await group.check())["target"]
-    group.target.report_lost()
+    group.transport("target").report_lost()
     with pytest.raises(ActorLost):
         await open_call
-    await group.target.recovered()
+    await group.transport("target").recovered()
     assert pid(group, "target") != before
 
 
 async def test_a_verdict_that_waits_for_a_hanging_draft_does_not_cost_the_verifier(group: ActorGroup) -> None:
     draft, verifier = pid(group, "draft"), pid(group, "verifier")
-    verdict = group.judge.score("2", QUESTION, group.draft.next_step("1", HANG, ROOT, THREE))
-    group.judge.report_lost()
+    verdict = group.handles.verifier.score("2", QUESTION, group.handles.draft.next_step("1", HANG, ROOT, THREE))
+    group.transport("verifier").report_lost()
     with pytest.raises(ActorLost, match="the draft actor"):
         await verdict
-    await group.draft.recovered()
+    await group.transport("draft").recovered()
     assert pid(group, "draft") != draft
     assert pid(group, "verifier") == verifier
 
 
 async def test_a_late_report_leaves_the_fresh_actor_alone(group: ActorGroup) -> None:
-    lost = group.draft.next_step("1", DIE, ROOT, THREE)
+    lost = group.handles.draft.next_step("1", DIE, ROOT, THREE)
     with pytest.raises(ActorLost):
         await lost
-    await group.draft.recovered()
+    await group.transport("draft").recovered()
     fresh = pid(group, "draft")
-    group.draft.report_lost()
+    group.transport("draft").report_lost()
     with pytest.raises(ActorLost):
         await lost  # told once more of the old loss
-    assert group.draft.up
+    assert group.transport("draft").up
     assert (await group.check())["draft"]
     assert pid(group, "draft") == fresh
 
@@ -176,20 +180,20 @@ async def test_a_late_report_leaves_the_fresh_actor_alone(group: ActorGroup) -> 
 async def test_check_finds_a_hanging_actor(group: ActorGroup) -> None:
     os.kill(pid(group, "verifier"), signal.SIGSTOP)
     assert await group.check() == {"draft": True, "target": True, "verifier": False}
-    await group.judge.recovered()
+    await group.transport("verifier").recovered()
     assert (await group.check())["verifier"]
 
 
 async def test_without_restarts_left_the_loss_is_final_and_said() -> None:
     async with ActorGroup(toy_group(draft=toy_actor() | {"max_restarts": 0})) as group:
         with pytest.raises(ActorLost):
-            await group.draft.next_step("1", DIE, ROOT, THREE)
+            await group.handles.draft.next_step("1", DIE, ROOT, THREE)
         with pytest.raises(ActorLost, match="the draft actor did not come back"):
-            await group.draft.recovered()
-        assert not group.draft.up
+            await group.transport("draft").recovered()
+        assert not group.transport("draft").up
         with pytest.raises(ActorLost):
-            await group.draft.next_step("2", QUESTION, ROOT, THREE)
-        assert (await group.target.next_step("3", QUESTION, ROOT, THREE)).tokens == (0, 1, 2)
+            await group.handles.draft.next_step("2", QUESTION, ROOT, THREE)
+        assert (await group.handles.target.next_step("3", QUESTION, ROOT, THREE)).tokens == (0, 1, 2)
 
 
 async def test_stopping_in_the_middle_of_a_recovery_leaves_nothing_behind() -> None:
@@ -200,9 +204,9 @@ async def test_stopping_in_the_middle_of_a_recovery_leaves_nothing_behind() -> N
     old = {info.pid for info in group.infos.values()}
     handles: list[RayHandle] = [group.draft, group.target, group.judge]
     os.kill(pid(group, "draft"), signal.SIGSTOP)
-    open_call = group.draft.next_step("1", QUESTION, ROOT, THREE)
-    group.draft.report_lost()
-    waiting = asyncio.create_task(group.draft.recovered())
+    open_call = group.handles.draft.next_step("1", QUESTION, ROOT, THREE)
+    group.transport("draft").report_lost()
+    waiting = asyncio.create_task(group.transport("draft").recovered())
     await asyncio.sleep(0)
     await group.stop()
     with pytest.raises(ActorLost, match="was stopped"):

@@ -32,15 +32,17 @@ async def test_actors_give_what_the_engine_gives_and_a_killed_target_gives_it_ag
     config = toy_group(draft=actor, target=actor, verifier="shared", ready_deadline_s=120, health_deadline_s=10)
     async with ActorGroup(config) as group:
         assert group.infos["target"].num_parameters > 0
-        drafted = group.draft.next_step("1", PROMPT, ROOT, SAMPLING)
-        judged = group.judge.score("2", PROMPT, drafted)
+        drafted = group.handles.draft.next_step("1", PROMPT, ROOT, SAMPLING)
+        judged = group.handles.verifier.score("2", PROMPT, drafted)
         assert (await drafted).tokens == step.tokens
-        assert (await judged).rho == pytest.approx(verdict.rho, abs=1e-5)
+        assert (await judged).score == pytest.approx(verdict.score, abs=1e-5)
 
-        long = group.target.next_step("3", PROMPT, ROOT, Sampling(max_tokens=100_000, temperature=1.0))
+        long = group.handles.target.next_step("3", PROMPT, ROOT, Sampling(max_tokens=100_000, temperature=1.0))
         os.kill(group.infos["target"].pid, signal.SIGKILL)
         with pytest.raises(ActorLost, match="the target actor"):
             await long
-        await group.target.recovered()
-        assert (await group.target.next_step("4", PROMPT, await drafted, SAMPLING)).prefix == step.tokens
-        assert (await group.judge.score("5", PROMPT, drafted)).rho == pytest.approx(verdict.rho, abs=1e-5)
+        await group.transport("target").recovered()
+        assert (await group.handles.target.next_step("4", PROMPT, await drafted, SAMPLING)).prefix == step.tokens
+        assert (await group.handles.verifier.score("5", PROMPT, drafted)).score == pytest.approx(
+            verdict.score, abs=1e-5
+        )

@@ -14,7 +14,7 @@ from support.toy_group import QUESTION, THREE, process_ended, toy_actor, toy_gro
 
 from actors import cluster
 from actors.group import ActorGroup
-from actors.resources import missing, refusal, total
+from actors.placement import missing, refusal, total
 from dreamr.config import ClusterSettings
 from dreamr.errors import ActorLost, NotEnoughResources
 from dreamr.types import ROOT
@@ -111,7 +111,7 @@ async def test_a_busy_cluster_refuses_and_fits_again_after_a_stop() -> None:
 @pytest.mark.usefixtures("ray_cluster")
 async def test_an_actor_that_asks_for_nothing_still_gets_a_place() -> None:
     async with ActorGroup(toy_group(draft=toy_actor(num_cpus=0))) as group:
-        assert (await group.draft.next_step("1", QUESTION, ROOT, THREE)).tokens == (0, 1, 2)
+        assert (await group.handles.draft.next_step("1", QUESTION, ROOT, THREE)).tokens == (0, 1, 2)
 
 
 @pytest.mark.ray

@@ -15,15 +15,13 @@ import ray
 import torch
 from ray.util.placement_group import remove_placement_group
 
-from actors.handles import RayJudge, RayWriter
-from actors.prompt_store import PromptStore
-from actors.resources import reserve_bundles
+from actors.placement import reserve_bundles
+from actors.ray_transport import RayTransport, StoredPrompts
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.ledger import make_problem
-from pipelines.handles import Actors
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
+from pipelines import Request, run
+from pipelines.handles import Handles, Verifier, Writer
 from rl.chains import Chain, GroupRequest, RolloutTask
 from rl.config import SapoConfig
 from rl.launch import bundles
@@ -80,15 +78,17 @@ def tokens(chains: tuple[Chain, ...]) -> list[tuple[int, ...]]:
 async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits(pool: RolloutPool) -> None:
     for temperature in (0.0, 1.0):
         groups = await pool.roll_out(requests(temperature, 2), IN_PIPELINE)
-        store = PromptStore()
+        store = StoredPrompts()
         worker, verifier = pool._workers[0], pool._verifiers[0]
-        actors = Actors(RayWriter(worker, store), RayWriter(verifier, store), RayJudge(verifier, store))
-        pipeline = build_pipeline("sequential", actors)
+        draft, target = RayTransport(worker, store), RayTransport(verifier, store)
+        handles = Handles(Writer(draft), Writer(target), Verifier(target))
         sources = set()
         for problem, group in zip(PROBLEMS, groups, strict=True):
             for seed, chain in enumerate(group.chains):
-                settings = PipelineSettings(temperature=temperature, seed=seed, max_tokens=512, max_step_tokens=96)
-                trace = await pipeline.run(Request(problem.prompt, settings))
+                settings = PipelineSettings(
+                    method="sequential", temperature=temperature, seed=seed, max_tokens=512, max_step_tokens=96
+                )
+                trace = await run(Request(problem.prompt, settings), handles)
                 assert [step.tokens for step in chain.steps] == [step.tokens for step in trace.steps]
                 assert [step.source for step in chain.steps] == [step.source for step in trace.steps]
                 assert sum(step.accepted for step in chain.drafted) == trace.num_accepted

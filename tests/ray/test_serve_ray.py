@@ -26,8 +26,7 @@ from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
 from dreamr.serve.deployment import build
 from dreamr.serve.succession import named
 from dreamr.types import Prompt, Sampling, Step
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
+from pipelines import Request, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -62,7 +61,7 @@ class Endpoint:
         """What any schedule that verifies has to commit: it depends on verdicts alone."""
         group = LocalGroup(scripted_config())
         settings = self.config.pipeline.model_copy(update={"method": "sequential"})
-        trace = await build_pipeline("sequential", group.actors).run(Request(Prompt(question), settings))
+        trace = await run(Request(Prompt(question), settings), group.handles)
         return trace.text
 
     def process(self, role: str) -> int:

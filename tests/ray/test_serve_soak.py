@@ -18,8 +18,7 @@ from support.serving import LocalGroup, free_port, scripted_config
 from dreamr.config import Config
 from dreamr.serve.deployment import build
 from dreamr.types import Prompt
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
+from pipelines import Request, run
 
 SECONDS = 180
 MOST_REQUESTS = 20_000
@@ -85,4 +84,4 @@ async def test_memory_is_flat_and_answers_are_right(endpoint: tuple[str, Config]
 async def reference(config: Config, question: str) -> str:
     group = LocalGroup(scripted_config())
     settings = config.pipeline.model_copy(update={"method": "sequential"})
-    return (await build_pipeline("sequential", group.actors).run(Request(Prompt(question), settings))).text
+    return (await run(Request(Prompt(question), settings), group.handles)).text

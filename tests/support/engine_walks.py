@@ -41,7 +41,7 @@ async def roll_back_at_random(engine: Engine, reference: Reference, rho_toleranc
         did[kind := rng.choice(["step", "step", "cut", "score"])] += 1
         if kind == "score" and after.tokens:
             [verdict] = await engine.score(f"{number}", prompt, [after])
-            assert verdict.rho == pytest.approx(reference.rho(prompt, after.end), abs=rho_tolerance)
+            assert verdict.score == pytest.approx(reference.rho(prompt, after.end), abs=rho_tolerance)
         elif not after.closed:
             start = cut if kind == "cut" else after
             step = await engine.next_step(f"{number}", prompt, start, GREEDY)

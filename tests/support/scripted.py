@@ -7,15 +7,13 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.local import LocalHandle, LocalJudge, LocalWriter
-from dreamr.config import Method, PipelineSettings, ScriptedEngineConfig
+from actors.local import LocalTransport
+from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
+from dreamr.config import PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.scripted import ScriptedEngine
-from dreamr.types import Prompt, Sampling, Step, Verdict
-from pipelines.handles import Actors, Ref
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
-from pipelines.trace import Trace
-from pipelines.verification import Rule
+from dreamr.types import Priority, Prompt, Step, Verdict
+from pipelines import Request, Trace, rule_of, run
+from pipelines.handles import Handles, Verifier, Writer
 
 PROMPT = Prompt("how many?")
 
@@ -32,26 +30,29 @@ def latencies(rng: random.Random) -> dict[str, float]:
 
 @dataclass
 class Watch:
-    """What a writer was asked: calls neither stopped nor ended, and the most of them at any time."""
+    """Which steps were asked for: calls neither stopped nor ended, and the most of them at any time."""
 
     open: set[str] = field(default_factory=set)
     most: int = 0
-    in_background: list[bool] = field(default_factory=list)
+    priorities: list[Priority] = field(default_factory=list)
 
 
-class WatchedWriter(LocalWriter):
-    """Counts open calls; a stopped one is not counted any more."""
+class WatchedTransport(LocalTransport):
+    """Counts open `next_step` calls; a stopped one is not counted any more."""
 
-    def __init__(self, engine: ScriptedEngine, role: Any) -> None:
-        super().__init__(engine, role)
+    engine: ScriptedEngine
+
+    def __init__(self, kind: type[EngineActor], engine: ScriptedEngine) -> None:
+        super().__init__(kind, engine, background=True)
         self.watch = Watch()
 
-    def next_step(self, call_id: str, prompt: Prompt, after: Step | Ref[Step], sampling: Sampling) -> Any:
-        self.watch.open.add(call_id)
-        self.watch.most = max(self.watch.most, len(self.watch.open))
-        self.watch.in_background.append(sampling.background)
-        ref = super().next_step(call_id, prompt, after, sampling)
-        ref.task.add_done_callback(lambda _: self.watch.open.discard(call_id))
+    def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Any:
+        ref = super().submit(method, call_id, prompt, *arguments)
+        if method == "next_step":
+            self.watch.open.add(call_id)
+            self.watch.most = max(self.watch.most, len(self.watch.open))
+            self.watch.priorities.append(arguments[2])
+            ref.task.add_done_callback(lambda _: self.watch.open.discard(call_id))
         return ref
 
     def stop(self, call_id: str) -> None:
@@ -61,11 +62,11 @@ class WatchedWriter(LocalWriter):
 
 @dataclass
 class World:
-    """One scripted pair with its handles."""
+    """One scripted pair with its transports."""
 
-    draft: WatchedWriter
-    target: WatchedWriter
-    judge: LocalJudge
+    draft: WatchedTransport
+    target: WatchedTransport
+    verifier: WatchedTransport
 
     @classmethod
     def make(cls, seed: int, shared: bool | None = None, **target: Any) -> World:
@@ -86,31 +87,35 @@ class World:
 
         own = engine(2)
         judging = own if (rng.random() < 0.3 if shared is None else shared) else engine(2)
-        return cls(WatchedWriter(engine(1), "draft"), WatchedWriter(own, "target"), LocalJudge(judging))
+        return cls(
+            WatchedTransport(DraftActor, engine(1)),
+            WatchedTransport(TargetActor, own),
+            WatchedTransport(VerifierActor, judging),
+        )
 
     @property
-    def actors(self) -> Actors:
-        return Actors(self.draft, self.target, self.judge)
+    def handles(self) -> Handles:
+        return Handles(Writer(self.draft), Writer(self.target), Verifier(self.verifier))
 
     @property
-    def handles(self) -> list[LocalHandle]:
-        return [self.draft, self.target, self.judge]
+    def transports(self) -> list[WatchedTransport]:
+        return [self.draft, self.target, self.verifier]
 
     @property
     def num_in_flight(self) -> int:
-        return sum(len(handle.tasks) for handle in self.handles)
+        return sum(len(transport.tasks) for transport in self.transports)
 
-    async def run(self, method: Method, prompt: Prompt, **settings: Any) -> Trace:
+    async def run(self, method: str, prompt: Prompt, **settings: Any) -> Trace:
         loop = asyncio.get_running_loop()
         request = Request(prompt, PipelineSettings.model_validate({"method": method} | settings))
-        return await build_pipeline(method, self.actors, loop.time).run(request)
+        return await run(request, self.handles, clock=loop.time)
 
 
 def check_steps(world: World, trace: Trace, **settings: Any) -> None:
     """Ask the models again: each committed step is what its writer writes behind exactly the committed prefix, a
     drafted one has rho > alpha there, and one of the target's was rejected there or had no verdict."""
     request = Request(PROMPT, PipelineSettings.model_validate(settings))
-    rule = Rule.of(request.settings)
+    rule = rule_of(request.settings)
     scale = 9 if rule.kind == "digit" else 1
     prefix: tuple[int, ...] = ()
     for index, step in enumerate(trace.steps):
@@ -118,7 +123,7 @@ def check_steps(world: World, trace: Trace, **settings: Any) -> None:
         writer = world.draft if step.source == "draft" else world.target
         assert step.tokens == writer.engine.script(PROMPT, prefix, request.sampling(index, step.source))
         drafted = world.draft.engine.script(PROMPT, prefix, request.sampling(index, "draft"))
-        if step.rho is not None:
-            assert step.rho == scale * world.judge.engine.rho(PROMPT, Step(prefix, drafted))
-        assert (step.source == "draft") == (step.rho is not None and rule.accepts(Verdict(step.rho)))
+        if step.score is not None:
+            assert step.score == scale * world.verifier.engine.rho(PROMPT, Step(prefix, drafted))
+        assert (step.source == "draft") == (step.score is not None and rule.accepts(Verdict(step.score)))
         prefix += step.tokens

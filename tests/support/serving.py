@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -18,15 +18,15 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from actors.local import LocalHandle, LocalJudge, LocalWriter
+from actors.local import LocalTransport
+from actors.roles import DraftActor, TargetActor, VerifierActor
 from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
-from dreamr.errors import ActorLost
 from dreamr.serve.app import make_app
 from dreamr.serve.service import Service
-from dreamr.types import EngineInfo, Prompt, Role
-from pipelines.handles import Actors
+from dreamr.types import EngineInfo, Role
+from pipelines.handles import Handles, Verifier, Writer
 
 QUESTION = [{"role": "user", "content": "how many?"}]
 
@@ -50,51 +50,34 @@ def scripted_config(serve: dict[str, Any] | None = None, **latencies: float) -> 
 
 
 @dataclass
-class _Target:
-    writer: LocalWriter
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        if not self.writer.up:
-            raise ActorLost("the target is down")
-        return await self.writer.engine.count_tokens(prompt)
-
-    async def recovered(self) -> None:
-        await self.writer.recovered()
-
-
-@dataclass
 class LocalGroup:
     """A group in this process, with the interface of `ActorGroup`."""
 
     config: Config
-    up: dict[Role, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         engines = {role: _engine(actor.engine) for role, actor in self.config.group.actors().items()}
-        self.handles: dict[Role, LocalHandle] = {
-            "draft": LocalWriter(engines["draft"], "draft"),
-            "target": LocalWriter(engines["target"], "target"),
-            "verifier": LocalJudge(engines["verifier"]),
+        self.transports: dict[Role, LocalTransport] = {
+            "draft": LocalTransport(DraftActor, engines["draft"], background=True),
+            "target": LocalTransport(TargetActor, engines["target"], background=True),
+            "verifier": LocalTransport(VerifierActor, engines["verifier"]),
         }
 
     @property
-    def actors(self) -> Actors:
-        return Actors(self.handles["draft"], self.handles["target"], self.handles["verifier"])  # type: ignore[arg-type]
-
-    @property
-    def target(self) -> _Target:
-        return _Target(self.handles["target"])  # type: ignore[arg-type]
+    def handles(self) -> Handles:
+        draft, target, verifier = self.transports.values()
+        return Handles(Writer(draft), Writer(target), Verifier(verifier))
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:
-        return {role: EngineInfo(role, "local", "cpu", 0) for role in self.handles}
+        return {role: EngineInfo(role, "local", "cpu", 0) for role in self.transports}
 
     async def check_one(self, role: Role) -> bool:
-        return self.handles[role].up
+        return self.transports[role].up
 
     @property
     def num_open_calls(self) -> int:
-        return sum(len(handle.tasks) for handle in self.handles.values())
+        return sum(len(transport.tasks) for transport in self.transports.values())
 
 
 def _engine(config: EngineConfig) -> Engine:

@@ -18,8 +18,7 @@ from ray.cluster_utils import Cluster
 from actors.group import ActorGroup
 from dreamr.config import GroupConfig, PipelineSettings
 from dreamr.types import Prompt
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
+from pipelines import Request, run
 from pipelines.trace import CommittedStep
 
 SETTINGS = PipelineSettings(method="fpsr", draft_deadline_s=30, verifier_deadline_s=30, target_deadline_s=30)
@@ -41,16 +40,16 @@ async def scenario(cluster: Cluster, nodes: dict[str, Any]) -> dict[str, object]
     names = {node.node_id: name for name, node in nodes.items()}
     async with ActorGroup(group_config()) as group:
         placed = {role: names[info.node] for role, info in group.infos.items()}
-        pipeline, killed = build_pipeline("fpsr", group.actors), []
+        killed: list[str] = []
 
         def kill_the_targets_node(step: CommittedStep) -> None:
             if step.index == 3 and not killed:
                 killed.append(group.infos["target"].node)
                 cluster.remove_node(nodes[names[killed[0]]], allow_graceful=False)
 
-        whole = await pipeline.run(Request(Prompt("whole?"), SETTINGS))
-        hurt = await pipeline.run(Request(Prompt("whole?"), SETTINGS), kill_the_targets_node)
-        await group.actors.target.recovered()
+        whole = await run(Request(Prompt("whole?"), SETTINGS), group.handles)
+        hurt = await run(Request(Prompt("whole?"), SETTINGS), group.handles, kill_the_targets_node)
+        await group.transport("target").recovered()
         return {
             "placed": placed,
             "killed": names[killed[0]],

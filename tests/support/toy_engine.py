@@ -21,7 +21,9 @@ class ToyEngine:
         self._token_s = token_s
         self._stopped: set[str] = set()
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: str = "needed"
+    ) -> Step:
         started = time.time()
         await self._fault(prompt)
         tokens: list[int] = []
@@ -33,7 +35,7 @@ class ToyEngine:
 
     async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step], *criterion: object) -> list[Verdict]:
         await self._fault(prompt)
-        return [Verdict(rho=1.0 / (1 + len(step.prefix))) for step in chain]
+        return [Verdict(score=1.0 / (1 + len(step.prefix))) for step in chain]
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         await self._fault(prompt)

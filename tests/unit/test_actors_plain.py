@@ -7,14 +7,11 @@ import pickle
 import pytest
 from support.toy_group import QUESTION, THREE, toy_actor
 
-from actors.base import NotLoaded
-from actors.draft import DraftActor
-from actors.refs import root_cause
-from actors.target import TargetActor
-from actors.verifier import VerifierActor
+from actors.ray_transport import root_cause
+from actors.roles import DraftActor, NotLoaded, TargetActor, VerifierActor
 from dreamr.config import ActorConfig
 from dreamr.errors import ActorLost
-from dreamr.types import ROOT, Prompt, Sampling, Step
+from dreamr.types import NO_VERDICT, ROOT, Priority, Prompt, Sampling, Step
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +28,7 @@ async def test_every_call_is_refused_until_the_model_is_loaded() -> None:
     for call in (
         actor.check_health(),
         actor.info(),
-        actor.prefill(QUESTION),
+        actor.prefill("0", QUESTION),
         actor.next_step("1", QUESTION, ROOT, THREE),
     ):
         with pytest.raises(NotLoaded, match="the draft actor has not loaded its model yet"):
@@ -58,12 +55,13 @@ async def test_the_target_writes_and_judges_and_the_verifier_only_judges() -> No
     assert not hasattr(verifier, "next_step")
 
 
-async def test_the_empty_step_after_the_end_has_rho_zero_and_never_reaches_the_engine() -> None:
+async def test_a_blank_step_has_no_verdict_and_never_reaches_the_engine() -> None:
     verifier = VerifierActor(config())
     await verifier.start()
-    assert (await verifier.score("1", Prompt("refuse"), ROOT)).rho == 0.0
+    for blank in (ROOT, Step(tokens=(1,), text=" \n\n"), Step(tokens=(1,), text="so", finish="stopped")):
+        assert await verifier.score("1", Prompt("refuse"), blank) == NO_VERDICT
     with pytest.raises(ValueError, match="refused"):
-        await verifier.score("2", Prompt("refuse"), Step(tokens=(1,)))
+        await verifier.score("2", Prompt("refuse"), Step(tokens=(1,), text="so"))
 
 
 async def test_a_model_that_cannot_be_loaded_is_tried_again_by_the_next_start() -> None:
@@ -86,13 +84,13 @@ async def test_only_an_actor_that_is_set_to_runs_steps_in_the_background(
 ) -> None:
     actor = TargetActor(config(background=allowed))
     await actor.start()
-    seen: list[Sampling] = []
+    seen: list[Priority] = []
 
-    async def next_step(call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
-        seen.append(sampling)
+    async def next_step(_: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority) -> Step:
+        seen.append(priority)
         return after
 
     monkeypatch.setattr(actor._engine, "next_step", next_step)
-    for background in (True, False):
-        await actor.next_step("1", QUESTION, ROOT, Sampling(background=background))
-    assert [sampling.background for sampling in seen] == [allowed, False]
+    for priority in ("speculative", "needed"):
+        await actor.next_step("1", QUESTION, ROOT, THREE, priority)  # type: ignore[arg-type]
+    assert seen == ["speculative" if allowed else "needed", "needed"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from actors.batching import VerdictBatcher
-from dreamr.types import NO_VERDICT, Prefill, Prompt, Sampling, Step, Verdict
+from dreamr.types import NO_VERDICT, Prefill, Prompt, Step, Verdict
 
 FIRST, SECOND = Prompt("first"), Prompt("second")
 
@@ -26,9 +26,9 @@ class GatedEngine:
         await self.gate.wait()
         if self.error:
             raise self.error
-        return [Verdict(rho=step.tokens[0] / 10) for step in chain]
+        return [Verdict(score=step.tokens[0] / 10) for step in chain]
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(self, *arguments: object) -> Step:
         raise NotImplementedError
 
     async def prefill(self, prompt: Prompt) -> Prefill:
@@ -40,7 +40,7 @@ class GatedEngine:
 
 def chain(*first_tokens: int) -> list[Step]:
     """Steps of one token each that follow each other."""
-    return [Step(first_tokens[:place], (token,)) for place, token in enumerate(first_tokens)]
+    return [Step(first_tokens[:place], (token,), "so") for place, token in enumerate(first_tokens)]
 
 
 async def submit(batcher: VerdictBatcher, prompt: Prompt, steps: Sequence[Step]) -> list[asyncio.Task[Verdict]]:
@@ -57,7 +57,7 @@ async def test_steps_that_wait_together_and_follow_each_other_are_judged_togethe
     rest = await submit(batcher, FIRST, chain(1, 2, 3, 4)[1:])
     engine.gate.set()
     verdicts = await asyncio.gather(*first, *rest)
-    assert [verdict.rho for verdict in verdicts] == [0.1, 0.2, 0.3, 0.4]
+    assert [verdict.score for verdict in verdicts] == [0.1, 0.2, 0.3, 0.4]
     assert engine.forwards == [[1], [2, 3, 4]]
 
 
@@ -80,7 +80,7 @@ async def test_prompts_do_not_wait_for_each_other() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_a_stopped_step_leaves_its_line_unjudged() -> None:
+async def test_a_stopped_step_leaves_its_queue_unjudged() -> None:
     engine = GatedEngine()
     batcher = VerdictBatcher(engine)
     tasks = await submit(batcher, FIRST, chain(1))
@@ -110,7 +110,7 @@ async def test_an_error_reaches_every_step_of_its_forward_and_no_other() -> None
     with pytest.raises(ValueError, match="no such image"):
         await tasks[0]
     engine.error = None
-    assert (await batcher.score("2", FIRST, chain(2)[0])).rho == 0.2
+    assert (await batcher.score("2", FIRST, chain(2)[0])).score == 0.2
 
 
 async def test_a_caller_that_gives_up_does_not_disturb_the_others() -> None:
@@ -122,5 +122,5 @@ async def test_a_caller_that_gives_up_does_not_disturb_the_others() -> None:
     engine.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[1], asyncio.CancelledError)
-    assert results[2] == Verdict(rho=0.6)
+    assert results[2] == Verdict(score=0.6)
     assert engine.forwards == [[1], [6]]

@@ -22,21 +22,22 @@ from dreamr.bench.speedup import speedup
 from dreamr.bench.summary import pictured, summarise
 from dreamr.cli.answer import final_answer
 from dreamr.cli.lines import printable
-from dreamr.config import ActorConfig, GroupConfig, Method, PipelineSettings, load_config
+from dreamr.config import ActorConfig, GroupConfig, PipelineSettings, load_config
 from dreamr.engines.hf import HFEngine
 from dreamr.tasks.images import cold_copy, open_image
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import ROOT, Prompt, Sampling, Step
-from pipelines.trace import CommittedStep, Trace
+from pipelines import Trace
+from pipelines.trace import CommittedStep
 
 GROUP = load_config().group
 
 
-def traced(method: Method, seed: int) -> Trace:
+def traced(method: str, seed: int) -> Trace:
     return virtual(World.make(seed, acceptance=0.6).run(method, PROMPT))
 
 
-def contenders(*names: Method, group: GroupConfig = GROUP) -> list[Contender]:
+def contenders(*names: str, group: GroupConfig = GROUP) -> list[Contender]:
     actors: dict[str, ActorConfig] = {**group.actors()}
     handles: Any = None
     return [PipelineContender(Entry(name, PipelineSettings(method=name)), handles, actors) for name in names]
@@ -94,7 +95,7 @@ def test_rates_are_sums_over_sums() -> None:
 
 
 def test_speedups_pair_the_runs_of_the_same_problem_whatever_the_order() -> None:
-    walls: dict[Method, list[float]] = {"autoregressive": [1.0, 10.0], "fpsr": [0.5, 5.0]}
+    walls: dict[str, list[float]] = {"autoregressive": [1.0, 10.0], "fpsr": [0.5, 5.0]}
     runs = [
         Run(problem, method, 0, replace(traced(method, problem), wall_s=wall))
         for method, times in walls.items()
@@ -145,14 +146,14 @@ def test_methods_take_turns_and_each_run_has_a_prompt_of_its_own() -> None:
 
         write = world.target.engine.next_step
 
-        async def watched(call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+        async def watched(call_id: str, prompt: Prompt, *rest: Any) -> Step:
             note(prompt)
-            return await write(call_id, prompt, after, sampling)
+            return await write(call_id, prompt, *rest)
 
         world.target.engine.next_step = watched  # type: ignore[method-assign]
-        names: tuple[Method, ...] = ("autoregressive", "fpsr")
+        names: tuple[str, ...] = ("autoregressive", "fpsr")
         entries = [Entry(name, PipelineSettings(method=name)) for name in names]
-        duel = Duel([PipelineContender(entry, world.actors, {}) for entry in entries], seed=0)
+        duel = Duel([PipelineContender(entry, world.handles, {}) for entry in entries], seed=0)
         await duel.warm_up()
         return [*await duel.run(0), *await duel.run(1)], keys
 

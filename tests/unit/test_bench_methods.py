@@ -17,9 +17,10 @@ from dreamr.bench.latencies import step_time
 from dreamr.bench.simulation import virtual
 from dreamr.bench.summary import summarise
 from dreamr.cli.measuring import run_problems
-from dreamr.config import Method, PipelineSettings, load_config
+from dreamr.config import PipelineSettings, load_config
 from dreamr.errors import BadInput
-from pipelines.trace import Span, Trace
+from pipelines import Trace
+from pipelines.trace import Span
 
 GROUP = load_config().group
 
@@ -84,9 +85,9 @@ class Refusing(PipelineContender):
 def test_a_method_that_fails_late_is_named_and_the_others_go_on() -> None:
     async def both() -> tuple[Duel, list[Run]]:
         world = World.make(1, num_steps=(2, 3))
-        names: tuple[Method, ...] = ("autoregressive", "fpsr")
+        names: tuple[str, ...] = ("autoregressive", "fpsr")
         entries = [Entry(name, PipelineSettings(method=name)) for name in names]
-        plain, fast = PipelineContender(entries[0], world.actors, {}), Refusing(entries[1], world.actors, {})
+        plain, fast = PipelineContender(entries[0], world.handles, {}), Refusing(entries[1], world.handles, {})
         duel = Duel([plain, fast], seed=0)
         return duel, await run_problems(duel, 3, Console(quiet=True), {})
 
@@ -105,10 +106,10 @@ def test_controls_survive_the_loss_of_an_actor() -> None:
     async def measure() -> tuple[dict[str, float], float | None]:
         world = World.make(1, num_steps=(2, 3))
         trace = await world.run("autoregressive", PROMPT)
-        world.judge.lose()
+        world.verifier.lose()
         world.draft.lose()
-        accepted = await self_acceptance(world.actors, PipelineSettings(), [(PROMPT, Run(0, "", 0, trace))])
-        return accepted, await slowdown_together(world.actors, PipelineSettings(), PROMPT)
+        accepted = await self_acceptance(world.handles, PipelineSettings(), [(PROMPT, Run(0, "", 0, trace))])
+        return accepted, await slowdown_together(world.handles, PipelineSettings(), PROMPT)
 
     assert virtual(measure()) == ({}, None)
 

@@ -49,7 +49,7 @@ def refusal(*arguments: str) -> str:
         ([QUESTION, "--image", "text.png"], ["--image text.png", "not an image"]),
         ([QUESTION, "--image", "good.png", "--image", "cut.png"], ["--image cut.png", "not an image"]),
         ([" \n"], ["question is empty"]),
-        ([QUESTION, "--method", "fprs"], ["--method fprs", "'autoregressive', 'sequential', 'fpsr'"]),
+        ([QUESTION, "--method", "fprs"], ["--method fprs", "did you mean 'fpsr'?", "autoregressive, sequential, fpsr"]),
         ([QUESTION, "--alpha", "1"], ["--alpha 1.0", "less than 1"]),
         ([QUESTION, "--alpha", "nan"], ["--alpha nan"]),
         ([QUESTION, "--window", "0"], ["--window 0", "greater than 0"]),

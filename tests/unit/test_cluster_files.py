@@ -57,7 +57,7 @@ def test_every_node_installs_the_engine_of_the_ready_configurations(installing: 
 def test_each_role_has_one_kind_of_aws_node_with_enough_gpus(path: Path) -> None:
     offered = [kind["resources"] for kind in read("cluster.yaml")["available_node_types"].values()]
     taken = [0.0] * len(offered)
-    for actor in load_config(path).group.actors().values():
+    for actor in load_config(path).group.handles().values():
         assert actor.custom_resources
         [place] = [place for place, offer in enumerate(offered) if actor.custom_resources.items() <= offer.items()]
         taken[place] += actor.num_gpus

@@ -11,8 +11,8 @@ from support.engine_walks import EMBEDDED, GREEDY
 from support.permuted import permuted_copy
 from support.tiny import make_tokenizer
 
-from actors.draft import DraftActor
-from actors.local import LocalJudge, LocalWriter
+from actors.local import local_handles
+from actors.roles import DraftActor
 from dreamr.config import ActorConfig, GroupConfig, HFEngineConfig, PipelineSettings
 from dreamr.engines.base import Engine
 from dreamr.engines.crossing import TextCrossing, same_ids
@@ -21,10 +21,7 @@ from dreamr.engines.hf import HFEngine
 from dreamr.engines.loading import load_tokenizer
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import DELIMITER, ROOT, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
-from pipelines.fpsr import FPSR
-from pipelines.handles import Actors
-from pipelines.request import Request
-from pipelines.trace import Trace
+from pipelines import Request, Trace, run
 
 QUESTION = Prompt("?")
 TARGET = HFEngineConfig(model="embedded:target")
@@ -45,7 +42,9 @@ class Script:
         self.prefixes: list[Tokens] = []
         self.judged: list[Step] = []
 
-    async def next_step(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> Step:
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: str = "needed"
+    ) -> Step:
         self.prefixes.append(after.end)
         return Step(after.end, *self._steps.pop(0))
 
@@ -75,8 +74,8 @@ def ids(tokenizer: Any, text: str) -> Tokens:
 
 async def answer(draft: Engine, target: Engine, number: int) -> Trace:
     problem = make_problem("test", 1, number)
-    actors = Actors(LocalWriter(draft, "draft"), LocalWriter(target, "target"), LocalJudge(target))
-    return await FPSR(actors).run(Request(problem.prompt, PipelineSettings(max_tokens=512, max_step_tokens=96)))
+    request = Request(problem.prompt, PipelineSettings(max_tokens=512, max_step_tokens=96))
+    return await run(request, local_handles(draft, target, target))
 
 
 async def test_a_draft_with_other_ids_commits_what_the_original_commits(permuted: HFEngineConfig) -> None:
@@ -90,7 +89,7 @@ async def test_a_draft_with_other_ids_commits_what_the_original_commits(permuted
         same, other = await answer(original, target, number), await answer(crossing, target, number)
         assert other.tokens == same.tokens
         assert [step.source for step in other.steps] == [step.source for step in same.steps]
-        assert [step.rho for step in other.steps] == pytest.approx([step.rho for step in same.steps], abs=1e-5)
+        assert [step.score for step in other.steps] == pytest.approx([step.score for step in same.steps], abs=1e-5)
         sources |= {step.source for step in other.steps}
     assert sources == {"draft", "target"}
 

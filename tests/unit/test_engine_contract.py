@@ -67,8 +67,8 @@ async def test_chain_verdicts_equal_fresh_forwards_and_leave_the_cache_right(
 ) -> None:
     prompt = QUESTIONS[name]
     chain = await write_chain(engine, prompt, 4)
-    judge_first = [verdict.rho for verdict in await engine.score("a", prompt, chain)]
-    suffix = [verdict.rho for verdict in await engine.score("b", prompt, chain[1:])]
+    judge_first = [verdict.score for verdict in await engine.score("a", prompt, chain)]
+    suffix = [verdict.score for verdict in await engine.score("b", prompt, chain[1:])]
     fresh = [reference.rho(prompt, step.end) for step in chain]
     assert judge_first == pytest.approx(fresh, abs=kind.rho_tolerance)
     assert suffix == pytest.approx(fresh[1:], abs=kind.rho_tolerance)
@@ -81,7 +81,7 @@ async def test_a_cold_engine_judges_as_a_warm_one(kind: EngineKind, engine: Engi
     chain = await write_chain(engine, prompt, 3)
     await kind.forget(engine)
     fresh = [reference.rho(prompt, step.end) for step in chain[1:]]
-    assert [v.rho for v in await engine.score("a", prompt, chain[1:])] == pytest.approx(fresh, abs=kind.rho_tolerance)
+    assert [v.score for v in await engine.score("a", prompt, chain[1:])] == pytest.approx(fresh, abs=kind.rho_tolerance)
 
 
 async def test_random_rollbacks_over_interleaved_prompts_equal_fresh_forwards(
@@ -107,7 +107,7 @@ async def test_concurrent_calls_on_shared_prefixes_equal_fresh_forwards(
         assert_fresh(reference, prompt, step)
     for prompt, chain, verdicts in zip(prompts, chains, scores, strict=True):
         fresh = [reference.rho(prompt, step.end) for step in chain]
-        assert [verdict.rho for verdict in verdicts] == pytest.approx(fresh, abs=kind.rho_tolerance)
+        assert [verdict.score for verdict in verdicts] == pytest.approx(fresh, abs=kind.rho_tolerance)
 
 
 async def test_a_sampled_step_depends_on_its_seed_alone(kind: EngineKind, engine: Engine) -> None:
@@ -148,7 +148,7 @@ async def test_both_engines_give_the_same_verdicts_by_other_criteria(
     verdicts = await engine.score("a", prompt, chain, criterion, references)
     hf = build_engine(HFEngineConfig(model="embedded:target")).engine
     expected = await hf.score("a", prompt, chain, criterion, references)
-    assert [v.rho for v in verdicts] == pytest.approx([v.rho for v in expected], abs=10 * kind.rho_tolerance)
+    assert [v.score for v in verdicts] == pytest.approx([v.score for v in expected], abs=10 * kind.rho_tolerance)
 
 
 async def test_the_length_of_a_prompt_includes_its_images(engine: Engine, reference: Reference) -> None:
@@ -224,7 +224,7 @@ async def test_new_weights_replace_all_that_the_old_ones_computed(engine: Any, r
     finally:
         await engine.update_weights(weights)
     assert new.tokens != old.tokens
-    assert verdict.rho != pytest.approx(reference.rho(prompt, old.end), abs=1e-3)
+    assert verdict.score != pytest.approx(reference.rho(prompt, old.end), abs=1e-3)
     assert_fresh(reference, prompt, await engine.next_step("a", prompt, ROOT, GREEDY))
 
 

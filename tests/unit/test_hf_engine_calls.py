@@ -83,7 +83,7 @@ async def test_a_score_waits_for_one_token_of_a_running_step(engine: HFEngine, m
     await queued(engine.turns, 1)
     num_chosen: list[int] = []
     judge = engine.judge
-    monkeypatch.setattr(engine, "judge", lambda *args: (judge(*args), num_chosen.append(len(chosen)))[0])
+    monkeypatch.setattr(engine, "verifier", lambda *args: (judge(*args), num_chosen.append(len(chosen)))[0])
     score = asyncio.create_task(engine.score("score", PROMPT, [first]))
     await queued(engine.turns, 2)
     engine.turns.give()

@@ -163,7 +163,7 @@ async def test_prompt_settings_given_at_load_win_over_the_folders(original: Path
     step = await plain.next_step("a", PROMPTS["no image"], ROOT, Sampling(max_tokens=12))
     [[swapped], [rho]] = await asyncio.gather(*(e.score("a", PROMPTS["no image"], [step]) for e in (engine, plain)))
     await asyncio.gather(engine.close(), plain.close())
-    assert swapped.rho == pytest.approx(1 - rho.rho, abs=1e-6)
+    assert swapped.score == pytest.approx(1 - rho.score, abs=1e-6)
 
 
 async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_path: Path) -> None:
@@ -179,4 +179,4 @@ async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_
     assert type(reference.model).__name__ == "Qwen3VLMoeForConditionalGeneration"
     for step, verdict in zip(chain, verdicts, strict=True):
         assert (step.tokens, step.finish) == reference.step(prompt, step.prefix, 12)
-        assert verdict.rho == pytest.approx(reference.rho(prompt, step.end), abs=1e-5)
+        assert verdict.score == pytest.approx(reference.rho(prompt, step.end), abs=1e-5)

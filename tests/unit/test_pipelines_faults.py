@@ -9,17 +9,15 @@ from typing import Any, Literal
 import pytest
 from support.scripted import PROMPT, World, check_steps
 
-from actors.local import LocalHandle
+from actors.local import LocalTransport
 from dreamr.bench.simulation import virtual
-from dreamr.config import Method
 from dreamr.errors import ActorLost
 from dreamr.types import Step
-from pipelines.registry import METHODS
-from pipelines.trace import Trace
+from pipelines import SCHEDULES, Trace
 
 pytestmark = pytest.mark.timeout(120)
 
-Part = Literal["draft", "target", "judge"]
+Part = Literal["draft", "target", "verifier"]
 DEADLINES = {"draft_deadline_s": 50, "verifier_deadline_s": 50, "target_deadline_s": 50, "stop_deadline_s": 50}
 
 
@@ -29,7 +27,7 @@ def eight_steps(acceptance: float = 0.6) -> World:
     return World.make(7, acceptance=acceptance, num_steps=(8, 8), shared=False, **latencies)
 
 
-def at_call(handle: LocalHandle, number: int, fault: Callable[[], Awaitable[Any]]) -> None:
+def at_call(handle: LocalTransport, number: int, fault: Callable[[], Awaitable[Any]]) -> None:
     """Have `fault` happen in the engine's call `number`, counted over steps and verdicts."""
     engine: Any = handle.engine
     count = 0
@@ -48,9 +46,9 @@ def at_call(handle: LocalHandle, number: int, fault: Callable[[], Awaitable[Any]
         setattr(engine, name, faulty(getattr(engine, name)))
 
 
-async def run_with_loss(method: Method, part: Part, number: int, down_s: float) -> Trace:
+async def run_with_loss(method: str, part: Part, number: int, down_s: float) -> Trace:
     world = eight_steps()
-    handle: LocalHandle = getattr(world, part)
+    handle: LocalTransport = getattr(world, part)
 
     async def die() -> None:
         asyncio.get_running_loop().call_later(down_s, handle.restore)
@@ -65,15 +63,15 @@ async def run_with_loss(method: Method, part: Part, number: int, down_s: float) 
     return trace
 
 
-@pytest.mark.parametrize("part", ["draft", "target", "judge"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("part", ["draft", "target", "verifier"])
+@pytest.mark.parametrize("method", SCHEDULES)
 @pytest.mark.parametrize("down_s", [0.001, 0.5, 20.0])
-def test_an_actor_lost_at_any_call_costs_no_committed_step(method: Method, part: Part, down_s: float) -> None:
+def test_an_actor_lost_at_any_call_costs_no_committed_step(method: str, part: Part, down_s: float) -> None:
     for number in range(1, 25):
         virtual(run_with_loss(method, part, number, down_s))
 
 
-@pytest.mark.parametrize("part", ["draft", "judge"])
+@pytest.mark.parametrize("part", ["draft", "verifier"])
 def test_without_draft_or_verifier_the_target_goes_on_alone(part: Part) -> None:
     trace = virtual(run_with_loss("fpsr", part, 1, down_s=1e6))
     assert {step.source for step in trace.steps} == {"target"}
@@ -81,16 +79,16 @@ def test_without_draft_or_verifier_the_target_goes_on_alone(part: Part) -> None:
     assert trace.acceptance_rate is None
 
 
-@pytest.mark.parametrize("part", ["draft", "judge"])
+@pytest.mark.parametrize("part", ["draft", "verifier"])
 def test_speculation_resumes_when_the_lost_actor_is_back(part: Part) -> None:
     trace = virtual(run_with_loss("fpsr", part, 1, down_s=0.3))
     assert trace.steps[0].source == "target"
     assert any(step.source == "draft" for step in trace.steps)
 
 
-@pytest.mark.parametrize("part", ["draft", "target", "judge"])
-@pytest.mark.parametrize("method", METHODS)
-def test_an_actor_that_hangs_counts_as_lost_after_its_deadline(method: Method, part: Part) -> None:
+@pytest.mark.parametrize("part", ["draft", "target", "verifier"])
+@pytest.mark.parametrize("method", SCHEDULES)
+def test_an_actor_that_hangs_counts_as_lost_after_its_deadline(method: str, part: Part) -> None:
     async def run(number: int) -> None:
         world = eight_steps()
         at_call(getattr(world, part), number, asyncio.Event().wait)
@@ -144,7 +142,7 @@ def test_a_draft_that_fails_on_a_prompt_does_not_fail_the_request() -> None:
 
 
 @pytest.mark.parametrize("method", ["fpsr", "sequential", "lookahead"])
-def test_a_drafted_step_that_says_nothing_does_not_count_as_judged(method: Method) -> None:
+def test_a_drafted_step_that_says_nothing_does_not_count_as_judged(method: str) -> None:
     async def run() -> None:
         world = eight_steps()
 
@@ -153,7 +151,7 @@ def test_a_drafted_step_that_says_nothing_does_not_count_as_judged(method: Metho
 
         world.draft.engine.next_step = say_nothing  # type: ignore[method-assign]
         trace = await world.run(method, PROMPT)
-        assert {(step.source, step.rho) for step in trace.steps} == {("target", None)}
+        assert {(step.source, step.score) for step in trace.steps} == {("target", None)}
         assert trace.num_judged == 0
         assert trace.acceptance_rate is None
 

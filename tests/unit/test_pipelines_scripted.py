@@ -23,8 +23,8 @@ def test_fpsr_commits_what_the_sequential_schedule_commits_over_a_thousand_world
         fast, slow = World.make(seed), World.make(seed)
         parallel = await fast.run("fpsr", PROMPT, **settings)
         sequential = await slow.run("sequential", PROMPT, **settings)
-        assert [(s.tokens, s.source, s.rho) for s in parallel.steps] == [
-            (s.tokens, s.source, s.rho) for s in sequential.steps
+        assert [(s.tokens, s.source, s.score) for s in parallel.steps] == [
+            (s.tokens, s.source, s.score) for s in sequential.steps
         ]
         assert parallel.end == sequential.end
         assert fast.target.watch.most == 1
@@ -32,7 +32,7 @@ def test_fpsr_commits_what_the_sequential_schedule_commits_over_a_thousand_world
         assert fast.num_in_flight == slow.num_in_flight == 0
         if seed % 10 == 0:
             check_steps(fast, parallel, **settings)
-            assert all(step.rho is not None for step in parallel.steps)
+            assert all(step.score is not None for step in parallel.steps)
 
     for seed in range(500 if temperature else 1000):
         virtual(compare(seed))
@@ -74,16 +74,16 @@ def test_the_verdict_decides_although_the_target_is_there_first() -> None:
     virtual(run())
 
 
-def test_only_a_target_step_that_may_not_be_needed_runs_in_the_background() -> None:
+def test_only_a_target_step_beside_a_draft_is_speculative() -> None:
     async def run() -> None:
         world = World.make(0, acceptance=0.5)
         await world.run("autoregressive", PROMPT)
         await world.run("sequential", PROMPT)
-        assert not any(world.target.watch.in_background)
-        world.target.watch.in_background.clear()
+        assert set(world.target.watch.priorities) == {"needed"}
+        world.target.watch.priorities.clear()
         await world.run("fpsr", PROMPT)
-        assert all(world.target.watch.in_background)
-        assert not any(world.draft.watch.in_background)
+        assert set(world.target.watch.priorities) == {"speculative"}
+        assert set(world.draft.watch.priorities) == {"needed"}
 
     virtual(run())
 

@@ -39,7 +39,7 @@ def test_digits_are_those_of_a_fresh_forward(folder: Path, name: str) -> None:
         chain = await written(engine, prompt, 3)
         criteria: tuple[Criterion, ...] = ("digit", "mean_digit")
         return chain, {
-            kind: [verdict.rho for verdict in await engine.score("j", prompt, chain, kind)] for kind in criteria
+            kind: [verdict.score for verdict in await engine.score("j", prompt, chain, kind)] for kind in criteria
         }
 
     chain, values = asyncio.run(judge())
@@ -57,7 +57,7 @@ def test_same_meaning_is_asked_in_a_chat_of_its_own(folder: Path) -> None:
     one, other = Step((), (5,), "red is right\n\n"), Step((), (6,), "the circles\n\n")
 
     async def judge() -> float:
-        return (await engine.score("s", PROMPTS["no image"], [other], "same", [one]))[0].rho
+        return (await engine.score("s", PROMPTS["no image"], [other], "same", [one]))[0].score
 
     ids = torch.tensor([engine._encoder.same_chat(one.text, other.text)])
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_equal_texts_are_more_alike_than_others(folder: Path) -> None:
     red, blue = Step((), (5,), "red is right"), Step((), (6,), "how many squares?")
 
     async def cosine(one: Step, other: Step) -> float:
-        return (await engine.score("e", PROMPTS["no image"], [one], "embedding", [other]))[0].rho
+        return (await engine.score("e", PROMPTS["no image"], [one], "embedding", [other]))[0].score
 
     assert asyncio.run(cosine(red, red)) == pytest.approx(1.0, abs=1e-5)
     assert asyncio.run(cosine(red, blue)) < 0.999

@@ -204,16 +204,16 @@ def test_models_health_and_page(endpoint: Endpoint) -> None:
 
 def test_health_follows_the_actors(endpoint: Endpoint) -> None:
     for role, expected in (("draft", (200, "degraded")), ("target", (503, "unavailable"))):
-        endpoint.group.handles[role].lose()
+        endpoint.group.transports[role].lose()
         response = endpoint.http.get("/health")
         assert (response.status_code, response.json()["status"]) == expected
-        endpoint.group.handles[role].restore()
+        endpoint.group.transports[role].restore()
 
 
 def test_without_a_draft_the_target_answers_alone(endpoint: Endpoint) -> None:
-    endpoint.group.handles["draft"].lose()
+    endpoint.group.transports["draft"].lose()
     answer = endpoint.client.chat.completions.create(model="dreamr", messages=QUESTION)
-    endpoint.group.handles["draft"].restore()
+    endpoint.group.transports["draft"].restore()
     assert answer.usage.model_extra["speculation"]["coverage"] == 0
 
 
@@ -221,25 +221,25 @@ def test_a_target_that_is_gone_is_503(endpoint: Endpoint, monkeypatch: pytest.Mo
     async def gone() -> None:
         raise ActorLost("the target did not come back")
 
-    endpoint.group.handles["target"].lose()
-    monkeypatch.setattr(endpoint.group.handles["target"], "recovered", gone)
+    endpoint.group.transports["target"].lose()
+    monkeypatch.setattr(endpoint.group.transports["target"], "recovered", gone)
     for stream in (False, True):
         with pytest.raises(openai.InternalServerError) as raised:
             endpoint.client.chat.completions.create(model="dreamr", messages=QUESTION, stream=stream)
         assert raised.value.status_code == 503
         assert raised.value.response.headers["retry-after"]
         assert raised.value.code == "target_unavailable"
-    endpoint.group.handles["target"].restore()
+    endpoint.group.transports["target"].restore()
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_and_the_stream_ends(endpoint: Endpoint) -> None:
-    writer = endpoint.group.handles["target"]
+    writer = endpoint.group.transports["target"]
     original = writer.engine.next_step
 
-    async def breaks_later(call_id: str, prompt: Any, after: Any, sampling: Any) -> Any:
+    async def breaks_later(call_id: str, prompt: Any, after: Any, *rest: Any) -> Any:
         if len(after.end) > 10:
             raise RuntimeError("secret detail")
-        return await original(call_id, prompt, after, sampling)
+        return await original(call_id, prompt, after, *rest)
 
     writer.engine.next_step = breaks_later  # type: ignore[method-assign]
     body = {"model": "dreamr", "messages": QUESTION, "stream": True, "method": "autoregressive"}

@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.util.metrics import Counter, Histogram, Metric
 from support.serving import LocalGroup, scripted_config
 
-from dreamr.config import Config, Method, load_config
+from dreamr.config import Config, load_config
 from dreamr.config.serve import ImageLimits, ServeSettings
 from dreamr.documents import shown
 from dreamr.serve.admission import Admission
@@ -30,9 +30,7 @@ from dreamr.serve.scrape import ours
 from dreamr.serve.sharing import Load, shared
 from dreamr.tasks.prompts import PromptConfig, chat_messages
 from dreamr.types import Prompt, Turn
-from pipelines.registry import build_pipeline
-from pipelines.request import Request
-from pipelines.verification import Rule
+from pipelines import Request, rule_of, run
 from tools import load_report
 from tools.load_report import Asked, summarise
 
@@ -110,15 +108,15 @@ async def test_waiting_ends_at_the_deadline() -> None:
 async def test_backing_off_changes_no_token_and_wastes_nothing_of_the_target(number: int) -> None:
     config = scripted_config(token_s=0.0005, verdict_s=0.0005)
     request = Request(Prompt(f"question {number}"), config.pipeline)
-    free = await build_pipeline("fpsr", LocalGroup(config).actors).run(request)
+    free = await run(request, LocalGroup(config).handles)
     group = LocalGroup(config)
     crowded = Load(lambda: 5, write_ahead_up_to=4, draft_up_to=8)
-    backed_off = await build_pipeline("fpsr", shared(group.actors, crowded)).run(request)
+    backed_off = await run(request, shared(group.handles, crowded))
     assert backed_off.tokens == free.tokens
     assert backed_off.wasted_target_tokens == 0
     assert group.num_open_calls == 0
     alone = Load(lambda: 9, write_ahead_up_to=4, draft_up_to=8)
-    plain = await build_pipeline("fpsr", shared(LocalGroup(config).actors, alone)).run(request)
+    plain = await run(request, shared(LocalGroup(config).handles, alone))
     assert (plain.num_drafted, plain.coverage) == (0, 0)
 
 
@@ -131,7 +129,7 @@ def test_replicas_share_what_the_actors_bear() -> None:
 
 
 @pytest.mark.parametrize("method", ["specreason", "token_speculative", "fpsr"])
-async def test_metrics_count_what_was_done(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_metrics_count_what_was_done(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, float, dict[str, str]]] = []
 
     def note(meter: Metric, value: float, tags: dict[str, str] | None = None) -> None:
@@ -141,8 +139,8 @@ async def test_metrics_count_what_was_done(method: Method, monkeypatch: pytest.M
         monkeypatch.setattr(kind, name, note)
     config = scripted_config()
     settings = config.pipeline.model_copy(update={"method": method})
-    trace = await build_pipeline(method, LocalGroup(config).actors).run(Request(Prompt("how many?"), settings))
-    Meters().answered(trace, Rule.of(settings), queued_s=100.0)
+    trace = await run(Request(Prompt("how many?"), settings), LocalGroup(config).handles)
+    Meters().answered(trace, rule_of(settings), queued_s=100.0)
     tokens = {tags["source"]: value for name, value, tags in seen if name == "dreamr_generation_tokens_total"}
     accepted = [value for name, value, _ in seen if name == "dreamr_spec_decode_num_accepted_tokens_total"]
     assert sum(tokens.values()) == len(trace.tokens)

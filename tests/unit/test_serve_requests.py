@@ -58,7 +58,7 @@ def test_cold_answers_with_one_id_share_no_cache(endpoint: Endpoint, monkeypatch
         keys.append(prompt.key)
         return 1
 
-    monkeypatch.setattr(endpoint.group.handles["target"].engine, "count_tokens", count_tokens)
+    monkeypatch.setattr(endpoint.group.transports["target"].engine, "count_tokens", count_tokens)
     for cold in (True, True, False, False):
         asked = body(messages=with_image(data_url(png())), cold=cold)
         endpoint.http.post(CHAT, json=asked, headers={"X-Request-ID": "mine"}).raise_for_status()
@@ -105,7 +105,7 @@ def test_only_what_a_client_can_mend_is_its_fault(
     async def broken(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(endpoint.group.handles["target"].engine, "next_step", broken)
+    monkeypatch.setattr(endpoint.group.transports["target"].engine, "next_step", broken)
     response = endpoint.http.post(CHAT, json=body(method="autoregressive", stream=stream))
     assert (response.status_code, response.json()["error"]["param"]) == (status, param)
     logged = [record for record in caplog.records if record.levelno == logging.ERROR]

@@ -11,7 +11,7 @@ import pytest
 from dreamr.bench.scenario import PRESETS, Scenario, Writing
 from dreamr.bench.simulation import predict, virtual
 from dreamr.cli.simulate import simulate
-from dreamr.config import Method, PipelineSettings, load_config
+from dreamr.config import PipelineSettings, load_config
 from dreamr.engines.cores import Cores
 from dreamr.errors import ConfigError
 
@@ -26,7 +26,7 @@ def scenario(**changes: object) -> Scenario:
     return plain.model_copy(update=changes)
 
 
-def predicted(one: Scenario, method: Method) -> float:
+def predicted(one: Scenario, method: str) -> float:
     (prediction,) = predict(one, SETTINGS, [method], 5)
     return prediction.speedup.geomean
 

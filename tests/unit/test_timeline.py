@@ -13,19 +13,18 @@ from PIL import Image
 from support.scripted import PROMPT, World
 
 from dreamr.bench.simulation import virtual
-from dreamr.config import Method
 from dreamr.timeline.html import draw_html
 from dreamr.timeline.lanes import lanes, time_range
 from dreamr.timeline.look import LOOKS, with_room
 from dreamr.timeline.png import draw_png
 from dreamr.timeline.svg import svg
-from pipelines.registry import METHODS
-from pipelines.trace import CommittedStep, Span, Trace
+from pipelines import SCHEDULES, Trace
+from pipelines.trace import CommittedStep, Span
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def traced(method: Method = "fpsr", seed: int = 3) -> Trace:
+def traced(method: str = "fpsr", seed: int = 3) -> Trace:
     return virtual(World.make(seed, acceptance=0.6, num_steps=(6, 9)).run(method, PROMPT))
 
 
@@ -39,8 +38,8 @@ def hover_texts(trace: Trace) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("method", METHODS)
-def test_lanes_hold_every_span_once_and_no_two_at_the_same_place(method: Method, seed: int) -> None:
+@pytest.mark.parametrize("method", SCHEDULES)
+def test_lanes_hold_every_span_once_and_no_two_at_the_same_place(method: str, seed: int) -> None:
     trace = traced(method, seed)
     drawn = lanes(trace)
     shown = [one for lane in drawn for row in lane.rows for one in row]
@@ -94,8 +93,8 @@ def test_numbers_of_commits_keep_their_distance() -> None:
     assert with_room(steps, 0.2) == {0, 2, 4}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_png_is_a_picture_with_the_colours_of_what_happened(method: Method, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", SCHEDULES)
+def test_png_is_a_picture_with_the_colours_of_what_happened(method: str, tmp_path: Path) -> None:
     trace, path = traced(method), tmp_path / "timeline.png"
     draw_png(trace, path)
     with Image.open(path) as image:

@@ -153,7 +153,7 @@ async def _verdict(
 ) -> _Judged:
     (verdict,) = await target.score("judge", prompt, [step])
     valid = problem.is_valid_step(index, previous, step.text)
-    return _Judged(verdict.rho, valid, _is_concise(step.text), 1000 * (verdict.ended - verdict.started))
+    return _Judged(verdict.score, valid, _is_concise(step.text), 1000 * (verdict.ended - verdict.started))
 
 
 def _accepted(steps: list[_Judged]) -> float | None:

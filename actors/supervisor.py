@@ -1,11 +1,11 @@
-"""`Member`: one actor of a group, kept alive.
+"""`ActorSupervisor`: keeps one actor alive.
 
                      create, start
                            │
         ┌──────────────────▼─────┐  lifeline breaks (process died), notice_death,     ┌────────────────────────┐
         │ up                     │  report_lost (kill -9, then the lifeline breaks)   │ down                   │
         │ supervisor waits for   ├───────────────────────────────────────────────────▶│ supervisor waits for   │
-        │ lifeline or loss       │◀───────────────────────────────────────────────────┤ Ray's restart + start  │
+        │ lifeline or failure       │◀───────────────────────────────────────────────────┤ Ray's restart + start  │
         └────────────────────────┘  generation + 1, `recovered()` returns             └───────────┬────────────┘
                                                                                          deadline │ restarts used up
                                                                                       ┌───────────▼────────────┐
@@ -13,7 +13,7 @@
                                                                                       │ raises ActorLost       │
                                                                                       └────────────────────────┘
 
-One supervisor task per member, owned here, cancelled and awaited by `stop`. Nobody polls: the lifeline is a call that
+One supervisor task per actor, owned here, cancelled and awaited by `stop`. Nobody polls: the lifeline is a call that
 never returns, so the death of an idle actor is news at once. Any number of reports while down change nothing, and a
 report that no call of the present generation bears out is late and changes nothing either.
 """
@@ -32,8 +32,8 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.base import MAX_CONCURRENCY, EngineActor
-from actors.refs import RayRef, names_role, root_cause
+from actors.ray_transport import RayRef, names_role, root_cause
+from actors.roles import MAX_CONCURRENCY, EngineActor
 from dreamr.config import ActorConfig, GroupConfig
 from dreamr.errors import ActorLost
 from dreamr.types import EngineInfo, Role
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 KILL_DEADLINE_S = 30.0
 """A killed process that is not gone by then never will be. Ray itself waits 5 s before it uses SIGKILL."""
 
-Loss = Literal["died", "hangs"]
+Failure = Literal["died", "hangs"]
 
 
-class Member:
+class ActorSupervisor:
     """One actor and its supervision. Use it from one event loop."""
 
     def __init__(
-        self, actor_class: type[EngineActor], config: ActorConfig, group: GroupConfig, *, lasting: bool = False
+        self, actor_class: type[EngineActor], config: ActorConfig, group: GroupConfig, *, detached: bool = False
     ) -> None:
         self.role: Role = actor_class.role
         self.generation = 0
@@ -62,10 +62,10 @@ class Member:
         self._actor_class = actor_class
         self._config = config
         self._group = group
-        self._lasting = lasting
+        self._detached = detached
         self._supervisor: asyncio.Task[None] | None = None
         self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loss: asyncio.Future[Loss] = asyncio.get_running_loop().create_future()
+        self._failure: asyncio.Future[Failure] = asyncio.get_running_loop().create_future()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -129,7 +129,7 @@ class Member:
             self._notice(generation, "died")
         return self.up
 
-    # -- losses ----------------------------------------------------------------------------------------------------
+    # -- failurees ----------------------------------------------------------------------------------------------------
 
     def notice_death(self, generation: int) -> None:
         """A call of that generation failed because the process was gone."""
@@ -145,8 +145,8 @@ class Member:
         if not all(awaited):
             self._notice(self.generation, "hangs")
             return
-        for member in {argument.member for arguments in awaited for argument in arguments} - {self}:
-            member.report_lost()
+        for supervisor in {argument.supervisor for arguments in awaited for argument in arguments} - {self}:
+            supervisor.report_lost()
 
     def is_named_by(self, cause: BaseException) -> bool:
         """True when the error names this actor as the one that was lost."""
@@ -154,16 +154,16 @@ class Member:
             return bool(cause.actor_id == self.actor._actor_id.hex())
         return names_role(cause, self.role)
 
-    def _notice(self, generation: int, loss: Loss) -> None:
+    def _notice(self, generation: int, failure: Failure) -> None:
         if generation == self.generation and self.up:
             self._mark_down()
-            self._loss.set_result(loss)
+            self._failure.set_result(failure)
 
     # -- supervision -----------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         while True:
-            news: set[asyncio.Future[Any]] = {self._lifeline, self._loss}
+            news: set[asyncio.Future[Any]] = {self._lifeline, self._failure}
             await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
             self._mark_down()
             log.warning("the %s actor (process %s) was lost, restarting it", self.role, self.info and self.info.pid)
@@ -177,7 +177,7 @@ class Member:
                 return
 
     async def _kill_if_it_hangs(self) -> None:
-        if self._loss.done() and self._loss.result() == "hangs" and not self._lifeline.done():
+        if self._failure.done() and self._failure.result() == "hangs" and not self._lifeline.done():
             ray.kill(self.actor, no_restart=False)
             # Only then start: a process whose engine hangs but whose event loop turns would still answer.
             await asyncio.wait({self._lifeline})
@@ -191,7 +191,7 @@ class Member:
         self.calls.clear()
         if self.generation == 1 or self._lifeline.done():
             self._lifeline = _watch(self.actor)
-        self._loss = asyncio.get_running_loop().create_future()
+        self._failure = asyncio.get_running_loop().create_future()
         self._ready.set_result(None)
 
     def _start_error(self, cause: BaseException) -> BaseException:
@@ -222,7 +222,7 @@ class Member:
             "max_concurrency": MAX_CONCURRENCY,
             "name": f"{group.name}-{self.role}" if group.name else None,
             "namespace": group.namespace,
-            **({"lifetime": "detached", "get_if_exists": True} if self._lasting else {}),
+            **({"lifetime": "detached", "get_if_exists": True} if self._detached else {}),
             "runtime_env": {"env_vars": dict(config.env)} if config.env else None,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle),
         }

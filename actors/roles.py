@@ -1,0 +1,232 @@
+"""The three actors, Draft, Target and Verifier: each is one engine, loaded on `start`, on one event loop.
+
+    driver ── start ─────▶ load in a thread ─▶ engine         health calls are answered while it loads
+           ── lifeline ──▶ never returns                      its error tells the driver that this process died
+           ── stop ──────▶ engine.stop                        never waits: all calls share one loop, and the
+           ── next_step ─▶ engine ── its own threads          engine computes outside of it
+
+Ray runs `__init__` again when it restarts the process, with an engine still to be loaded: until the next `start`,
+every call is refused with `NotLoaded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable
+from typing import ClassVar, Self, TypeVar
+
+import ray
+
+from actors.batching import VerdictBatcher
+from dreamr.config import ActorConfig, ScriptedEngineConfig
+from dreamr.engines.base import BranchWriting, Engine, EngineDied, TokenSpeculation
+from dreamr.engines.factory import LoadedEngine, build_engine
+from dreamr.errors import ActorLost, Unable
+from dreamr.types import (
+    Checked,
+    Criterion,
+    EngineInfo,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Role,
+    Sampling,
+    Step,
+    Verdict,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_CONCURRENCY = 1000
+"""Calls in one actor at a time: so many that `stop` and health calls never queue behind steps."""
+
+
+class NotLoaded(ActorLost):
+    """A call reached a process that has not loaded its model (yet, or again after a restart)."""
+
+    def __init__(self, role: Role) -> None:
+        super().__init__(role)
+        self.role = role
+
+    def __str__(self) -> str:
+        return f"the {self.role} actor has not loaded its model yet"
+
+
+class EngineActor:
+    """What all three have in common. Plain Python: the group makes Ray actors of the subclasses."""
+
+    role: ClassVar[Role]
+
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        """`ids_of`: the model whose token ids steps carry, where it is not the one that this actor runs."""
+        self._config = config
+        self._ids_of = ids_of
+        self._loaded: LoadedEngine | None = None
+        self._loading = asyncio.Lock()
+        # OpenMP reads this once, when torch is imported; more threads than cores cost more than they bring.
+        os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
+
+    @classmethod
+    def around(cls, engine: Engine, *, background: bool = False) -> Self:
+        """An actor in this process, around an engine that is loaded already; `background` as in its configuration."""
+        actor = cls(ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), background=background))
+        actor._loaded = LoadedEngine(engine, model="", device="", num_parameters=0)
+        return actor
+
+    # Retried by Ray, so that a call made while the process dies is answered by the next one.
+    @ray.method(max_task_retries=-1)
+    async def start(self) -> EngineInfo:
+        """Load the engine unless it is loaded. Raises ValueError when it cannot be."""
+        async with self._loading:
+            if self._loaded is None:
+                loaded = await asyncio.to_thread(self._load)
+                if loaded.warm_up is not None:
+                    await loaded.warm_up()
+                self._loaded = loaded
+        return await self.info()
+
+    async def info(self) -> EngineInfo:
+        loaded = self._require()
+        return EngineInfo(
+            role=self.role,
+            model=loaded.model,
+            device=loaded.device,
+            num_parameters=loaded.num_parameters,
+            pid=os.getpid(),
+            node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+        )
+
+    async def check_health(self) -> None:
+        """Answers when the event loop turns and the engine is loaded."""
+        self._require()
+
+    async def lifeline(self) -> None:
+        """Never returns; fails at the caller when this process dies."""
+        await asyncio.Event().wait()
+
+    async def prefill(self, call_id: str, prompt: Prompt) -> Prefill:
+        return await self._alive(self._engine.prefill(prompt))
+
+    async def count_tokens(self, call_id: str, prompt: Prompt) -> int:
+        return await self._alive(self._engine.count_tokens(prompt))
+
+    async def _alive(self, work: Awaitable[T]) -> T:
+        """Await the engine; when a process behind it has died, this one ends as well, so that Ray starts both anew."""
+        try:
+            return await work
+        except EngineDied:
+            log.exception("the %s actor ends", self.role)
+            os._exit(1)
+
+    @ray.method(num_returns=0)
+    async def stop(self, call_id: str) -> None:
+        self.stop_now(call_id)
+
+    def stop_now(self, call_id: str) -> None:
+        """End that call between two tokens; an unknown or ended one is not an error."""
+        if self._loaded is not None:  # before that there is no call to stop
+            self._loaded.engine.stop(call_id)
+
+    @property
+    def _engine(self) -> Engine:
+        return self._require().engine
+
+    def _able(self, protocol: type[T]) -> T:
+        """The engine. Raises Unable when it lacks what the protocol asks for."""
+        engine = self._engine
+        if not isinstance(engine, protocol):
+            raise Unable(
+                f"the {self.role}'s engine {self._config.engine.kind!r} offers no {protocol.__name__}: "
+                "use another method, or an engine that offers it, such as 'hf'"
+            )
+        return engine
+
+    def _require(self) -> LoadedEngine:
+        if self._loaded is None:
+            raise NotLoaded(self.role)
+        return self._loaded
+
+    def _load(self) -> LoadedEngine:
+        if self._config.engine.kind == "hf":
+            import torch
+
+            torch.set_num_threads(self._config.num_threads)
+        return build_engine(self._config.engine, self._ids_of)
+
+
+class _Writes(EngineActor):
+    """Writes steps; a reference to a step chains the next call to it."""
+
+    async def next_step(
+        self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
+    ) -> Step:
+        if not self._config.background:
+            priority = "needed"
+        return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
+
+    async def next_steps(
+        self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], sampling: tuple[Sampling, ...]
+    ) -> tuple[Step, ...]:
+        return await self._alive(self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling))
+
+    async def propose_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
+    ) -> Proposal:
+        engine = self._able(TokenSpeculation)
+        return await self._alive(engine.propose_tokens(call_id, prompt, after, num_tokens, sampling))
+
+    async def check_tokens(
+        self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
+    ) -> Checked:
+        engine = self._able(TokenSpeculation)
+        return await self._alive(engine.check_tokens(call_id, prompt, after, proposal, sampling))
+
+
+class _Judges(EngineActor):
+    """Judges drafted steps; those that wait at the same time are judged together."""
+
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        super().__init__(config, ids_of)
+        self._batcher: VerdictBatcher | None = None
+
+    async def score(
+        self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
+    ) -> Verdict:
+        """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
+        engine = self._engine  # raises NotLoaded
+        if self._batcher is None:
+            self._batcher = VerdictBatcher(engine)
+        return await self._alive(self._batcher.score(call_id, prompt, step, criterion, reference))
+
+    async def score_chain(
+        self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
+    ) -> tuple[Verdict, ...]:
+        """Judge steps that follow each other in one forward."""
+        return tuple(await self._alive(self._engine.score(call_id, prompt, chain, criterion)))
+
+    def stop_now(self, call_id: str) -> None:
+        super().stop_now(call_id)
+        if self._batcher is not None:
+            self._batcher.stop(call_id)
+
+
+class DraftActor(_Writes):
+    """The small model: writes steps ahead of the frontier."""
+
+    role: ClassVar[Role] = "draft"
+
+
+class VerifierActor(_Judges):
+    """The target model in its own actor, giving verdicts while the target writes."""
+
+    role: ClassVar[Role] = "verifier"
+
+
+class TargetActor(_Writes, _Judges):
+    """The large model: writes the step at the frontier and, where the verifier is shared, gives the verdicts too."""
+
+    role: ClassVar[Role] = "target"

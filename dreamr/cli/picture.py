@@ -1,4 +1,4 @@
-"""Writes the picture of a request where `--timeline` says."""
+"""Writes the timeline of a request where `--timeline` says."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ from pathlib import Path
 
 import typer
 
+from dreamr.timeline import draw
 from pipelines import Trace
 
 
 def draw_timeline(trace: Trace, path: Path) -> None:
     """The ending of `path`, checked before, chooses the format."""
-    if path.suffix.lower() == ".png":
-        from dreamr.timeline.png import draw_png  # matplotlib takes half a second to import
-
-        draw_png(trace, path)
-    else:
-        from dreamr.timeline.html import draw_html
-
-        draw_html(trace, path)
+    draw(trace, path)
     typer.echo(f"timeline: {path}", err=True)

@@ -1,4 +1,4 @@
-"""One run per weighting of the reward: `python -m tools.ablation run`, then `document`; see docs/training.md.
+"""One run per weighting of the reward: `python -m tools.ablation`, then `tools.doc_tables`; see docs/training.md.
 
 Writes the runs' folders, one picture with all of them, and one JSON file with what each run ended with.
 """
@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dreamr.documents import fill, markdown_table, percent
 from dreamr.errors import reported
+from dreamr.markdown import markdown_table, percent
 from rl.checkpoints import CONFIG
 from rl.checks import run_folder
 from rl.config import RewardSettings, load_sapo_config
@@ -27,7 +27,6 @@ WEIGHTS: dict[str, tuple[float, float, float]] = {
     "length-heavy": (1, 1, 5),
 }
 """Weights of R_outcome, R_draft, R_length."""
-NAME = "ablation"
 PICTURE = "images/ablation.png"
 """Where the page has the picture."""
 _LAST = 20
@@ -58,12 +57,6 @@ def run(
         results = {folder.name: {"weights": WEIGHTS[folder.name], **ended_with(folder)} for folder in folders}
         out.write_text(json.dumps({"runs": results}, indent=2) + "\n", encoding="utf-8")
         draw_curves(load_runs(folders), picture)
-
-
-@app.command()
-def document(results: Path, page: Path) -> None:
-    """Put the results' table and picture into a Markdown page."""
-    fill(page, NAME, section(json.loads(results.read_text(encoding="utf-8"))))
 
 
 def section(results: dict[str, Any]) -> str:

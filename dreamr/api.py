@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -45,15 +45,19 @@ WARM_UP_TOKENS = 256
 _LABEL = re.compile(r"^(final )?answer:\s*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """An answered question."""
 
     question: str
-    trace: Trace = field(repr=False)
+    trace: Trace
     """Everything that happened, see `pipelines.trace`."""
-    plain: Trace | None = field(default=None, repr=False)
+    plain: Trace | None = None
     """The same question answered by the target alone, where `compare` asked for it."""
+
+    def __repr__(self) -> str:
+        counts = f"acceptance_rate={self.acceptance_rate}, coverage={self.coverage}, speedup={self.speedup}"
+        return f"Result(answer={self.answer!r}, steps={len(self.steps)}, wall_s={self.wall_s}, {counts})"
 
     @property
     def answer(self) -> str | None:

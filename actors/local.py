@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
 from dreamr.engines.base import Engine
 from dreamr.errors import ActorLost
-from dreamr.types import Prompt, Role
+from dreamr.types import Prompt, Role, Tokens
 from pipelines.handles import Handles, Verifier, Writer
 
 T = TypeVar("T")
@@ -38,10 +38,10 @@ class LocalRef(Generic[T]):
 class LocalTransport:
     """See `Transport`. `lose` makes it behave as an actor whose process died."""
 
-    def __init__(self, kind: type[EngineActor], engine: Engine, *, background: bool = False) -> None:
+    def __init__(self, kind: type[EngineActor], engine: Engine) -> None:
         """An actor of that kind around a loaded engine."""
         self.engine = engine
-        self._new_actor = lambda: kind.around(engine, background=background)
+        self._new_actor = lambda: kind.around(engine)
         self.actor = self._new_actor()
         self.tasks: set[asyncio.Task[Any]] = set()
         """Calls in flight."""
@@ -60,6 +60,9 @@ class LocalTransport:
 
     def stop(self, call_id: str) -> None:
         self.actor.stop_now(call_id)
+
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        self.actor.promote_now(call_id, hint)
 
     def report_lost(self) -> None:
         """A local engine cannot be restarted: the calls in flight end, and it goes on."""

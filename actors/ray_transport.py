@@ -25,7 +25,7 @@ from ray.exceptions import (
 
 from actors.roles import NotLoaded
 from dreamr.errors import ActorLost
-from dreamr.types import Prompt
+from dreamr.types import Prompt, Tokens
 
 if TYPE_CHECKING:
     from actors.supervisor import ActorSupervisor
@@ -126,6 +126,9 @@ class RayTransport:
     def stop(self, call_id: str) -> None:
         # No result to wait for: the stopped call's own reference tells how it ended.
         self._supervisor.actor.stop.remote(call_id)
+
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        self._supervisor.actor.promote.remote(call_id, hint)
 
     def report_lost(self) -> None:
         self._supervisor.report_lost()

@@ -35,6 +35,7 @@ from dreamr.types import (
     Role,
     Sampling,
     Step,
+    Tokens,
     Verdict,
 )
 
@@ -71,9 +72,9 @@ class EngineActor:
         os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
 
     @classmethod
-    def around(cls, engine: Engine, *, background: bool = False) -> Self:
-        """An actor in this process, around an engine that is loaded already; `background` as in its configuration."""
-        actor = cls(ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), background=background))
+    def around(cls, engine: Engine) -> Self:
+        """An actor in this process, around an engine that is loaded already."""
+        actor = cls(ActorConfig(engine=ScriptedEngineConfig(kind="scripted")))
         actor._loaded = LoadedEngine(engine, model="", device="", num_parameters=0)
         return actor
 
@@ -126,6 +127,15 @@ class EngineActor:
     async def stop(self, call_id: str) -> None:
         self.stop_now(call_id)
 
+    @ray.method(num_returns=0)
+    async def promote(self, call_id: str, hint: Tokens) -> None:
+        self.promote_now(call_id, hint)
+
+    def promote_now(self, call_id: str, hint: Tokens) -> None:
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
+        if self._loaded is not None:
+            self._loaded.engine.promote(call_id, hint)
+
     def stop_now(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is not an error."""
         if self._loaded is not None:  # before that there is no call to stop
@@ -164,8 +174,6 @@ class _Writes(EngineActor):
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
-        if not self._config.background:
-            priority = "needed"
         return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
 
     async def next_steps(

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -40,6 +40,10 @@ class Transport(Protocol):
         """Ask for the end of a call between two tokens; its Ref then resolves to a step with finish "stopped"."""
         ...
 
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
+        ...
+
     def report_lost(self) -> None:
         """Tell the owner of the actor that it is dead or hangs; it is killed if needed and restarted."""
         ...
@@ -64,6 +68,9 @@ class WrappedTransport:
 
     def stop(self, call_id: str) -> None:
         self._inner.stop(call_id)
+
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        self._inner.promote(call_id, hint)
 
     def report_lost(self) -> None:
         self._inner.report_lost()

@@ -35,5 +35,6 @@ async def _commit_round(session: Session) -> None:
         if session.ended:
             return
         if not session.commit_if_accepted(call, verdict, [*calls, judging]):
-            await session.commit_target(session.target_step(), Drafted(call, judging), verdict)
+            rejected = Drafted(call, judging)
+            await session.commit_target(session.target_step(hint=rejected.tokens), rejected, verdict)
             return

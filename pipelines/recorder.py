@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from dreamr.errors import ActorLost
-from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
+from dreamr.types import ROOT, Checked, Prefill, Priority, Proposal, Role, Step, Tokens, Verdict
 from pipelines.handles import Ref, Transport
 from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Request, Span, Trace
 
@@ -35,6 +35,7 @@ class Call(Generic[T]):
     transport: Transport
     ref: Ref[T]
     submitted: float
+    priority: Priority = "needed"
     outcome: Outcome = "unused"
     """What became of it, as far as is known yet."""
     value: T | None = None
@@ -80,6 +81,11 @@ class Call(Generic[T]):
             self.outcome = "lost"
             raise
         return self.value
+
+    def promote(self, hint: Tokens = ()) -> None:
+        """A step that was begun as a speculative one is needed; `hint` are tokens that it may begin with."""
+        if self.priority == "speculative" and self.value is None and not self.is_stopped:
+            self.transport.promote(self.id, hint)
 
     def stop(self) -> None:
         """The result is not needed. May be called again, and when the work is done."""

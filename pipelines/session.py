@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
-from dreamr.types import Checked, Priority, Proposal, Role, Step, Verdict
+from dreamr.types import Checked, Priority, Proposal, Role, Step, Tokens, Verdict
 from pipelines.handles import Handle, Handles, Ref, Verifier
 from pipelines.recorder import Call, Recorder, Steps, T, Verdicts
 from pipelines.trace import OnCommit, Request, Trace
@@ -45,6 +45,11 @@ class Drafted:
     @property
     def calls(self) -> tuple[Call[Any], Call[Any]]:
         return self.draft, self.verdict
+
+    @property
+    def tokens(self) -> Tokens:
+        """Tokens of the drafted step, as far as it is known."""
+        return self.draft.value.tokens if self.draft.value else ()
 
     def stop(self) -> None:
         for call in self.calls:
@@ -154,15 +159,25 @@ class Session:
             self._prefill = self._begin("verifier", 0, lambda call_id: verifier.prefill(call_id, self._prompt))
 
     def target_step(
-        self, index: int | None = None, after: Step | Call[Step] | None = None, *, priority: Priority = "needed"
+        self,
+        index: int | None = None,
+        after: Step | Call[Step] | None = None,
+        *,
+        priority: Priority = "needed",
+        hint: Tokens = (),
     ) -> Call[Step]:
-        """Begin the target's step number `index` after `after`: by default the one at the frontier."""
+        """Begin the target's step number `index` after `after`: by default the one at the frontier.
+
+        `hint` are tokens that it may begin with, such as those of a rejected drafted step.
+        """
         index = self.next_index if index is None else index
         prefix = _argument(self.frontier if after is None else after)
-        target, sampling = self._handles.target, self._request.sampling(index, "target")
-        return self._begin(
+        target, sampling = self._handles.target, replace(self._request.sampling(index, "target"), hint=hint)
+        call = self._begin(
             "target", index, lambda call_id: target.next_step(call_id, self._prompt, prefix, sampling, priority)
         )
+        call.priority = priority
+        return call
 
     def target_steps(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
         """Begin the target's step after each step of a chain, the first of them number `index`, in one batch."""
@@ -282,6 +297,7 @@ class Session:
         self, call: Call[Step], drafted: Drafted | None = None, verdict: Verdict | None = None
     ) -> None:
         """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None."""
+        call.promote(drafted.tokens if drafted else ())
         step, call = await self.required(call, self.target_step)
         call.outcome = "committed"
         if drafted:

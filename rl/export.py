@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from dreamr.engines.loading import load_processor
+from dreamr.engines.hf.loading import load_processor
 from dreamr.tasks.prompts import PromptConfig, save_prompt_config
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from dreamr.engines.loading import load_processor
+from dreamr.engines.hf.loading import load_processor
 from dreamr.tasks.processor import ImageTextProcessor, PromptEncoder
 from dreamr.tasks.prompts import PromptConfig
 from rl.config import LearnerSettings

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from actors.roles import DraftActor
 from dreamr.config import ActorConfig
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.types import Step
 from rl.chains import Chain, ChainStep, Group, GroupRequest, RolloutTask
 from rl.rewards import DraftedStep, is_accepted

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from actors.roles import TargetActor
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.types import Prompt, Step, Tokens
 from rl.chains import GroupRequest
 from rl.writing import ChainBatch, ChainLimits

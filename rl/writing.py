@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamr.config import PipelineSettings
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.engines.sampling import nucleus
 from dreamr.types import ROOT, Role, Sampling, Step, Tokens
 from pipelines import Request

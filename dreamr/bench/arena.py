@@ -72,8 +72,9 @@ class Arena:
         """A second target, since torch's threads cannot be changed in a process that has computed already."""
         if self._hf(self._config.target).device != "cpu":
             raise ValueError("the target runs on a GPU, where the number of threads does not matter")
+        engine = self._hf(self._config.target).model_copy(update={"background": False})
         target = self._config.target.model_copy(
-            update={"num_threads": self.num_threads, "num_cpus": 0.0, "background": False}
+            update={"num_threads": self.num_threads, "num_cpus": 0.0, "engine": engine}
         )
         # A group needs a draft; this one is never asked.
         idle = ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), num_cpus=0.0)

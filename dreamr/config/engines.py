@@ -50,8 +50,18 @@ class HFEngineConfig(CheckpointConfig):
 
     kind: Literal["hf"] = "hf"
     device: str = "cpu"
-    max_cached_tokens: PositiveInt = 65_536
-    """Bound of the prefix KV cache, over all sequences together."""
+    max_cached_tokens: PositiveInt | None = None
+    """Bound of the prefix KV cache, over all sequences together; None: half of the memory that the weights leave on a
+    GPU, 65,536 on a CPU."""
+    assistant: str | None = None
+    """Checkpoint of a small model with the same tokenizer, which proposes tokens that this model checks several at a
+    time: every step that this engine writes is then written by token-level speculation."""
+    proposed_tokens: PositiveInt = 16
+    """Most tokens that the assistant proposes at a time; how many it does follows from measured costs and acceptance."""
+    background: bool = False
+    """Forwards that hold speculative steps alone get only the core time that other threads and processes leave (Linux).
+    For a target that shares its cores with draft and verifier: its step is only needed when the draft's is rejected,
+    and then those two are idle. Not for cores that are busy with other things, and not with `verifier: shared`."""
 
 
 class VLLMEngineConfig(CheckpointConfig):
@@ -109,6 +119,8 @@ class ScriptedEngineConfig(Strict):
     """Time to read a prompt that was not read before."""
     call_s: float = Field(default=0.0, ge=0)
     """What a call costs beside the model's work."""
+    background: bool = False
+    """As for kind `hf`, on simulated cores."""
     max_batch: PositiveInt = 1
     """Calls that are computed at the same time without slowing each other down."""
     jitter: float = Field(default=0.0, ge=0, lt=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
 
 COMPARISONS: frozenset[Criterion] = frozenset({"same", "embedding"})
 """Criteria that compare a step with a reference: another step after the same prefix. The others ask about one step
@@ -55,6 +55,14 @@ class Engine(Protocol):
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """Length of the prompt as the model reads it. Raises ValueError when it cannot be read at all."""
+        ...
+
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """That call's speculative step is needed now.
+
+        `hint` are tokens that the step may begin with, such as the rejected drafted step: an engine may check them in
+        one forward instead of writing them again. An unknown or ended call is not an error.
+        """
         ...
 
     def stop(self, call_id: str) -> None:

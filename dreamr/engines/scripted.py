@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
-from dreamr.engines.step_end import StepEnd
+from dreamr.engines.steps import StepEnd
 from dreamr.types import (
     DELIMITER,
     Checked,
@@ -51,6 +51,7 @@ class ScriptedEngine:
         self._latency = random.Random(f"latency/{config.seed}")
         self._forward = asyncio.Semaphore(config.max_batch)
         self._stopped: set[str] = set()
+        self._promoted: set[str] = set()
         self._read: set[str] = set()
         """Keys of the prompts that were read."""
 
@@ -70,7 +71,8 @@ class ScriptedEngine:
             async with self._forward:
                 started = started if tokens else self._now()
                 first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
-                await self._pass(self._config.token_s + first, background=priority == "speculative")
+                background = self._config.background and priority == "speculative" and call_id not in self._promoted
+                await self._pass(self._config.token_s + first, background=background)
             tokens.append(script[len(tokens)])
         return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
 
@@ -163,6 +165,10 @@ class ScriptedEngine:
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`. A scripted model reads words, and images not at all."""
         return len(prompt.question.split())
+
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """See `Engine`."""
+        self._promoted.add(call_id)
 
     def stop(self, call_id: str) -> None:
         """See `Engine`."""

@@ -120,7 +120,7 @@ async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPoo
 
 def _draft_weights() -> dict[str, torch.Tensor]:
     from dreamr.engines.factory import model_location
-    from dreamr.engines.hf import HFEngine
+    from dreamr.engines.hf.engine import HFEngine
 
     return dict(HFEngine.load(model_location(DRAFT)).model.named_parameters(remove_duplicate=False))
 

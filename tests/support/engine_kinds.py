@@ -31,7 +31,7 @@ class HF:
     rho_tolerance: float = 1e-5
 
     async def load(self, checkpoint: Path) -> Any:
-        from dreamr.engines.hf import HFEngine
+        from dreamr.engines.hf.engine import HFEngine
 
         return HFEngine.load(str(checkpoint))
 
@@ -45,7 +45,7 @@ class VLLM:
     rho_tolerance: float = 1e-4
 
     async def load(self, checkpoint: Path) -> Any:
-        from dreamr.engines.vllm import VLLMEngine
+        from dreamr.engines.vllm.engine import VLLMEngine
 
         config = VLLMEngineConfig(
             kind="vllm", model=str(checkpoint), max_model_len=2048, kv_cache_mb=256, enforce_eager=True, max_images=2

@@ -23,7 +23,7 @@ from dreamr.bench.summary import pictured, summarise
 from dreamr.cli.answer import final_answer
 from dreamr.cli.lines import printable
 from dreamr.config import ActorConfig, GroupConfig, PipelineSettings, load_config
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.images import cold_copy, open_image
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import ROOT, Prompt, Sampling, Step

@@ -12,7 +12,7 @@ from support.toy_group import process_ended
 
 PARENT = """
 import subprocess, sys, time
-from dreamr.engines.guardian import guard
+from dreamr.engines.vllm.guardian import guard
 child = subprocess.Popen(["sleep", "60"])
 guard([child.pid])
 print(child.pid, flush=True)

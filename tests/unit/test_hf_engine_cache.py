@@ -14,7 +14,7 @@ from support.engine_walks import EMBEDDED, GREEDY, roll_back_at_random
 from support.reference import Reference
 from support.tiny import PROMPTS, save_checkpoint
 
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.engines.sampling import TokenChooser
 from dreamr.types import ROOT, Sampling, Step
 

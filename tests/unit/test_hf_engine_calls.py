@@ -14,7 +14,7 @@ from support.reference import Reference
 from support.tiny import PROMPTS, save_checkpoint
 
 from dreamr.engines.calls import Calls
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.engines.sampling import NumericalError, TokenChooser
 from dreamr.engines.turns import Turns
 from dreamr.types import ROOT, Sampling, Step

@@ -19,7 +19,7 @@ from support.tiny import PROMPTS, save_checkpoint
 
 from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig, load_prompt_config
 from dreamr.types import ROOT, Sampling
 
@@ -56,7 +56,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_in_time(monkeypatch: pytest.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("dreamr.engines.loading.HUB_DEADLINE_S", 0.2)
+        monkeypatch.setattr("dreamr.engines.hf.loading.HUB_DEADLINE_S", 0.2)
         began = time.monotonic()
         with pytest.raises(ValueError, match="model 'nobody/nothing' is not here and cannot be had") as caught:
             HFEngine.load("nobody/nothing")

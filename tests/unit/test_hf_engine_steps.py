@@ -9,7 +9,7 @@ import torch
 from support.tiny import make_tokenizer
 
 from dreamr.engines.sampling import NumericalError, TokenChooser, nucleus
-from dreamr.engines.step_end import StepEnd
+from dreamr.engines.steps import StepEnd
 from dreamr.types import Sampling, Tokens
 
 EOS = 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, Qwen3VLTextConfig
 
-from dreamr.engines.prefix_cache import CachedSequence, PrefixCache, common_prefix
+from dreamr.engines.hf.cache import CachedSequence, PrefixCache, common_prefix
 
 CONFIG = Qwen3VLTextConfig(num_hidden_layers=2)
 

@@ -10,7 +10,7 @@ import torch
 from support.reference import Reference
 from support.tiny import PROMPTS, save_checkpoint
 
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.prompts import PromptConfig, same_chat
 from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import tiny
 
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.types import ROOT, Prompt, Step
 from rl.chains import GroupRequest
 from rl.writing import ChainBatch, ChainLimits, Row

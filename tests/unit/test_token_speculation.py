@@ -11,7 +11,7 @@ import torch
 from support.tiny import PROMPTS, save_checkpoint
 
 from dreamr.engines.acceptance import accept_greedy, accept_sampled
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.types import ROOT, Prompt, Proposal, Sampling, Step, Tokens
 
 CHI_SQUARE_999 = {3: 16.27, 4: 18.47, 24: 51.18}

@@ -23,8 +23,8 @@ from dreamr.config import VLLMEngineConfig
 from dreamr.engines import vllm_loading
 from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
-from dreamr.engines.vllm import VLLMEngine
-from dreamr.engines.vllm_loading import core_pids
+from dreamr.engines.vllm.engine import VLLMEngine
+from dreamr.engines.vllm.loading import core_pids
 from dreamr.tasks.ledger import make_problem
 from dreamr.tasks.processor import ImageTextProcessor
 from dreamr.types import ROOT, Step

@@ -24,15 +24,12 @@ from transformers import PreTrainedTokenizerBase
 
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import COMPARISONS, EngineDied
-from dreamr.engines.early_stops import EarlyStops
-from dreamr.engines.pairs import check_pairs
 from dreamr.engines.sampling import check_sampling
-from dreamr.engines.step_end import StepEnd
-from dreamr.engines.verdicts import check_chain, verdict_branch
-from dreamr.engines.vllm_input import VLLMInput
-from dreamr.engines.vllm_loading import LoadedVLLM, start
-from dreamr.engines.vllm_questions import Question, questions
-from dreamr.engines.vllm_weights import replace_weights
+from dreamr.engines.steps import EarlyStops, StepEnd, check_chain, check_pairs
+from dreamr.engines.verdicts import Question, mass, question, verdict_branch
+from dreamr.engines.vllm.loading import LoadedVLLM, start
+from dreamr.engines.vllm.requests import VLLMInput
+from dreamr.engines.vllm.weights import replace_weights
 from dreamr.errors import Unable
 from dreamr.types import DELIMITER, Criterion, Finish, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
 
@@ -56,7 +53,6 @@ class VLLMEngine:
         self._chat = loaded.chat
         self._shapes = loaded.shapes
         self._step_end = StepEnd(loaded.chat.decode, loaded.eos_tokens)
-        self._questions = questions(loaded.chat)
         self._last_tokens = sorted(loaded.eos_tokens | _delimiter_tokens(loaded))
         self._input = VLLMInput(loaded.llm, loaded.chat)
         self._writing: dict[_Writing, str] = {}
@@ -111,14 +107,14 @@ class VLLMEngine:
                 self._comparison(call_id, step, other, criterion) for step, other in zip(chain, references, strict=True)
             )
         check_chain(chain)
-        question = self._questions[criterion]()
-        return await _all(self._verdict(call_id, prompt, step, question) for step in chain)
+        asked = question(criterion, self._chat)
+        return await _all(self._verdict(call_id, prompt, step, asked) for step in chain)
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
         started = time.time()
-        question = self._questions["rho"]()
-        await self._asked(f"prefill {prompt.key}", await self._input.of(prompt, ()), question)
+        asked = question("rho", self._chat)
+        await self._asked(f"prefill {prompt.key}", await self._input.of(prompt, ()), asked)
         return Prefill(started, time.time())
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -143,6 +139,9 @@ class VLLMEngine:
             await replace_weights(self._llm, self._shapes, state_dict)
         finally:
             self._weights_in_place.set()
+
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """vLLM schedules by itself: a speculative step has waited for nobody."""
 
     def stop(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is no error."""
@@ -210,11 +209,11 @@ class VLLMEngine:
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
-    async def _verdict(self, call_id: str, prompt: Prompt, step: Step, question: Question) -> Verdict:
+    async def _verdict(self, call_id: str, prompt: Prompt, step: Step, asked: Question) -> Verdict:
         started = time.time()
-        rendered = await self._input.of(prompt, step.end + verdict_branch(step, question.turn))
-        value = await self._asked(call_id, rendered, question)
-        return Verdict(value, started, time.time())
+        rendered = await self._input.of(prompt, step.end + verdict_branch(step, asked.turn))
+        score, mass = await self._asked(call_id, rendered, asked)
+        return Verdict(score, started, time.time(), mass=mass)
 
     async def _comparison(self, call_id: str, step: Step, reference: Step, criterion: Criterion) -> Verdict:
         if criterion != "same":
@@ -223,20 +222,21 @@ class VLLMEngine:
         rendered = await self._input.checked(
             {"prompt_token_ids": list(self._chat.same_chat(reference.text, step.text))}
         )
-        value = await self._asked(call_id, rendered, self._questions["rho"]())
-        return Verdict(value, started, time.time())
+        score, mass = await self._asked(call_id, rendered, question("rho", self._chat))
+        return Verdict(score, started, time.time(), mass=mass)
 
-    async def _asked(self, call_id: str, rendered: Any, question: Question) -> float:
-        """The verdict that the next token gives, from float32 log-probabilities."""
+    async def _asked(self, call_id: str, rendered: Any, asked: Question) -> tuple[float, float]:
+        """Score and mass of the verdict that the next token gives, from float32 log-probabilities."""
         from vllm import SamplingParams
 
-        words = list(question.words)
+        words = list(asked.words)
         params = SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=words, detokenize=False)
         async with aclosing(self._outputs(call_id, rendered, params)) as outputs:
             async for output in outputs:
                 [token] = output.outputs[0].token_ids
                 logprobs = output.outputs[0].logprobs[0]
-                return question.read(token, [float(logprobs[word].logprob) for word in words])
+                values = [float(logprobs[word].logprob) for word in words]
+                return asked.read(token, values), mass(values)
         raise RuntimeError(f"vLLM ended the request {call_id!r} without a verdict")
 
     # -- vLLM ------------------------------------------------------------------------------------------------------

@@ -78,6 +78,10 @@ class TextCrossing:
         """See `Engine`; the engine's own tokens."""
         return await self._engine.count_tokens(prompt)
 
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """See `Engine`; a hint would be in the target's ids."""
+        self._engine.promote(call_id)
+
     def stop(self, call_id: str) -> None:
         """See `Engine`."""
         self._engine.stop(call_id)

@@ -1,18 +1,24 @@
-"""Other weights for a started vLLM, in place. Nothing may run in it meanwhile."""
+"""Weights of a checkpoint that vLLM runs: their shapes on disk, and replacing them in place."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
+
+_PACKED = (".qweight", ".weight_packed")
+"""Names of 4-bit weights, eight to an int32."""
 
 RESET_ATTEMPTS = 50
 RESET_PAUSE_S = 0.1
@@ -21,7 +27,7 @@ RESET_PAUSE_S = 0.1
 async def replace_weights(
     llm: AsyncLLM, shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]
 ) -> None:
-    """Load the weights and forget all that the old ones computed.
+    """Load the weights and forget all that the old ones computed. Nothing may run meanwhile.
 
     Raises RuntimeError for weights that do not have the checkpoint's `shapes`, before anything is loaded, and when
     vLLM keeps what the old ones computed.
@@ -49,3 +55,20 @@ async def _forget_prefixes(llm: AsyncLLM) -> None:
             return
         await asyncio.sleep(RESET_PAUSE_S)
     raise RuntimeError("vLLM keeps the prefix cache of the old weights: load the engine again")
+
+
+def checkpoint_shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a folder, or of a hub id that has been downloaded."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as weights:
+            shapes.update({name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()})  # noqa: SIM118
+    return shapes
+
+
+def num_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Parameters in these weights; packed ones count as what they stand for."""
+    return sum(prod(shape) * (8 if name.endswith(_PACKED) else 1) for name, shape in shapes.items())

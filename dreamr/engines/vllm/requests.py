@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from PIL import Image
 
 from dreamr.errors import TooLong
@@ -26,7 +26,7 @@ class VLLMInput:
     def __init__(self, llm: AsyncLLM, chat: ChatEncoder) -> None:
         self._llm, self._chat = llm, chat
         self.max_positions: int = llm.model_config.max_model_len
-        self._images: OrderedDict[str, list[Image.Image]] = OrderedDict()
+        self._images: LRUCache[str, list[Image.Image]] = LRUCache(MAX_PROMPTS)
         """Decoded images by prompt key: vLLM keeps what it made of them, but wants to see them again."""
 
     async def of(self, prompt: Prompt, suffix: Tokens) -> Any:
@@ -53,9 +53,6 @@ class VLLMInput:
     async def _opened(self, prompt: Prompt) -> list[Image.Image]:
         if prompt.key not in self._images:
             self._images[prompt.key] = await asyncio.to_thread(open_images, prompt)
-            if len(self._images) > MAX_PROMPTS:
-                self._images.popitem(last=False)
-        self._images.move_to_end(prompt.key)
         return self._images[prompt.key]
 
     def _too_long(self, num_tokens: int) -> TooLong:

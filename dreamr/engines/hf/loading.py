@@ -13,12 +13,12 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    DynamicCache,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from dreamr.config import is_missing_folder
+from dreamr.engines.hf.cache import KVShape
 from dreamr.tasks.processor import ImageTextProcessor
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
@@ -43,7 +43,12 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> n
     try:
         # sdpa: eager attention adds a boolean tree mask as 0/1, which is silently wrong.
         loaded, report = auto.from_pretrained(
-            model, dtype=dtype or "auto", attn_implementation="sdpa", output_loading_info=True
+            model,
+            dtype=dtype or "auto",
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            # Straight to the device: a large model need not fit into the machine's memory first.
+            **({"device_map": {"": device}} if device.type != "cpu" else {}),
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the weights of {model!r} cannot be loaded: {first_line(error)}") from error
@@ -112,8 +117,17 @@ def eos_tokens(configured: int | list[int] | None, tokenizer_eos: int | None) ->
     return frozenset([ids] if isinstance(ids, int) else ids)
 
 
-def new_kv(model: Any) -> DynamicCache:
-    return DynamicCache(config=model.config.text_config)
+CPU_CACHED_TOKENS = 65_536
+GPU_SHARE = 0.5
+"""Share of the memory that the weights leave on a GPU which the prefix cache may take; activations need the rest."""
+
+
+def cache_bound(shape: KVShape) -> int:
+    """Tokens that the prefix cache may hold when the configuration does not say: what fits, once weights are loaded."""
+    if shape.device.type != "cuda":
+        return CPU_CACHED_TOKENS
+    free, _ = torch.cuda.mem_get_info(shape.device)
+    return max(4096, int(GPU_SHARE * free) // shape.bytes_per_token)
 
 
 def _fuse_norms(model: nn.Module) -> None:

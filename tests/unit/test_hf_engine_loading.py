@@ -141,7 +141,7 @@ async def test_half_precision_weights_run_in_float32_on_a_cpu(folder: Path) -> N
     engine = HFEngine.load(str(folder))
     step = await engine.next_step("a", PROMPTS["two images"], ROOT, Sampling(max_tokens=12))
     await engine.close()
-    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in engine.module.parameters()} == {torch.float32}
     assert (step.tokens, step.finish) == Reference(folder).step(PROMPTS["two images"], (), 12)
 
 
@@ -150,7 +150,7 @@ async def test_prompt_settings_of_the_configuration_win_over_the_folders(folder:
     loaded = build_engine(HFEngineConfig(model=str(folder), prompts={"generation_suffix": "<think>\n", "system": ""}))
     engine: Any = loaded.engine
     expected = replace(load_prompt_config(folder), generation_suffix="<think>\n", system="")
-    assert engine._encoder.config == expected
+    assert engine.encoder.config == expected
     assert expected.instruction == " Think."
     await engine.close()
     with pytest.raises(ValueError, match=r"engine.prompts has unknown keys \['suffix'\]"):

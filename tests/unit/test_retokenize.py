@@ -15,10 +15,10 @@ from actors.local import local_handles
 from actors.roles import DraftActor
 from dreamr.config import ActorConfig, GroupConfig, HFEngineConfig, PipelineSettings
 from dreamr.engines.base import Engine
-from dreamr.engines.retokenize import TextCrossing, same_ids
 from dreamr.engines.factory import build_engine
 from dreamr.engines.hf.engine import HFEngine
 from dreamr.engines.hf.loading import load_tokenizer
+from dreamr.engines.retokenize import TextCrossing, same_ids
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import DELIMITER, ROOT, Criterion, Finish, Prefill, Prompt, Sampling, Step, Tokens, Verdict
 from pipelines import Request, Trace, run

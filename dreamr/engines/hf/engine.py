@@ -90,7 +90,7 @@ class HFEngine:
         helper = None
         if assistant is not None:
             self._assistant, helper = _assistant(assistant, encoder, max_cached_tokens)
-        self.cache = PrefixCache(max_cached_tokens or cache_bound(shape), shape)
+        self.cache = PrefixCache(cache_bound(shape) if max_cached_tokens is None else max_cached_tokens, shape)
         self._loop = EngineLoop(self._model, self.cache, helper, background=background)
         self.step_end = StepEnd(
             encoder.decode, eos_tokens(model.generation_config.eos_token_id, encoder.tokenizer.eos_token_id)
@@ -125,16 +125,25 @@ class HFEngine:
         return cls(loaded, encoder, max_cached_tokens, helper, background=background)
 
     @property
+    def module(self) -> Any:
+        """The model itself, as transformers has it."""
+        return self._model.module
+
+    @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self._model.module.parameters())
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def device(self) -> str:
         return str(self._model.device)
 
     @property
+    def encoder(self) -> PromptEncoder:
+        return self._checkpoint.encoder
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._checkpoint.encoder.tokenizer
+        return self.encoder.tokenizer
 
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
@@ -175,7 +184,7 @@ class HFEngine:
             pairs = zip(chain, references, strict=True)
             return [await self._compare(call_id, step, other, criterion) for step, other in pairs]
         check_chain(chain)
-        asked = question(criterion, self._checkpoint.encoder)
+        asked = question(criterion, self.encoder)
         verdicts: list[Verdict] = []
         for part in chunks(chain, asked.turn, MAX_TREE_TOKENS):
             placed = await self._placed(prompt)
@@ -263,7 +272,7 @@ class HFEngine:
         return job
 
     async def _compare(self, call_id: str, step: Step, reference: Step, criterion: Criterion) -> Verdict:
-        encoder = self._checkpoint.encoder
+        encoder = self.encoder
         if criterion == "same":
             chat = encoder.same_chat(reference.text, step.text)
             output, started, ended = (await self._run(TextJob(f"{call_id}/same", chat, reads_all=False))).result()
@@ -323,5 +332,5 @@ def _assistant(
     if not same_ids(own.tokenizer, encoder.tokenizer):
         raise ValueError("the assistant's tokenizer has other token ids than the target's: choose another assistant")
     checkpoint = _Checkpoint(model, own)
-    bound = max_cached_tokens or cache_bound(checkpoint.model.kv_shape)
+    bound = cache_bound(checkpoint.model.kv_shape) if max_cached_tokens is None else max_cached_tokens
     return checkpoint, Assistant(checkpoint.model, bound, most)

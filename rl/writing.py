@@ -1,11 +1,10 @@
-"""`ChainBatch`: chains of several groups, written side by side by one engine.
+"""`ChainBatch`: chains of several groups, written in one batch by one engine.
 
-    free          every row goes on from step to step until its chain ends
-    in pipeline   all rows write one step; whoever judges it may `replace` it; then all rows write the next one
+    write_chains    every row goes on from step to step until its chain ends
+    write_steps     every row writes one step, which may be replaced (`replace`) before the next one is written
 
 A row is what the pipelines would draft for a request with its seed: the same prompt, the same seed per step, the same
-stop rules. Who writes it, and beside which other rows, changes nothing but rounding. Only tokens that stand for images
-are never chosen.
+stop rules. The other rows of the batch change nothing but rounding. Only tokens that stand for images are never chosen.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from rl.chains import ChainEnd, GroupRequest
 
 @dataclass(frozen=True, slots=True)
 class ChainLimits:
-    """Where chains and steps end, and how tokens are chosen besides the temperature."""
+    """Longest chain and step, and how tokens are chosen besides the temperature."""
 
     max_tokens: int
     max_step_tokens: int
@@ -52,7 +51,7 @@ class Row:
     num_steps: int = 0
     end: ChainEnd | None = None
     unread: Tokens = ()
-    """Tokens behind the frontier's state in the model: what has to be appended before the next token."""
+    """Tokens that the model has not read yet: they are appended before the next token is chosen."""
     _tokens: list[int] = field(default_factory=list)
     _logprobs: list[float] = field(default_factory=list)
     _generator: torch.Generator | None = None
@@ -61,7 +60,7 @@ class Row:
         return self.request.sampling(self.num_steps, self.role)
 
     def start_after(self, frontier: Step, num_steps: int) -> None:
-        """Go on behind steps that somebody else has written."""
+        """Go on from a frontier that was not written by this row."""
         self.frontier, self.unread, self.num_steps = frontier, frontier.end, num_steps
 
 
@@ -91,7 +90,7 @@ class ChainBatch:
         return [steps[0] if steps else None for steps in self._write(one_step=True)]
 
     def replace(self, row: Row, before: Step, by: Step) -> None:
-        """Put `by` in the place of the step that the row wrote last, from the frontier `before`."""
+        """Put `by` in place of the step that the row wrote last, which followed `before`."""
         with self._engine.turns, torch.inference_mode():
             # Its last token has not been appended yet.
             self._sequences.drop(self.rows.index(row), len(row.frontier.tokens) - 1)
@@ -132,7 +131,7 @@ class ChainBatch:
         return chosen.tolist(), logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
 
     def _sample(self, indices: list[int], probabilities: Tensor) -> Tensor:
-        """What `torch.multinomial` draws from each row's own generator: the largest of p / exponential noise."""
+        """What `torch.multinomial` draws from the generator of each row: the largest of p / exponential noise."""
         if self._limits.top_p < 1:
             probabilities = torch.stack([nucleus(row, self._limits.top_p) for row in probabilities])
         probabilities = probabilities.index_fill(-1, self._images, 0.0)
@@ -145,7 +144,7 @@ class ChainBatch:
         return (probabilities / noise).argmax(-1)
 
     def _take(self, row: Row, token: int, logprob: float) -> WrittenStep | None:
-        """Note a token; the step that it ends, if it does."""
+        """Add a token to the row; the step that it ends, if it ends one."""
         row._tokens.append(token)
         row._logprobs.append(logprob)
         row.unread = (token,)

@@ -1,4 +1,4 @@
-"""What happens between optimizer steps: curves, tables, evaluations, sealed checkpoints."""
+"""`Bookkeeper`: between optimizer steps it logs curves and tables, evaluates, and seals checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rl.config import SapoConfig
 from rl.data import TaskData
 from rl.evaluation import evaluate
 from rl.history import History
-from rl.pool_client import PoolClient
+from rl.pool import PoolClient
+from rl.rewards import REWARD_PARTS
+from rl.trainer import TOTAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 COLUMNS: list[str | int] = [
     *("step", "image", "question", "completion", "answer"),
-    *("outcome", "draft", "draft_plain", "length", "total", "advantage", "rhos", "end"),
+    *(part.name for part in REWARD_PARTS),
+    *("draft_plain", "reward", "advantage", "scores", "end"),
 ]
 
 
@@ -58,8 +61,10 @@ class Bookkeeper(TrainerCallback):
         if logs is None or "loss" not in logs:  # the summary at the end
             return
         step = state.global_step
-        # The step just made by rollouts that may have been used before; 0 for those of the newest weights.
-        values = logs | {"staleness/max": float(step - 1 - self.trainer.oldest_version)}
+        # TRL's curves of the only reward function are those of the reward itself.
+        values = {name: value for name, value in logs.items() if not name.startswith(f"rewards/{TOTAL}/")}
+        # How many optimizer steps older than the newest weights the rollouts of this step were.
+        values["staleness/max"] = float(step - 1 - self.trainer.oldest_version)
         if step % self._config.evaluation.every == 0 or step == state.max_steps:
             values |= self._metrics(step)
         if self._history is not None:
@@ -100,13 +105,11 @@ class Bookkeeper(TrainerCallback):
                 example.prompt.question,
                 scored.chain.text,
                 example.answer,
-                scored.outcome,
-                scored.draft,
+                *(scored.parts[part.name] for part in REWARD_PARTS),
                 scored.draft_plain,
-                scored.length,
-                scored.total(self._config.rewards),
+                scored.reward,
                 advantage,
-                " ".join(f"{rho:.2f}" for rho in scored.chain.rhos),
+                " ".join(f"{score:.2f}" for score in scored.chain.scores),
                 scored.chain.end,
             ]
             for scored, advantage in zip(trainer.scored, trainer.advantages, strict=True)

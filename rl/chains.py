@@ -1,4 +1,4 @@
-"""What a rollout is made of, as plain data between workers and learner: standard library only."""
+"""Rollouts as plain data: requests from the learner to the workers, and judged chains on the way back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreamr.types import Prompt, Tokens
-from rl.rewards import DraftedStep
+from pipelines.verification import Rule
 
 RolloutMode = Literal["free", "in_pipeline"]
 
@@ -15,8 +15,17 @@ ChainEnd = Literal["answered", "budget", "loop"]
 
 
 @dataclass(frozen=True, slots=True)
+class DraftedStep:
+    """One step that the draft wrote, and whether the target accepts it."""
+
+    num_tokens: int
+    """The delimiter included."""
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ChainStep:
-    """One step of a chain: the draft's, or the target's in the place of a rejected one."""
+    """One step of a chain: the draft's, or the target's in place of a rejected one."""
 
     source: Literal["draft", "target"]
     tokens: Tokens
@@ -26,7 +35,7 @@ class ChainStep:
     score: float | None
     """Verdict on the drafted step at this place; None when there was nothing to judge."""
     drafted: DraftedStep
-    """What the draft wrote at this place: this step, or the rejected one that is gone."""
+    """What the draft wrote at this place: this step, or the rejected one that it replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,13 @@ class Chain:
         return [step.drafted for step in self.steps]
 
     @property
-    def written_by_draft(self) -> tuple[int, ...]:
-        """Per token 1 where the draft wrote it, else 0: the mask of the loss."""
+    def loss_mask(self) -> tuple[int, ...]:
+        """Per token 1 where the draft wrote it, else 0."""
         return tuple(int(step.source == "draft") for step in self.steps for _ in step.tokens)
 
     @property
-    def rhos(self) -> list[float]:
+    def scores(self) -> list[float]:
+        """Verdicts on the drafted steps that were judged."""
         return [step.score for step in self.steps if step.score is not None]
 
 
@@ -67,8 +77,8 @@ class RolloutTask:
     """What all requests of one rollout share."""
 
     mode: RolloutMode
-    alpha: float
-    """A drafted step is accepted when rho > alpha."""
+    rule: Rule
+    """Which verdicts accept a drafted step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class GroupRequest:
 
     prompt: Prompt
     seeds: tuple[int, ...]
-    """One per chain. A chain depends on its seed and the weights alone, not on who writes it nor what beside it."""
+    """One per chain. A chain depends on its seed and the weights alone: not on the worker, nor on its batch."""
     temperature: float
 
 
@@ -88,4 +98,4 @@ class Group:
     prompt_tokens: Tokens
     chains: tuple[Chain, ...]
     version: int
-    """Which weights wrote them: the optimizer step that made these."""
+    """The optimizer step whose weights wrote them."""

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from rl.chains import Chain, GroupRequest, RolloutTask
 from rl.config import SapoConfig
 from rl.data import Example, TaskData
-from rl.pool_client import PoolClient
+from rl.pool import PoolClient
 
 
 def evaluate(config: SapoConfig, data: TaskData, pool: PoolClient) -> dict[str, float]:
-    """Metrics under `eval/`, of the weights that the pool has now. One rank calls it."""
+    """Metrics under `eval/`, of the weights that the pool has now; called by one rank."""
     settings = config.evaluation
     examples = [data[index] for index in range(min(settings.problems, len(data)))]
     requests = [GroupRequest(example.prompt, (0,), temperature=0.0) for example in examples]
     size = max(1, math.ceil(len(requests) / config.rollout.workers))
-    groups = pool.roll_out(requests, RolloutTask("in_pipeline", settings.alpha), size)
+    groups = pool.roll_out(requests, RolloutTask("in_pipeline", settings.rule), size)
     metrics = summary(examples, [group.chains[0] for group in groups])
     if settings.speedup_problems:
         times = pool.time_pipelines([example.prompt for example in examples[: settings.speedup_problems]])
@@ -28,12 +28,12 @@ def evaluate(config: SapoConfig, data: TaskData, pool: PoolClient) -> dict[str, 
 
 
 def summary(examples: Sequence[Example], chains: Sequence[Chain]) -> dict[str, float]:
-    """Rates over all problems together; every drafted step counts, the rejected ones as well."""
+    """Rates over all problems together; rejected drafted steps count as well."""
     drafted = [step for chain in chains for step in chain.drafted]
     steps = [step for chain in chains for step in chain.steps]
     return {
         "eval/accuracy": statistics.fmean(
-            example.is_right(chain.text) for example, chain in zip(examples, chains, strict=True)
+            example.is_correct(chain.text) for example, chain in zip(examples, chains, strict=True)
         ),
         "eval/unparsed_rate": statistics.fmean(
             not example.is_parsed(chain.text) for example, chain in zip(examples, chains, strict=True)

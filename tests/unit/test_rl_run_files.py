@@ -140,7 +140,7 @@ def test_the_draft_is_exported_whole_while_transformers_thinks_of_zero_3(tmp_pat
 
     from dreamr.engines.factory import model_location
     from dreamr.tasks.prompts import load_prompt_config
-    from rl.export import export
+    from rl.learner import export
 
     source = model_location("embedded:draft")
     weights = {name: weight + 0.5 for name, weight in load_file(Path(source) / "model.safetensors").items()}

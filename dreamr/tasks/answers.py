@@ -1,4 +1,4 @@
-"""Reading the final answer of a chain, and comparing it with the right one. Unparsed is wrong; nobody guesses."""
+"""The final answer in what a model wrote, and whether it is the expected one. No answer found counts as wrong."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 
 from dreamr.tasks.ledger import extract_answer
 
-AnswerKind = Literal["ledger", "value", "letter", "text"]
-"""`ledger`: the number on the answer line. The others stand in `\\boxed{}`: a number or expression (`value`), an
+AnswerKind = Literal["ledger", "math", "letter", "text"]
+"""`ledger`: the number on the answer line. The others stand in `\\boxed{}`: a number or expression (`math`), an
 option's letter (`letter`), or words, case and spaces aside (`text`)."""
 
 _LETTER = re.compile(r"\(?\b([A-Z])\b\)?")
@@ -17,7 +17,7 @@ _DECORATION = re.compile(r"\\(?:left|right|[!,;:])|\^\{?\\circ\}?|\\circ|[$°]")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 
 
-def is_right(kind: AnswerKind, expected: str, text: str) -> bool:
+def is_correct(kind: AnswerKind, expected: str, text: str) -> bool:
     """Whether the last answer that `text` gives is `expected`."""
     given = given_answer(kind, text)
     if given is None:
@@ -27,7 +27,7 @@ def is_right(kind: AnswerKind, expected: str, text: str) -> bool:
             return given == expected
         case "letter":
             return given == expected.upper()
-        case "value":
+        case "math":
             return _same_value(given, expected)
         case "text":
             return _plain(given) == _plain(expected)
@@ -38,14 +38,14 @@ def given_answer(kind: AnswerKind, text: str) -> str | None:
     if kind == "ledger":
         found = extract_answer(text)
         return None if found is None else str(found)
-    given = boxed(text)
+    given = _boxed(text)
     if given is None or kind != "letter":
         return given
     letters = _LETTER.findall(given.upper())
     return letters[0] if len(letters) == 1 else None
 
 
-def boxed(text: str) -> str | None:
+def _boxed(text: str) -> str | None:
     """What the last `\\boxed{...}` holds, nested braces included; reasoning before `</think>` does not count."""
     _, _, answer = text.rpartition("</think>")
     start = answer.rfind("\\boxed{")

@@ -35,15 +35,9 @@ _PREFIX = "checkpoint-"
 
 MAY_DIFFER = (
     *("run", "log", "cluster", "wait_for_resources_s", "checkpoints"),
-    *("draft.num_", "draft.memory_mb", "draft.accelerator_type", "draft.custom_resources", "draft.engine.background"),
-    *(
-        "target.num_",
-        "target.memory_mb",
-        "target.accelerator_type",
-        "target.custom_resources",
-        "target.engine.background",
-    ),
-    *("draft.max_restarts", "target.max_restarts"),
+    *("draft.num_", "draft.memory_mb", "draft.accelerator_type", "draft.custom_resources", "draft.max_restarts"),
+    *("target.num_", "target.memory_mb", "target.accelerator_type", "target.custom_resources", "target.max_restarts"),
+    *("draft.engine.background", "target.engine.background"),
     *("rollout.workers", "rollout.verifiers", "rollout.groups_per_call", "rollout.deadline_s"),
     *("learner.steps", "learner.num_", "learner.micro_batch"),
 )

@@ -57,7 +57,7 @@ class HFEngineConfig(CheckpointConfig):
     """Checkpoint of a small model with the same tokenizer, which proposes tokens that this model checks several at a
     time: every step that this engine writes is then written by token-level speculation."""
     proposed_tokens: PositiveInt = 16
-    """Most tokens that the assistant proposes at a time; how many it does follows from measured costs and acceptance."""
+    """Most tokens that the assistant proposes at a time. How many it does propose follows from measured costs."""
     background: bool = False
     """Forwards that hold speculative steps alone get only the core time that other threads and processes leave (Linux).
     For a target that shares its cores with draft and verifier: its step is only needed when the draft's is rejected,

@@ -89,7 +89,7 @@ def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
     return torch.zeros_like(probabilities).scatter(-1, order, ranked)
 
 
-# -- token-level speculation ---------------------------------------------------------------------------------------------
+# -- token-level speculation -------------------------------------------------------------------------------------------
 
 
 def accept_greedy(own: Sequence[int], proposed: Sequence[int]) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def accept_greedy(own: Sequence[int], proposed: Sequence[int]) -> tuple[int, int
 
 
 def accept_sampled(p: Tensor, q: Tensor, proposed: Sequence[int], number: Draw) -> tuple[int, int]:
-    """As `accept_greedy`, for sampled tokens: p (len(proposed) + 1, v) of the target, q (len(proposed), v) of the draft.
+    """As `accept_greedy`, sampled: p (len(proposed) + 1, v) of the target, q (len(proposed), v) of the draft.
 
     Accepting with min(1, p/q) and otherwise drawing from max(p - q, 0) gives tokens distributed as p, whatever q is:
     the accepted part contributes min(p, q), and the rest is drawn exactly as often as something is missing

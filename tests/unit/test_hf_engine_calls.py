@@ -125,7 +125,7 @@ async def test_a_speculative_step_waits_for_needed_ones_until_it_is_promoted(
                 asyncio.create_task(engine.next_step("sure", PROMPT, ROOT, Sampling(max_tokens=8))),
             ]
             for name, call in zip(("maybe", "sure"), calls[1:], strict=True):
-                call.add_done_callback(lambda _, name=name: ended.append(name))
+                call.add_done_callback(lambda _, name=name, ended=ended: ended.append(name))
             await submitted()
             if promoted:
                 engine.promote("maybe")

@@ -5,8 +5,8 @@
                                            │ │                     ▼
     loop thread    step(): schedule ▶ propose ▶ forward of all rows ▶ each job takes its output ▶ ended jobs answer
 
-With `background`, a second thread runs the forwards that hold speculative jobs alone. The operating system gives it only
-the core time that other threads and processes leave (Linux); the two never run at the same time.
+With `background`, a second thread runs the forwards that hold speculative jobs alone. The operating system gives it
+only the core time that other threads and processes leave (Linux); the two never run at the same time.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class GroupConfig(Strict):
     def _verdicts_do_not_wait_in_the_background(self) -> Self:
         if getattr(self.target.engine, "background", False) and self.verifier == "shared":
             raise ValueError(
-                "target.engine.background = true needs a verifier with its own actor, since the verdicts of a shared one "
+                "target.engine.background = true needs a verifier with its own actor: the verdicts of a shared one "
                 "would wait for steps in the background: remove it, or give the verifier an actor."
             )
         return self

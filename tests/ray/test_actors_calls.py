@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from actors.prompt_store import INLINE_BYTES, MAX_STORED
 from support.toy_group import QUESTION, THREE, toy_actor, toy_group
 
 from actors.group import ActorGroup
-from actors.ray_transport import StoredPrompts
+from actors.ray_transport import INLINE_BYTES, MAX_STORED, StoredPrompts
 from dreamr.types import ROOT, Prompt, Sampling
 
 pytestmark = [

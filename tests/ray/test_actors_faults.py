@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from actors.handles import RayHandle
 from support.toy_group import DIE, HANG, QUESTION, THREE, process_ended, toy_actor, toy_group
 
 from actors.group import ActorGroup
@@ -202,7 +201,7 @@ async def test_stopping_in_the_middle_of_a_recovery_leaves_nothing_behind() -> N
     await group.start()
     assert len(supervisors() - running) == 3
     old = {info.pid for info in group.infos.values()}
-    handles: list[RayHandle] = [group.draft, group.target, group.judge]
+    transports = [group.transport(role) for role in ("draft", "target", "verifier")]
     os.kill(pid(group, "draft"), signal.SIGSTOP)
     open_call = group.handles.draft.next_step("1", QUESTION, ROOT, THREE)
     group.transport("draft").report_lost()
@@ -213,6 +212,6 @@ async def test_stopping_in_the_middle_of_a_recovery_leaves_nothing_behind() -> N
         await waiting
     with pytest.raises(ActorLost):
         await open_call
-    assert not any(handle.up for handle in handles)
+    assert not any(transport.up for transport in transports)
     assert all(process_ended(process) for process in old)
     assert supervisors() == running

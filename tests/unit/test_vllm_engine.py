@@ -20,9 +20,9 @@ from support.engine_kinds import VLLM
 from support.engine_walks import EMBEDDED, GREEDY, write_chain
 
 from dreamr.config import VLLMEngineConfig
-from dreamr.engines import vllm_loading
 from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
+from dreamr.engines.vllm import loading as vllm_loading
 from dreamr.engines.vllm.engine import VLLMEngine
 from dreamr.engines.vllm.loading import core_pids
 from dreamr.tasks.ledger import make_problem

@@ -24,6 +24,7 @@ from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
 from actors.supervisor import ActorSupervisor
 from dreamr.config import GroupConfig
 from dreamr.types import EngineInfo, Role
+from pipelines.costs import Costs
 from pipelines.handles import Handles, Verifier, Writer
 
 _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": TargetActor, "verifier": VerifierActor}
@@ -43,6 +44,7 @@ class ActorGroup:
         self._supervisors: dict[Role, ActorSupervisor] = {}
         self._placement: PlacementGroup | None = None
         self._prompts = StoredPrompts()
+        self._costs = Costs()
 
     async def start(self) -> None:
         """Return when every actor has loaded its model.
@@ -98,7 +100,10 @@ class ActorGroup:
     def handles(self) -> Handles:
         """All three, as schedules take them; the verifier is the target's actor where it is `shared`."""
         return Handles(
-            Writer(self.transport("draft")), Writer(self.transport("target")), Verifier(self.transport("verifier"))
+            Writer(self.transport("draft")),
+            Writer(self.transport("target")),
+            Verifier(self.transport("verifier")),
+            self._costs,
         )
 
     def transport(self, role: Role) -> RayTransport:

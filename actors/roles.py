@@ -205,16 +205,20 @@ class _Judges(EngineActor):
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
         """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
-        engine = self._engine  # raises NotLoaded
-        if self._batcher is None:
-            self._batcher = VerdictBatcher(engine)
-        return await self._alive(self._batcher.score(call_id, prompt, step, criterion, reference))
+        return await self._alive(self._verdicts.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
         self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
     ) -> tuple[Verdict, ...]:
-        """Judge steps that follow each other in one forward."""
-        return tuple(await self._alive(self._engine.score(call_id, prompt, chain, criterion)))
+        """Judge steps that follow each other in one forward; those from the first blank one on get no verdict."""
+        return await self._alive(self._verdicts.score_chain(call_id, prompt, chain, criterion))
+
+    @property
+    def _verdicts(self) -> VerdictBatcher:
+        engine = self._engine  # raises NotLoaded
+        if self._batcher is None:
+            self._batcher = VerdictBatcher(engine)
+        return self._batcher
 
     def stop_now(self, call_id: str) -> None:
         super().stop_now(call_id)

@@ -10,10 +10,11 @@ call. `actors.ray_transport` carries calls over Ray, `actors.local` inside this 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from pipelines.costs import Costs
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -159,3 +160,5 @@ class Handles:
     draft: Writer
     target: Writer
     verifier: Verifier
+    costs: Costs = field(default_factory=Costs)
+    """What was measured on these actors, for `auto`; requests that share it learn from each other."""

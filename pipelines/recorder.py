@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from dreamr.errors import ActorLost
 from dreamr.types import ROOT, Checked, Prefill, Priority, Proposal, Role, Step, Tokens, Verdict
+from pipelines.costs import Decision
 from pipelines.handles import Ref, Transport
 from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Request, Span, Trace
 
@@ -36,6 +37,8 @@ class Call(Generic[T]):
     ref: Ref[T]
     submitted: float
     priority: Priority = "needed"
+    received: float | None = None
+    """When its result was there, for those that waited for it."""
     outcome: Outcome = "unused"
     """What became of it, as far as is known yet."""
     value: T | None = None
@@ -118,11 +121,21 @@ class Recorder:
         self.frontier: Step = ROOT
         """The last committed step: the next one is written from `frontier.end`."""
         self.end: End | None = None
+        self.decisions: list[Decision] = []
         self.num_losses = 0
 
     @property
     def num_committed(self) -> int:
         return len(self._steps)
+
+    @property
+    def num_judged(self) -> int:
+        """Committed steps at which a verdict decided something."""
+        return sum(step.score is not None for step in self._steps)
+
+    @property
+    def num_accepted(self) -> int:
+        return sum(step.source == "draft" and step.score is not None for step in self._steps)
 
     def now(self) -> float:
         return self._clock() - self._began
@@ -172,14 +185,14 @@ class Recorder:
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
+            decisions=tuple(self.decisions),
         )
 
     def _step_counts(self) -> _Counts:
-        decided = [step for step in self._steps if step.score is not None]
         return _Counts(
             drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in self.calls),
-            judged=len(decided),
-            accepted=sum(step.source == "draft" for step in decided),
+            judged=self.num_judged,
+            accepted=self.num_accepted,
             from_draft=sum(step.source == "draft" for step in self._steps),
             committed=len(self._steps),
         )

@@ -89,7 +89,7 @@ async def test_an_engines_error_arrives_as_itself_along_the_whole_chain(group: A
 
 
 async def test_prefill_reaches_every_role(group: ActorGroup) -> None:
-    for handle in (group.draft, group.target, group.judge):
+    for handle in (group.handles.draft, group.handles.target, group.handles.verifier):
         await handle.prefill(QUESTION)
         with pytest.raises(ValueError, match="refused"):
             await handle.prefill(Prompt("refuse"))

@@ -55,7 +55,7 @@ async def works(group: ActorGroup) -> bool:
 
 @pytest.mark.parametrize("role", ["draft", "target"])
 async def test_a_killed_writer_loses_its_open_call_and_comes_back(group: ActorGroup, role: Role) -> None:
-    writer = group.draft if role == "draft" else group.target
+    writer = group.handles.draft if role == "draft" else group.handles.target
     others = {other: pid(group, other) for other in group.infos if other != role}
     before = pid(group, role)
     open_call = writer.next_step("1", HANG, ROOT, THREE)

@@ -108,8 +108,11 @@ class ActorGroup:
 
     def transport(self, role: Role) -> RayTransport:
         """The calls to one actor."""
-        supervisor = self._supervisors[role] if role in self._supervisors else self._supervisors["target"]
-        return RayTransport(supervisor, self._prompts)
+        return RayTransport(self.supervisor(role), self._prompts)
+
+    def supervisor(self, role: Role) -> ActorSupervisor:
+        """What keeps an actor alive; the target's for a shared verifier."""
+        return self._supervisors[role] if role in self._supervisors else self._supervisors["target"]
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -14,7 +14,7 @@ from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
 from dreamr.engines.base import Engine
 from dreamr.errors import ActorLost
 from dreamr.types import Prompt, Role, Tokens
-from pipelines.handles import Handles, Verifier, Writer
+from pipelines.handles import Handles, Ref, Verifier, Writer
 
 T = TypeVar("T")
 
@@ -64,11 +64,15 @@ class LocalTransport:
     def promote(self, call_id: str, hint: Tokens) -> None:
         self.actor.promote_now(call_id, hint)
 
-    def report_lost(self) -> None:
-        """A local engine cannot be restarted: the calls in flight end, and it goes on."""
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        """A local engine cannot be restarted: its calls in flight end, and it continues."""
+        grace_s = deadline_s - self.actor.idle_s()
+        if grace_s > 0:
+            return grace_s
         if self.up:
             self.lose()
             self.restore()
+        return 0.0
 
     async def recovered(self) -> None:
         await self._up.wait()

@@ -26,6 +26,7 @@ from ray.exceptions import (
 from actors.roles import NotLoaded
 from dreamr.errors import ActorLost
 from dreamr.types import Prompt, Tokens
+from pipelines.handles import Ref
 
 if TYPE_CHECKING:
     from actors.supervisor import ActorSupervisor
@@ -130,8 +131,8 @@ class RayTransport:
     def promote(self, call_id: str, hint: Tokens) -> None:
         self._supervisor.actor.promote.remote(call_id, hint)
 
-    def report_lost(self) -> None:
-        self._supervisor.report_lost()
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        return await self._supervisor.grace_s(deadline_s)
 
     async def recovered(self) -> None:
         await self._supervisor.recovered()

@@ -105,6 +105,13 @@ class EngineActor:
         """Answers when the event loop turns and the engine is loaded."""
         self._require()
 
+    async def progress(self) -> float:
+        """Seconds since the engine last finished a forward."""
+        return self.idle_s()
+
+    def idle_s(self) -> float:
+        return self._engine.idle_s()
+
     async def lifeline(self) -> None:
         """Never returns; fails at the caller when this process dies."""
         await asyncio.Event().wait()

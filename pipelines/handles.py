@@ -45,8 +45,12 @@ class Transport(Protocol):
         """A speculative step is needed now; `hint` are tokens that it may begin with."""
         ...
 
-    def report_lost(self) -> None:
-        """Tell the owner of the actor that it is dead or hangs; it is killed if needed and restarted."""
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        """Seconds that a call which has reached its deadline may still take; 0 when it is lost.
+
+        While the actor that it waits for makes progress, the call only waits for its turn. An actor without progress
+        for `deadline_s` is reported to its owner, who kills and restarts it.
+        """
         ...
 
     async def recovered(self) -> None:
@@ -73,8 +77,8 @@ class WrappedTransport:
     def promote(self, call_id: str, hint: Tokens) -> None:
         self._inner.promote(call_id, hint)
 
-    def report_lost(self) -> None:
-        self._inner.report_lost()
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        return await self._inner.grace_s(ref, deadline_s)
 
     async def recovered(self) -> None:
         await self._inner.recovered()

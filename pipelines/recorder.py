@@ -69,20 +69,22 @@ class Call(Generic[T]):
     async def result(self, deadline_s: float) -> T:
         """Wait for the value.
 
-        Raises ActorLost when the actor dies, or when the deadline passes, which is then reported to its owner.
+        Raises ActorLost when the actor dies, or makes no progress for `deadline_s`.
         """
-        if self.value is not None:
-            return self.value
-        try:
-            async with asyncio.timeout(deadline_s):
-                self.value = await self.ref
-        except TimeoutError:
-            self.outcome = "lost"
-            self.transport.report_lost()
-            raise ActorLost(f"the {self.role} did not answer within {deadline_s:g} s") from None
-        except Exception:
-            self.outcome = "lost"
-            raise
+        patience = deadline_s
+        while self.value is None:
+            try:
+                async with asyncio.timeout(patience):
+                    self.value = await self.ref
+            except TimeoutError:
+                patience = await self.transport.grace_s(self.ref, deadline_s)
+                if patience > 0:
+                    continue
+                self.outcome = "lost"
+                raise ActorLost(f"the {self.role} made no progress for {deadline_s:g} s") from None
+            except Exception:
+                self.outcome = "lost"
+                raise
         return self.value
 
     def promote(self, hint: Tokens = ()) -> None:

@@ -69,6 +69,11 @@ class Engine(Protocol):
         """End that call between two tokens. A call that is unknown or has already ended is not an error."""
         ...
 
+    def idle_s(self) -> float:
+        """Seconds since the model last finished a forward. A call of a busy engine waits for its turn; a call of one
+        that has been idle for long is lost."""
+        ...
+
 
 @runtime_checkable
 class TokenSpeculation(Protocol):

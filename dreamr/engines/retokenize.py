@@ -86,6 +86,10 @@ class TextCrossing:
         """See `Engine`."""
         self._engine.stop(call_id)
 
+    def idle_s(self) -> float:
+        """See `Engine`."""
+        return self._engine.idle_s()
+
     def _translated(self, after: Step) -> Step:
         """The step whose end is `after.end` in the engine's own ids."""
         text = _text(self._target, after.end)

@@ -52,6 +52,7 @@ class ScriptedEngine:
         self._forward = asyncio.Semaphore(config.max_batch)
         self._stopped: set[str] = set()
         self._promoted: set[str] = set()
+        self._last_forward = clock()
         self._read: set[str] = set()
         """Keys of the prompts that were read."""
 
@@ -174,6 +175,10 @@ class ScriptedEngine:
         """See `Engine`."""
         self._stopped.add(call_id)
 
+    def idle_s(self) -> float:
+        """See `Engine`."""
+        return self._now() - self._last_forward
+
     def script(self, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Tokens:
         """The whole step behind `prefix`. At temperature 0 the sampling seed changes nothing."""
         seed = sampling.seed if sampling.temperature > 0 else 0
@@ -209,6 +214,7 @@ class ScriptedEngine:
             await asyncio.sleep(seconds)
         else:
             await self._cores.work(seconds, background=background)
+        self._last_forward = self._now()
 
 
 def _text(tokens: Sequence[int]) -> str:

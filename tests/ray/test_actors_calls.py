@@ -119,5 +119,5 @@ async def test_a_shared_verifier_is_the_targets_actor() -> None:
         assert set(group.infos) == {"draft", "target"}
         step = group.handles.target.next_step("1", QUESTION, ROOT, THREE)
         assert (await group.handles.verifier.score("2", QUESTION, step)).score == 1.0
-        group.transport("verifier").report_lost()
+        group.supervisor("verifier").report_lost()
         assert group.transport("verifier").up  # nothing was open: the report is late

@@ -36,7 +36,9 @@ def test_what_is_copied_to_the_nodes_exists_and_can_be_installed(name: str) -> N
     mounts = read(name)["file_mounts"]
     local = [source for source in mounts.values() if not source.startswith("~")]
     assert all((ROOT / source).exists() for source in local)
-    assert {"actors", "dreamr", "pipelines", "rl", "serve_app.py", "pyproject.toml", "requirements-gpu.lock"} <= set(local)
+    assert {"actors", "dreamr", "pipelines", "rl", "serve_app.py", "pyproject.toml", "requirements-gpu.lock"} <= set(
+        local
+    )
     assert mounts["~/.ray/auth_token"] == "~/.ray/auth_token"
 
 

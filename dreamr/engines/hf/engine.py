@@ -251,6 +251,10 @@ class HFEngine:
         if not self._loop.stop(call_id):
             self._early_stops.stop(call_id)
 
+    def idle_s(self) -> float:
+        """See `Engine`."""
+        return time.monotonic() - self._loop.last_forward
+
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
         """See `Engine`."""
         self._loop.promote(call_id, hint)

@@ -45,6 +45,8 @@ class EngineLoop:
         self._changed = threading.Condition()
         self._is_busy = False
         self._is_closed = False
+        self.last_forward = time.monotonic()
+        """When the last forward ended."""
         self._image_tokens = [model.module.config.image_token_id, model.module.config.video_token_id]
         kinds: list[Priority | None] = ["needed", "speculative"] if background else [None]
         self._threads = [threading.Thread(target=self._serve, args=(kind,), name=f"engine {kind}") for kind in kinds]
@@ -109,6 +111,7 @@ class EngineLoop:
                 with torch.inference_mode():
                     ended = self.step(batch)
             finally:
+                self.last_forward = time.monotonic()
                 with self._changed:
                     self._is_busy = False
                     self._changed.notify_all()

@@ -59,6 +59,7 @@ class VLLMEngine:
         self._early_stops = EarlyStops()
         self._numbers = itertools.count()
         self._num_running = 0
+        self._last_output = time.monotonic()
         self._weights_in_place = asyncio.Event()  # no request begins while weights are replaced
         self._weights_in_place.set()
         self.device = loaded.device
@@ -139,6 +140,10 @@ class VLLMEngine:
             await replace_weights(self._llm, self._shapes, state_dict)
         finally:
             self._weights_in_place.set()
+
+    def idle_s(self) -> float:
+        """See `Engine`."""
+        return time.monotonic() - self._last_output
 
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
         """vLLM schedules by itself: a speculative step has waited for nobody."""
@@ -253,6 +258,7 @@ class VLLMEngine:
         try:
             async with aclosing(self._llm.generate(rendered, params, f"{call_id}/{next(self._numbers)}")) as stream:
                 async for output in stream:
+                    self._last_output = time.monotonic()
                     self.num_cached_tokens = output.num_cached_tokens or 0
                     yield output
         except EngineDeadError as error:

@@ -18,6 +18,9 @@ from pipelines.handles import Handles, Ref, Verifier, Writer
 
 T = TypeVar("T")
 
+TICK_S = 1e-3
+"""Less than this is no time to wait: a virtual clock would not advance by it."""
+
 
 class LocalRef(Generic[T]):
     """The future result of one call. Cancelling a task that awaits it does not end the call."""
@@ -67,7 +70,7 @@ class LocalTransport:
     async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
         """A local engine cannot be restarted: its calls in flight end, and it continues."""
         grace_s = deadline_s - self.actor.idle_s()
-        if grace_s > 0:
+        if grace_s > TICK_S:
             return grace_s
         if self.up:
             self.lose()

@@ -153,9 +153,10 @@ class ActorSupervisor:
             return 0.0
         idle = await asyncio.gather(*(one._idle_s() for one in self._to_blame()))
         grace_s = deadline_s - max(idle, default=deadline_s)
-        if grace_s <= 0:
-            self.report_lost()
-        return max(0.0, grace_s)
+        if grace_s > 0:
+            return grace_s
+        self.report_lost()
+        return 0.0
 
     def report_lost(self) -> None:
         """A call has taken too long: kill the process that is to blame. Without an open call the report is late."""

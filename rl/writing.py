@@ -3,8 +3,9 @@
     write_chains    every row goes on from step to step until its chain ends
     write_steps     every row writes one step, which may be replaced (`replace`) before the next one is written
 
-A row is what the pipelines would draft for a request with its seed: the same prompt, the same seed per step, the same
-stop rules. The other rows of the batch change nothing but rounding. Only tokens that stand for images are never chosen.
+On a CPU a row is what the pipelines would draft for a request with its seed: the same prompt, the same seed per step,
+the same stop rules. The other rows of the batch change nothing but rounding. Only tokens that stand for images are
+never chosen.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class ChainBatch:
         self, engine: HFEngine, requests: Sequence[GroupRequest], limits: ChainLimits, role: Role = "draft"
     ) -> None:
         self._engine, self._limits = engine, limits
-        self._images = torch.tensor(engine.image_tokens)
+        self._images = torch.tensor(engine.image_tokens, device=engine.device)
         """Never chosen: the learner would take such a token for one more image."""
         self.rows = [
             Row(group, _request(request, seed, limits), role)
@@ -80,6 +81,11 @@ class ChainBatch:
         ]
         with engine.turns, torch.inference_mode():
             self._sequences = engine.batch([request.prompt for request in requests], [row.group for row in self.rows])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the rows so far; may be read while they are written."""
+        return sum(len(row.frontier.end) + len(row._tokens) for row in self.rows)
 
     def write_chains(self) -> list[list[WrittenStep]]:
         """Per row, all steps to the end of its chain."""
@@ -120,7 +126,7 @@ class ChainBatch:
 
     def _choose(self, indices: list[int]) -> tuple[list[int], list[float]]:
         """The next token of each row, and its log-probability."""
-        logits = self._engine.logits(self._sequences.hidden[indices]).cpu()
+        logits = self._engine.logits(self._sequences.hidden[indices])
         temperature = self.rows[indices[0]].request.settings.temperature
         if temperature == 0:
             chosen = logits.index_fill(-1, self._images, -torch.inf).argmax(-1)
@@ -131,7 +137,11 @@ class ChainBatch:
         return chosen.tolist(), logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
 
     def _sample(self, indices: list[int], probabilities: Tensor) -> Tensor:
-        """What `torch.multinomial` draws from the generator of each row: the largest of p / exponential noise."""
+        """What `torch.multinomial` draws from the generator of each row: the largest of p / exponential noise.
+
+        On the device of the model: at a vocabulary of 150,000 the transfer and the noise would take longer than the
+        forward. Generators of a GPU draw other numbers than those of a CPU, which the pipelines use everywhere.
+        """
         if self._limits.top_p < 1:
             probabilities = torch.stack([nucleus(row, self._limits.top_p) for row in probabilities])
         probabilities = probabilities.index_fill(-1, self._images, 0.0)
@@ -139,7 +149,7 @@ class ChainBatch:
         for place, index in enumerate(indices):
             row = self.rows[index]
             if row._generator is None:
-                row._generator = torch.Generator().manual_seed(row.next_sampling().seed)
+                row._generator = torch.Generator(probabilities.device).manual_seed(row.next_sampling().seed)
             noise[place].exponential_(generator=row._generator)
         return (probabilities / noise).argmax(-1)
 

@@ -31,7 +31,19 @@ from dreamr.engines.sampling import TokenChooser
 from dreamr.engines.verdicts import check_chain
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    JudgedStep,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 MAX_CALLS = 64
 """Calls that share the model token by token; more wait for one of these to end."""
@@ -114,6 +126,15 @@ class HFEngine(HFWork):
         if not chain:
             return []
         return await self._calls.run(call_id, lambda _: self.judge(prompt, chain, criterion))
+
+    async def score_tokens(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
+    ) -> list[JudgedStep]:
+        """See `TokenScoring`. Raises ValueError as `score` does."""
+        check_chain(chain)
+        if not chain:
+            return []
+        return await self._calls.run(call_id, lambda _: self._judge_tokens(prompt, chain, temperature))
 
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling

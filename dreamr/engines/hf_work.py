@@ -27,7 +27,19 @@ from dreamr.engines.token_round import TokenRounds
 from dreamr.engines.turns import Turns
 from dreamr.errors import TooLong
 from dreamr.tasks.processor import PromptEncoder
-from dreamr.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    Finish,
+    JudgedStep,
+    Prefill,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 T = TypeVar("T")
 
@@ -144,6 +156,19 @@ class HFWork:
             lambda sequence, placed, whole: self._reader.ask(sequence, placed, whole, chain, question),
         )
         return [Verdict(value, started, ended) for value in values]
+
+    def _judge_tokens(self, prompt: Prompt, chain: Sequence[Step], temperature: float) -> list[JudgedStep]:
+        question = self._questions["rho"]
+        (values, logprobs), started, ended = self._read(
+            prompt,
+            chain[-1].end,
+            lambda sequence, placed, whole: self._reader.ask_and_read(
+                sequence, placed, whole, chain, question, temperature
+            ),
+        )
+        return [
+            JudgedStep(Verdict(value, started, ended), of_step) for value, of_step in zip(values, logprobs, strict=True)
+        ]
 
     def _read(
         self, prompt: Prompt, prefix: Tokens, work: Callable[[CachedSequence, PlacedPrompt, Tokens], T]

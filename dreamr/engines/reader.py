@@ -13,6 +13,9 @@ from dreamr.engines.questions import Question
 from dreamr.engines.verdicts import plant, verdict_branch
 from dreamr.types import Step, Tokens
 
+LOGIT_ROWS = 256
+"""Rows of logits that are computed at a time where there may be thousands."""
+
 
 class Reader:
     """Shapes: h hidden size, v vocabulary. `whole` is always prompt and prefix, of which `sequence` holds a part."""
@@ -49,6 +52,46 @@ class Reader:
     ) -> list[float]:
         """Verdicts on the last steps of `whole`; leaves exactly `whole` in the sequence."""
         self.fill_prompt(sequence, placed)
+        values, _ = self._ask(sequence, placed, whole, chain, question)
+        return values
+
+    def ask_and_read(
+        self,
+        sequence: CachedSequence,
+        placed: PlacedPrompt,
+        whole: Tokens,
+        chain: Sequence[Step],
+        question: Question,
+        temperature: float,
+    ) -> tuple[list[float], list[tuple[float, ...]]]:
+        """Verdicts as by `ask`, and per step the log-probabilities of its tokens, from the same forward."""
+        self.fill_prompt(sequence, placed)
+        first = len(placed.tokens) + len(chain[0].prefix)
+        # The token before the first one predicts it, and cached keys and values do not give back its hidden state.
+        self._cache.crop(sequence, min(len(sequence.tokens), first - 1))
+        start = len(sequence.tokens)
+        values, hidden = self._ask(sequence, placed, whole, chain, question)
+        logprobs = self._logprobs(hidden[first - 1 - start : -1], whole[first:], temperature)
+        ends = [len(step.end) - len(chain[0].prefix) for step in chain]
+        return values, [tuple(logprobs[end - len(step.tokens) : end]) for step, end in zip(chain, ends, strict=True)]
+
+    def _logprobs(self, hidden: Tensor, tokens: Tokens, temperature: float) -> list[float]:
+        """Log-probabilities of `tokens` (n) from the hidden states (n, h) before each.
+
+        A few rows at a time: all logits of a long chain would take gigabytes at a vocabulary of 150,000.
+        """
+        wanted = torch.tensor(tokens, device=hidden.device)
+        parts = []
+        for rows, ids in zip(hidden.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True):
+            distributions = (self._forward.logits(rows) / temperature).log_softmax(-1)
+            parts.append(distributions.gather(-1, ids[:, None])[:, 0])
+        logprobs: list[float] = torch.cat(parts).tolist()
+        return logprobs
+
+    def _ask(
+        self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens, chain: Sequence[Step], question: Question
+    ) -> tuple[list[float], Tensor]:
+        """Verdicts, and the hidden states (n, h) of the tokens that the sequence lacked of `whole`."""
         trunk = whole[len(sequence.tokens) :]
         step_ends = [len(placed.tokens) + len(step.end) for step in chain]
         branches = [verdict_branch(step, question.turn) for step in chain]
@@ -62,7 +105,7 @@ class Reader:
         )
         self._cache.grew(sequence, trunk)
         self._cache.crop(sequence, len(whole))
-        return question.read(hidden[tree.ends])
+        return question.read(hidden[tree.ends]), hidden[: len(trunk)]
 
     def _run(self, sequence: CachedSequence, placed: PlacedPrompt, whole: Tokens, tokens: Tokens) -> Tensor:
         """Hidden states of at least the last token of `whole` and of `tokens`, which the sequence holds then."""

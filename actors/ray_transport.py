@@ -97,6 +97,11 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def last_line(error: BaseException) -> str:
+    """What an error of Ray says, without the traceback above it."""
+    return str(error).strip().splitlines()[-1]
+
+
 def names_role(cause: BaseException, role: str) -> bool:
     """True when the error says by itself that an actor of this role has no model loaded."""
     return isinstance(cause, NotLoaded) and cause.role == role

@@ -34,7 +34,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.ray_transport import RayRef, names_role, root_cause
+from actors.ray_transport import RayRef, last_line, names_role, root_cause
 from actors.roles import MAX_CONCURRENCY, EngineActor
 from dreamr.config import ActorConfig, GroupConfig
 from dreamr.errors import ActorLost
@@ -241,8 +241,7 @@ class ActorSupervisor:
 
     def _start_error(self, cause: BaseException) -> BaseException:
         if isinstance(cause, RayActorError):
-            last_line = str(cause).strip().splitlines()[-1]
-            return ActorLost(f"the {self.role} actor died while it started: {last_line}")
+            return ActorLost(f"the {self.role} actor died while it started: {last_line(cause)}")
         return cause
 
     def _mark_down(self) -> None:

@@ -138,6 +138,14 @@ NO_VERDICT = Verdict(score=0.0, judged=False)
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """A drafted step as the target sees it: its verdict, and the log-probabilities of its tokens where asked for."""
+
+    verdict: Verdict
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Prefill:
     """When a prompt was read: seconds on the engine's clock, equal when it was cached."""
 

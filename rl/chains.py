@@ -36,6 +36,8 @@ class ChainStep:
     """Verdict on the drafted step at this place; None when there was nothing to judge."""
     drafted: DraftedStep
     """What the draft wrote at this place: this step, or the rejected one that it replaces."""
+    target_logprobs: tuple[float, ...] = ()
+    """The target's log-probabilities of the draft's tokens, where they were asked for; zeros for its own tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,23 @@ class Chain:
 
     steps: tuple[ChainStep, ...]
     end: ChainEnd
+    opening: str = ""
+    """`<think>` when the prompt ends with it: the chain then begins within the reasoning."""
 
     @property
     def text(self) -> str:
         return "".join(step.text for step in self.steps)
+
+    @property
+    def reply(self) -> str:
+        """The text with the opening of its reasoning: what an answer is looked for in."""
+        return self.opening + self.text
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the chain was ended before its answer could be: by the budget, or by a loop within the reasoning."""
+        reasoning = self.reply.rfind("<think>") > self.reply.rfind("</think>")
+        return self.end == "budget" or (self.end == "loop" and reasoning)
 
     @property
     def tokens(self) -> Tokens:
@@ -56,6 +71,10 @@ class Chain:
     @property
     def logprobs(self) -> tuple[float, ...]:
         return tuple(logprob for step in self.steps for logprob in step.logprobs)
+
+    @property
+    def target_logprobs(self) -> tuple[float, ...]:
+        return tuple(logprob for step in self.steps for logprob in step.target_logprobs)
 
     @property
     def drafted(self) -> list[DraftedStep]:
@@ -79,6 +98,8 @@ class RolloutTask:
     mode: RolloutMode
     rule: Rule
     """Which verdicts accept a drafted step."""
+    target_logprobs: bool = False
+    """Whether the target's log-probabilities of the draft's tokens are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +108,10 @@ class GroupRequest:
 
     prompt: Prompt
     seeds: tuple[int, ...]
-    """One per chain. A chain depends on its seed and the weights alone: not on the worker, nor on its batch."""
+    """One per chain. A chain depends on its seed, weights and kind of device, not on the worker or its batch."""
     temperature: float
+    count_target_steps: bool = False
+    """Also asks for the number of steps of the target's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +122,5 @@ class Group:
     chains: tuple[Chain, ...]
     version: int
     """The optimizer step whose weights wrote them."""
+    target_steps: int | None = None
+    """Steps of the target's greedy answer; None when it was not asked for, or has no end within `max_tokens`."""

@@ -7,17 +7,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from dreamr.errors import ConfigError
+from dreamr.errors import ConfigError, TrainingFailed
 from rl.config import SapoConfig
 
 log = logging.getLogger(__name__)
@@ -31,7 +37,10 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 HISTORY = "history.jsonl"
 WANDB_ID = "wandb_id"
-_PREFIX = "checkpoint-"
+LOCK = "lock"
+_FULL_DISK = ("No space left on device", "PytorchStreamWriter failed writing", "iostream error", "unexpected pos")
+"""What torch's and safetensors' writers say of a full disk; their errors do not have its number."""
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 MAY_DIFFER = (
     *("run", "log", "cluster", "wait_for_resources_s", "checkpoints"),
@@ -119,6 +128,52 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other processes from training in the folder; the lock is released when this process ends, however it ends.
+
+    Raises ConfigError when another one holds it.
+    """
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run = {run}: another process is training in this folder; wait for it, or choose another folder."
+            ) from None
+        except OSError as error:
+            log.warning("run = %s: this file system has no locks (%s): start no second run in it", run, error)
+        yield
+
+
+@contextmanager
+def full_disk_named(run: Path) -> Iterator[None]:
+    """Raise TrainingFailed in one sentence, in place of what the writer says, when the disk of the run is full."""
+    try:
+        yield
+    except TrainingFailed:
+        raise
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        free = shutil.disk_usage(run).free // 2**20
+        raise TrainingFailed(
+            f"no space is left on the disk of {run}: free some ({free} MiB are free now), or keep fewer checkpoints "
+            "(checkpoints.keep)"
+        ) from error
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether a full disk is among the causes of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(sign in str(error) for sign in _FULL_DISK):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def read_config(run: Path) -> str:
     """The configuration in the folder as text; empty when there is none."""
     path = run / CONFIG
@@ -161,7 +216,8 @@ def seal(checkpoint: Path) -> None:
 
 def newest(run: Path) -> Path | None:
     """The newest whole checkpoint; damaged ones are passed over with a warning. None when there is none."""
-    for checkpoint in sorted(folder(run).glob(f"{_PREFIX}*"), key=step_of, reverse=True):
+    found = [path for path in folder(run).glob("*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    for checkpoint in sorted(found, key=step_of, reverse=True):
         if (damage := _damage(checkpoint)) is None:
             return checkpoint
         log.warning("checkpoint %s is passed over: %s", checkpoint, damage)
@@ -170,7 +226,7 @@ def newest(run: Path) -> Path | None:
 
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which it was made."""
-    return int(checkpoint.name.removeprefix(_PREFIX))
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _damage(checkpoint: Path) -> str | None:
@@ -179,6 +235,8 @@ def _damage(checkpoint: Path) -> str | None:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "it was not finished"
+    if not (isinstance(files, dict) and files):
+        return f"its {MANIFEST} names no files"
     for name, expected in files.items():
         path = checkpoint / name
         if not path.is_file():

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from dreamr.config import ActorConfig, ClusterSettings, PipelineSettings, Strict, parse_strict
 from dreamr.errors import ConfigError
@@ -21,7 +21,13 @@ DEFAULT_CONFIG = "embedded-sapo.yaml"
 """In dreamr/configs, which is part of the package: what trains when no file is named at all."""
 
 
-class DataSettings(Strict):
+class Settings(Strict):
+    """Base of the settings of a run: no number is infinite or NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class DataSettings(Settings):
     """What the draft is trained and evaluated on."""
 
     name: Literal["ledger", "geometry3k", "scienceqa", "ocr_vqa"] = "ledger"
@@ -33,7 +39,7 @@ class DataSettings(Strict):
     """Seed of the ledger problems, and of the order of the others."""
 
 
-class RolloutSettings(Strict):
+class RolloutSettings(Settings):
     """How the draft is sampled, and which of its steps count as accepted."""
 
     workers: PositiveInt = 2
@@ -55,7 +61,7 @@ class RolloutSettings(Strict):
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is rewarded as accepted when rho > alpha; `evaluation.alpha` is the one to deploy with."""
     deadline_s: PositiveFloat = 600.0
-    """A worker that does not return its chains within this time is restarted."""
+    """A worker that writes no token and gets no verdict for so long is restarted."""
 
     @property
     def rule(self) -> Rule:
@@ -63,7 +69,7 @@ class RolloutSettings(Strict):
         return _rule(self.alpha)
 
 
-class RewardSettings(Strict):
+class RewardSettings(Settings):
     """Weights of the parts of the reward (`rl.rewards.REWARD_PARTS`), and what R_length counts."""
 
     outcome: float = Field(default=1.0, ge=0)
@@ -71,9 +77,14 @@ class RewardSettings(Strict):
     length: float = Field(default=1.0, ge=0)
     step_allowance: PositiveInt = 32
     """Tokens that a needed step may take; the share that it does not use is rewarded."""
+    form: Literal["needed", "paper"] = "needed"
+    """R_draft: `paper` is N_accepted / N_draft; `needed` counts needed steps that are missing as drafted."""
+    needed_from: Literal["target", "group"] = "target"
+    """Where the task gives no number of needed steps (`rl.rewards.needed_steps`): `target` has the target answer each
+    problem once; `group` does without, and lets chains with accepted filler pass for whole ones."""
 
 
-class LearnerSettings(Strict):
+class LearnerSettings(Settings):
     """The policy's update."""
 
     world_size: PositiveInt = 1
@@ -100,6 +111,8 @@ class LearnerSettings(Strict):
     """Weight of the KL term to the draft at the beginning of the run; 0 loads no reference model."""
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
+    distill_beta: float = Field(default=0.0, ge=0)
+    """Weight of on-policy distillation from the target (`rl.rewards.distillation_gaps`); 0 does without."""
     credit: Literal["chain", "step"] = "chain"
     """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: a verdict on a step counts for the
     tokens of that step alone (`rl.rewards.token_advantages`)."""
@@ -109,14 +122,19 @@ class LearnerSettings(Strict):
     freeze_vision: bool = True
     gradient_checkpointing: bool = False
     """Less memory for a third more time; for models that would not fit otherwise."""
+    collective_timeout_s: PositiveFloat = 4 * 3600.0
+    """A rank that waits so long for the others in a collective ends the run. Rollouts of one rank may take far longer
+    than those of another, so minutes are too short."""
 
 
-class EvaluationSettings(Strict):
+class EvaluationSettings(Settings):
     """Held-out problems, answered by draft and target together, greedily."""
 
     every: PositiveInt = 25
     """Optimizer steps between two evaluations; there is one before the first step and one after the last."""
     problems: PositiveInt = 32
+    problems_per_call: PositiveInt = 16
+    """Problems that a worker answers in one batch; only these are repeated when it is lost."""
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is committed when rho > alpha."""
     speedup_problems: int = Field(default=0, ge=0)
@@ -128,7 +146,7 @@ class EvaluationSettings(Strict):
         return _rule(self.alpha)
 
 
-class CheckpointSettings(Strict):
+class CheckpointSettings(Settings):
     """How often a run can be resumed from, and how many checkpoints are kept."""
 
     every: PositiveInt = 25
@@ -136,7 +154,7 @@ class CheckpointSettings(Strict):
     """At least 2: one is complete while the newest is written."""
 
 
-class LogSettings(Strict):
+class LogSettings(Settings):
     """Where curves and completions go, besides the folder of the run."""
 
     wandb: Literal["auto", "offline", "off"] = "auto"
@@ -147,7 +165,7 @@ class LogSettings(Strict):
     """Optimizer steps between two tables of completions."""
 
 
-class SapoConfig(Strict):
+class SapoConfig(Settings):
     """One training run."""
 
     run: Path | None = None

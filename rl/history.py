@@ -64,6 +64,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 def _open_wandb(run: Path, settings: LogSettings, config: Mapping[str, Any]) -> Any:
     import wandb
 
+    os.environ["WANDB_DATA_DIR"] = str(run / "wandb")  # otherwise pictures are staged in the home folder
     offline = settings.wandb == "offline" or not (os.environ.get("WANDB_API_KEY") or _has_netrc())
     saved = run / WANDB_ID
     run_id = saved.read_text(encoding="utf-8") if saved.exists() else uuid.uuid4().hex[:8]

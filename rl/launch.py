@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import EMPTY_BUNDLE, reserve_bundles
-from actors.ray_transport import root_cause
+from actors.ray_transport import last_line, root_cause
+from dreamr.errors import TrainingFailed
 from rl import checkpoints
 from rl.config import SapoConfig
 from rl.learner import Learner
@@ -33,7 +34,7 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
     Raises:
         NotEnoughResources: the cluster cannot hold the run; nothing was created.
         ConfigError: a learner's node does not share the folder of the run.
-        RuntimeError: a learner died.
+        TrainingFailed: a learner's process died, or what it trains is of no use.
         ValueError, ActorLost: see `ActorSupervisor.start` and `RolloutPool.roll_out`.
     """
     placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
@@ -107,12 +108,15 @@ async def _answer(reference: Any) -> Any:
     try:
         return await reference
     except OutOfMemoryError as error:  # its own text lists every process of the node
-        raise RuntimeError(
+        raise TrainingFailed(
             "Ray ended a process of the run because its node was short of memory: give it more, or lower "
-            "rollout.workers, rollout.verifiers or learner.micro_batch; --resume goes on."
+            "rollout.workers, rollout.verifiers or learner.micro_batch"
         ) from error
     except RayError as error:
-        raise root_cause(error) from error
+        cause = root_cause(error)
+        if isinstance(cause, RayActorError):
+            raise TrainingFailed(f"a process of the run died: {last_line(cause)}") from error
+        raise cause from error
 
 
 async def _end(actors: list[Any]) -> None:

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ class Learner:
             loop.call_soon_threadsafe(self._metrics.put_nowait, metrics)
 
         try:
-            return await asyncio.to_thread(self._fit, address, port, checkpoint, report)
+            with checkpoints.full_disk_named(self._config.folder):
+                return await asyncio.to_thread(self._fit, address, port, checkpoint, report)
         finally:
             self._metrics.put_nowait(None)
 
@@ -76,9 +78,9 @@ class Learner:
     ) -> Path | None:
         config = self._config
         join(config.learner, self._rank, address, port)
-        from rl.callbacks import Bookkeeper
+        from rl.evaluation import Bookkeeper
         from rl.history import History
-        from rl.pool import PoolClient
+        from rl.pool_client import PoolClient
         from rl.trainer import SapoTrainer, dataset, training_args
 
         assert isinstance(config.draft.engine, HFEngineConfig)
@@ -137,7 +139,11 @@ def join(settings: LearnerSettings, rank: int, address: str, port: int) -> None:
     if on_cpu:
         # It would be compiled for half a minute, and helps only where ranks share a machine with many cores.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("gloo" if on_cpu else "nccl", auto_mpi_discovery=False)
+    deepspeed.init_distributed(
+        "gloo" if on_cpu else "nccl",
+        auto_mpi_discovery=False,
+        timeout=timedelta(seconds=settings.collective_timeout_s),
+    )
 
 
 # -- the draft's checkpoint ------------------------------------------------------------------------------------------

@@ -1,33 +1,28 @@
 """`RolloutPool`: the workers and verifiers of a run, kept alive; one call rolls out a whole batch.
 
     learner ── set_weights([ref]) ─▶ pool ── ref ─▶ every worker, before its next call
-    learner ── roll_out(requests) ─▶ pool ── calls of a few groups ─▶ queue ─▶ worker 1 ─▶ verifier 1
-                                                                        └───▶ worker 2 ─▶ verifier 2
+    learner ── roll_out(requests) ─▶ pool ── calls of a few groups ─▶ queue ─┬▶ worker 1 ─┬▶ verifier 1
+                                                                             └▶ worker 2 ─┴▶ verifier 2
 
-One task per worker takes calls from the queue. A call whose worker or verifier was lost returns to the queue, and the
-task waits for both to recover; meanwhile the others go on. Seeds belong to requests, so no chain depends on who wrote
-it. Actors are restarted by `actors.supervisor`; a restarted worker gets the newest weights first.
-
-`PoolClient` is the pool as a learner sees it, from the thread that trains.
+One task per worker takes calls from the queue. A call whose worker was lost, or all verifiers, returns to the queue,
+and the task waits for them to recover; meanwhile the others go on. A worker is lost as well when it makes no progress
+for `rollout.deadline_s`. Seeds belong to requests, so no chain depends on the worker that wrote it. Actors are
+restarted by `actors.supervisor`; a restarted worker gets the newest weights first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-import torch
 from ray.util.placement_group import PlacementGroup
-from torch import Tensor, nn
 
-from actors.ray_transport import RayRef, RayTransport, StoredPrompts, root_cause
+from actors.ray_transport import RayRef, RayTransport, StoredPrompts
 from actors.supervisor import ActorSupervisor
 from dreamr.config import GroupConfig, PipelineSettings
 from dreamr.errors import ActorLost
@@ -37,7 +32,8 @@ from pipelines import Request, Trace, run
 from pipelines.handles import Handles, Verifier, Writer
 from rl.chains import Group, GroupRequest, RolloutTask
 from rl.config import SapoConfig
-from rl.rollout import RolloutVerifier, RolloutWorker
+from rl.rollout import RolloutWorker
+from rl.verifier import RolloutVerifier
 from rl.writing import ChainLimits
 
 MAX_TRIES = 5
@@ -64,6 +60,10 @@ class RolloutPool:
         self._weights: tuple[int, ray.ObjectRef[Any]] | None = None
         self._loaded: dict[ActorSupervisor, tuple[int, int]] = {}
         """Per worker the generation and the version that it has loaded."""
+        self._target_steps: dict[str, int | None] = {}
+        """By prompt the number of steps of the target's answer, once it was counted."""
+        self._milestones: dict[str, int] = {}
+        self._passed = asyncio.Condition()
         rollout = config.rollout
         self._limits = ChainLimits(rollout.max_tokens, rollout.max_step_tokens, rollout.top_p)
 
@@ -107,6 +107,17 @@ class RolloutPool:
             raise failed.exceptions[0] from failed
         return [group for group in groups if group is not None]
 
+    async def pass_milestone(self, name: str, step: int) -> None:
+        """Rank 0 has done this at that optimizer step: those that wait for it go on."""
+        async with self._passed:
+            self._milestones[name] = step
+            self._passed.notify_all()
+
+    async def reached(self, name: str, step: int) -> None:
+        """Return when rank 0 has passed the milestone at that step or a later one."""
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._milestones.get(name, -1) >= step)
+
     async def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:
         """Per prompt the wall time of the target alone, and of FPSR with the first worker as its draft.
 
@@ -142,32 +153,64 @@ class RolloutPool:
         return times
 
     async def _serve(self, number: int, queue: deque[_Call], groups: list[Group | None], task: RolloutTask) -> None:
-        worker, verifier = self.workers[number], self.verifiers[number % len(self.verifiers)]
+        worker, actors = self.workers[number], [self.workers[number], *self.verifiers]
+        # Each worker begins with another verifier, so that their first calls do not meet.
+        verifiers = [*self.verifiers[number % len(self.verifiers) :], *self.verifiers[: number % len(self.verifiers)]]
         while queue:
             call = queue.popleft()
             try:
-                groups[call.start : call.start + len(call.requests)] = await self._call(worker, verifier, call, task)
+                groups[call.start : call.start + len(call.requests)] = await self._call(worker, verifiers, call, task)
             except ActorLost as lost:
                 call.tries += 1
                 if call.tries == MAX_TRIES:
                     raise ActorLost(f"a rollout call has lost its actors {MAX_TRIES} times: {lost}") from lost
                 queue.append(call)
-                await asyncio.gather(worker.check(), verifier.check())  # the loss may have been either's
-                await asyncio.gather(worker.recovered(), verifier.recovered())
+                await asyncio.gather(*(actor.check() for actor in actors))  # the loss may have been any one's
+                await asyncio.gather(*(actor.recovered() for actor in actors))
 
     async def _call(
-        self, worker: ActorSupervisor, verifier: ActorSupervisor, call: _Call, task: RolloutTask
+        self, worker: ActorSupervisor, verifiers: Sequence[ActorSupervisor], call: _Call, task: RolloutTask
     ) -> list[Group]:
         await self._sync(worker)
+        requests = [self._without_known_steps(request) for request in call.requests]
+        handles = [verifier.actor for verifier in verifiers]
+        remote = worker.actor.roll_out.remote(requests, handles, task, self._limits)
+        groups = await self._while_progressing(worker, RayRef(remote, worker))
+        for request, group in zip(requests, groups, strict=True):
+            if request.count_target_steps:
+                self._target_steps[request.prompt.key] = group.target_steps
+        return [
+            replace(group, target_steps=self._target_steps.get(request.prompt.key))
+            for request, group in zip(requests, groups, strict=True)
+        ]
+
+    def _without_known_steps(self, request: GroupRequest) -> GroupRequest:
+        known = request.prompt.key in self._target_steps
+        return replace(request, count_target_steps=request.count_target_steps and not known)
+
+    async def _while_progressing(self, worker: ActorSupervisor, reply: RayRef[list[Group]]) -> list[Group]:
+        """Await the reply for as long as the worker goes on. Raises ActorLost when it does not."""
         deadline_s = self._config.rollout.deadline_s
-        remote = worker.actor.roll_out.remote(call.requests, verifier.actor, task, self._limits)
-        reply: RayRef[list[Group]] = RayRef(remote, worker)
+        answer = asyncio.ensure_future(_awaited(reply))
+        progress: int | None = None
         try:
-            async with asyncio.timeout(deadline_s):
-                return await reply
-        except TimeoutError as error:
-            worker.report_lost()
-            raise ActorLost(f"a rollout worker was silent for {deadline_s:g} s") from error
+            while not (await asyncio.wait({answer}, timeout=deadline_s))[0]:
+                before, progress = progress, await self._progress(worker)
+                if progress == before:
+                    worker.report_lost()
+                    raise ActorLost(f"a rollout worker made no progress for {deadline_s:g} s")
+            return answer.result()
+        finally:
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def _progress(self, worker: ActorSupervisor) -> int | None:
+        """None when the process does not answer, whether it is dead or hangs."""
+        try:
+            async with asyncio.timeout(self._config.rollout.deadline_s):
+                return await RayRef[int](worker.actor.num_done.remote(), worker)
+        except (TimeoutError, ActorLost):
+            return None
 
     async def _sync(self, worker: ActorSupervisor) -> None:
         """Give the worker the newest weights, unless its present process has them."""
@@ -184,75 +227,11 @@ class RolloutPool:
             self._loaded[worker] = wanted
 
 
+async def _awaited(reply: RayRef[list[Group]]) -> list[Group]:
+    return await reply
+
+
 async def _answered(handles: Handles, prompt: Prompt, settings: PipelineSettings, method: str) -> Trace:
     """Answer from cold prefix caches: no run may profit from what another has cached."""
     request = Request(cold_copy(prompt, f"timing {uuid.uuid4().hex}"), settings.model_copy(update={"method": method}))
     return await run(request, handles)
-
-
-class PoolClient:
-    """Blocking calls of one learner rank."""
-
-    def __init__(self, pool: Any, rank: int) -> None:
-        self._pool, self._rank = pool, rank
-        self._version: int | None = None
-        self._reference: ray.ObjectRef[Any] | None = None
-        """Keeps the newest weights alive: a restarted worker may need them again."""
-        self.sync_seconds = 0.0
-        """How long the last transfer took."""
-
-    def sync(self, model: Any, version: int) -> None:
-        """Give the workers the weights of optimizer step `version`, once; rank 0 sends. Collective."""
-        if version == self._version:
-            return
-        began = time.perf_counter()
-        weights = self.gather(model)
-        if weights is not None:
-            self._reference = ray.put(weights)
-            self._get(self._pool.set_weights.remote([self._reference], version))
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            torch.distributed.barrier()  # no rank samples from the old weights
-        self._version = version
-        self.sync_seconds = time.perf_counter() - began
-
-    def gather(self, model: Any) -> dict[str, Tensor] | None:
-        """The weights on rank 0, None on the others. Collective."""
-        return gather_weights(model.module if hasattr(model, "module") else model, keep=self._rank == 0)
-
-    def roll_out(self, requests: Sequence[GroupRequest], task: RolloutTask, size: int | None = None) -> list[Group]:
-        """See `RolloutPool.roll_out`."""
-        groups: list[Group] = self._get(self._pool.roll_out.remote(requests, task, size))
-        return groups
-
-    def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:
-        """See `RolloutPool.time_pipelines`."""
-        times: list[tuple[float, float]] = self._get(self._pool.time_pipelines.remote(prompts))
-        return times
-
-    def _get(self, reference: Any) -> Any:
-        try:
-            return ray.get(reference)
-        except ray.exceptions.RayError as error:
-            raise root_cause(error) from error
-
-
-def gather_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor] | None:
-    """Copies of all parameters on the CPU where `keep` is true, else None; the whole of each, also under ZeRO-3.
-
-    Collective: every rank has to call it. Under ZeRO-3 each parameter is gathered by itself, so no rank ever holds
-    the whole model twice.
-    """
-    weights: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        with _gathered(parameter), torch.no_grad():
-            if keep:
-                weights[name] = parameter.detach().to("cpu", copy=True)
-    return weights if keep else None
-
-
-def _gathered(parameter: Any) -> Any:
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter])

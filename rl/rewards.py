@@ -8,11 +8,13 @@ With N drafted steps, A of them accepted, and n steps that the problem needs:
     R_draft   = A / max(N, n)
     R_length  = max(0, A - max(0, N - n) - sum over accepted steps of min(tokens / allowance, 1)) / n
 
-R_draft is the paper's N_accepted / N_draft; a needed step that was never written counts as drafted and not accepted, so
-that writing one safe step and guessing the rest does not pay. The paper gives no formula for R_length. Ours is the
-saved share of a token allowance: every needed step has one, an accepted step spends its tokens of it, and what is not
-spent is the reward. A rejected or missing step saves nothing, and each step beyond the needed ones takes an allowance
-back. With N = n it is the mean over needed steps of `accepted * (1 - tokens / allowance)`.
+R_draft is the paper's N_accepted / N_draft, except that a needed step that was never written counts as drafted and not
+accepted, so that writing one safe step and guessing the rest does not pay; `rewards.form: paper` leaves that out.
+
+The paper gives no formula for R_length. Ours is the saved share of a token allowance: every needed step has one, an
+accepted step spends its tokens of it, and what is not spent is the reward. A rejected or missing step saves nothing,
+and each step beyond the needed ones takes an allowance back. With N = n it is the mean over needed steps of
+`accepted * (1 - tokens / allowance)`.
 
 So no part grows (tests/unit/test_rl_rewards.py, on random chains) by adding an empty step, which is never accepted; by
 leaving out a step that was needed; by skipping the chain; or, for R_length, by splitting steps or adding accepted
@@ -47,8 +49,8 @@ def outcome_reward(judged: Judged, settings: RewardSettings) -> float:
 
 
 def draft_reward(judged: Judged, settings: RewardSettings) -> float:
-    """Accepted share of the drafted steps, at least `needed` of them; within 0..1."""
-    return sum(step.accepted for step in judged.steps) / max(len(judged.steps), judged.needed, 1)
+    """Accepted share of the drafted steps, of at least `needed` ones in the form `needed`; within 0..1."""
+    return sum(step.accepted for step in judged.steps) / _num_drafted(judged, settings)
 
 
 def length_reward(judged: Judged, settings: RewardSettings) -> float:
@@ -58,7 +60,12 @@ def length_reward(judged: Judged, settings: RewardSettings) -> float:
 
 def _accepted_share(judged: Judged, place: int, settings: RewardSettings) -> float:
     """What one step adds to R_draft."""
-    return judged.steps[place].accepted / max(len(judged.steps), judged.needed)
+    return judged.steps[place].accepted / _num_drafted(judged, settings)
+
+
+def _num_drafted(judged: Judged, settings: RewardSettings) -> int:
+    """The denominator of R_draft."""
+    return max(len(judged.steps), judged.needed if settings.form == "needed" else 0, 1)
 
 
 def _saved_share(judged: Judged, place: int, settings: RewardSettings) -> float:
@@ -109,10 +116,12 @@ class ScoredChain:
         return statistics.fmean(step.accepted for step in self.judged.steps)
 
 
-def score_group(example: Example, chains: Sequence[Chain], settings: RewardSettings) -> list[ScoredChain]:
-    """Rewards of all chains of one prompt."""
-    correct = [example.is_correct(chain.text) for chain in chains]
-    needed = example.needed_steps or _needed_steps(chains, correct)
+def score_group(
+    example: Example, chains: Sequence[Chain], settings: RewardSettings, target_steps: int | None = None
+) -> list[ScoredChain]:
+    """Rewards of all chains of one prompt; `target_steps` as in `Group`."""
+    correct = [example.is_correct(chain.reply) for chain in chains]
+    needed = example.needed_steps or needed_steps(chains, correct, target_steps)
     scored = []
     for chain, is_correct in zip(chains, correct, strict=True):
         judged = Judged(chain.drafted, is_correct, needed)
@@ -121,11 +130,18 @@ def score_group(example: Example, chains: Sequence[Chain], settings: RewardSetti
     return scored
 
 
-def _needed_steps(chains: Sequence[Chain], correct: Sequence[bool]) -> int:
-    """Where the task gives no number of steps: the median of the group's correct answers, or of all when none is
-    correct, so that one lucky short chain does not move it."""
-    lengths = [len(chain.steps) for chain, is_correct in zip(chains, correct, strict=True) if is_correct]
-    return round(statistics.median(lengths or [len(chain.steps) for chain in chains]))
+def needed_steps(chains: Sequence[Chain], correct: Sequence[bool], target_steps: int | None) -> int:
+    """Steps that a problem needs, where the task does not say it.
+
+    The median of the group's correct answers, or of all when none is correct: one lucky short chain does not move it.
+    Where most of the correct answers are guesses without a chain, the median alone would reward these and call whole
+    chains too long. So it is at least the largest number of accepted steps in a correct answer, up to the length of the
+    target's answer: a chain that is padded beyond it raises nothing.
+    """
+    right = [chain for chain, is_correct in zip(chains, correct, strict=True) if is_correct]
+    median = round(statistics.median(len(chain.steps) for chain in right or chains))
+    most = max((sum(step.accepted for step in chain.drafted) for chain in right), default=0)
+    return max(median, most if target_steps is None else min(most, target_steps))
 
 
 def token_advantages(groups: Sequence[Sequence[ScoredChain]], settings: RewardSettings) -> list[list[float]]:
@@ -161,6 +177,25 @@ def chain_advantage(chain: Chain, advantage: float | Sequence[float]) -> float:
         return advantage
     drafted = [value for value, counts in zip(advantage, chain.loss_mask, strict=False) if counts]
     return statistics.fmean(drafted) if drafted else 0.0
+
+
+def distillation_gaps(chain: Chain) -> list[float]:
+    """log p_draft - log p_target per token of the draft, 0 where the target wrote; for `learner.distill_beta`.
+
+    On-policy distillation: the draft is trained on what it writes itself, by the reverse KL divergence to the target
+    (Gu et al. 2023, MiniLLM, arXiv 2306.08543; Agarwal et al. 2023, GKD, arXiv 2306.13649). With the token x sampled
+    from p_draft after a prefix s, the gap is an unbiased estimate of KL(p_draft(. | s) || p_target(. | s)), and
+
+        E[ grad log p_draft(x | s) * (log p_draft(x | s) - log p_target(x | s)) ] = grad KL,
+
+    since grad log p_draft has the mean 0. So `-beta * gap` is added to the advantage of the token, and the policy
+    gradient does the rest: one number per token is kept, and no distribution of the target. Each token answers for its
+    own gap alone (a discount of 0), which leaves out what it does to later prefixes and has far less variance.
+    """
+    return [
+        draft - target if drafted else 0.0
+        for draft, target, drafted in zip(chain.logprobs, chain.target_logprobs, chain.loss_mask, strict=True)
+    ]
 
 
 def _against_the_group(group: Sequence[ScoredChain], settings: RewardSettings) -> list[list[float]]:

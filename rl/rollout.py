@@ -1,11 +1,11 @@
-"""The actors of a rollout: `RolloutWorker` writes chains with the current draft, `RolloutVerifier` is the target.
+"""`RolloutWorker`: writes groups of chains with the current draft and has them judged.
 
-    free          chains of all groups in one batch ─▶ verdicts: one call per group ─▶ groups
+    free          chains of all groups in one batch ─▶ verdicts ─▶ groups
     in_pipeline   next step of every chain ─▶ verdicts ─▶ accepted: kept; rejected: replaced by the target's step
                       ▲                                    │
                       └──────── until all chains end ──────┘
 
-The worker awaits the verifier; the verifier awaits no other actor. Models compute in the engines' own threads, so that
+The worker awaits verifiers; a verifier awaits no other actor. Models compute in the engines' own threads, so that
 health calls are answered meanwhile.
 """
 
@@ -14,27 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor
 
-from actors.roles import DraftActor, TargetActor
+from actors.roles import DraftActor
 from dreamr.config import ActorConfig
 from dreamr.engines.hf.engine import HFEngine
-from dreamr.types import NO_VERDICT, Prompt, Step, Tokens, Verdict
-from pipelines.verification import Rule
+from dreamr.types import JudgedStep, Step, Tokens
 from rl.chains import Chain, ChainStep, DraftedStep, Group, GroupRequest, RolloutTask
-from rl.writing import ChainBatch, ChainLimits, Row
+from rl.verifier import Frontier, Verifiers
+from rl.writing import ChainBatch, ChainLimits
 
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """The end of a chain, from which the target writes its step."""
-
-    step: Step
-    num_steps: int
-    seed: int
+_TAIL = 64
+"""Last tokens of a prompt, among which it opens the reasoning if it does."""
 
 
 class RolloutWorker(DraftActor):
@@ -43,150 +36,188 @@ class RolloutWorker(DraftActor):
     def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
         super().__init__(config, ids_of)
         self._version = 0
+        self._rollouts: set[_Rollout] = set()
+        self._num_done = 0
 
     async def set_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Load the weights of the optimizer step `version`; Ray resolves their reference once per node."""
         await cast(HFEngine, self._engine).update_weights(weights)
         self._version = version
 
+    async def num_done(self) -> int:
+        """A number that changes with every step that is written and every answer of a verifier."""
+        return self._num_done + sum(rollout.num_done for rollout in self._rollouts)
+
     async def roll_out(
-        self, requests: Sequence[GroupRequest], verifier: Any, task: RolloutTask, limits: ChainLimits
+        self, requests: Sequence[GroupRequest], verifiers: Sequence[Any], task: RolloutTask, limits: ChainLimits
     ) -> list[Group]:
-        """Chains for every request, judged by the actor `verifier` (a handle of `RolloutVerifier`)."""
+        """Chains for every request, judged by the actors `verifiers` (handles of `RolloutVerifier`)."""
         engine = cast(HFEngine, self._engine)
-        batch = ChainBatch(engine, requests, limits)
-        rollout = _Rollout(batch, requests, verifier, task.rule, limits)
-        chains = await (rollout.write_free() if task.mode == "free" else rollout.write_in_pipeline())
-        by_group: dict[int, list[Chain]] = defaultdict(list)
-        for row, chain in zip(batch.rows, chains, strict=True):
-            by_group[row.group].append(chain)
+        rollout = _Rollout(requests, Verifiers(verifiers), task, limits)
+        self._rollouts.add(rollout)
+        try:
+            target_steps = asyncio.ensure_future(rollout.count_target_steps())
+            try:
+                await rollout.begin(engine)
+                chains = await (rollout.write_free() if task.mode == "free" else rollout.write_in_pipeline())
+                counts = await target_steps
+            finally:
+                target_steps.cancel()
+                await asyncio.gather(target_steps, return_exceptions=True)
+        finally:
+            self._rollouts.discard(rollout)
+            self._num_done += rollout.num_done
         return [
-            Group(await engine.prompt_tokens(request.prompt), tuple(by_group[index]), self._version)
+            Group(await engine.prompt_tokens(request.prompt), tuple(chains[index]), self._version, counts[index])
             for index, request in enumerate(requests)
         ]
 
 
-class RolloutVerifier(TargetActor):
-    """The target: judges the chains of whole groups, and writes the steps that replace rejected ones."""
-
-    async def judge(self, prompt: Prompt, chains: Sequence[Sequence[Step]]) -> list[list[Verdict]]:
-        """A verdict per step of every chain of one prompt; a blank step is not judged.
-
-        The steps of a chain are judged in one forward, a step that several chains share only once. Chains are judged
-        one after the other: a forward over a whole chain fills a processor already, and chains share the prefix cache.
-        """
-        known: dict[Tokens, Verdict] = {}
-        for chain in chains:
-            unknown = _unjudged(chain, known)
-            verdicts = await self._engine.score("rollout", prompt, unknown)
-            known.update((step.end, verdict) for step, verdict in zip(unknown, verdicts, strict=True))
-        return [[NO_VERDICT if step.is_blank else known[step.end] for step in chain] for chain in chains]
-
-    async def write(
-        self, prompt: Prompt, frontiers: Sequence[Frontier], temperature: float, limits: ChainLimits
-    ) -> list[Step]:
-        """The target's step after each frontier of one prompt."""
-        request = GroupRequest(prompt, tuple(frontier.seed for frontier in frontiers), temperature)
-        batch = ChainBatch(self._engine, [request], limits, role="target")
-        for row, frontier in zip(batch.rows, frontiers, strict=True):
-            row.start_after(frontier.step, frontier.num_steps)
-        return [step for step in await batch.write_steps() if step is not None]
-
-
-def _unjudged(chain: Sequence[Step], known: dict[Tokens, Verdict]) -> list[Step]:
-    """The steps from the first that has no verdict yet; a step without tokens can only be the last one."""
-    steps = [step for step in chain if step.tokens]
-    first = next((index for index, step in enumerate(steps) if step.end not in known), len(steps))
-    return steps[first:]
-
-
 class _Rollout:
-    """One call of a worker: a batch of rows, and the verifier that judges them."""
+    """One call of a worker: a batch of rows, and the verifiers that judge them."""
 
     def __init__(
-        self, batch: ChainBatch, requests: Sequence[GroupRequest], verifier: Any, rule: Rule, limits: ChainLimits
+        self, requests: Sequence[GroupRequest], verifiers: Verifiers, task: RolloutTask, limits: ChainLimits
     ) -> None:
-        self._batch, self._rows = batch, batch.rows
-        self._requests, self._verifier, self._rule, self._limits = requests, verifier, rule, limits
+        self._requests, self._verifiers, self._task, self._limits = requests, verifiers, task, limits
+        self._batch: ChainBatch | None = None
+        self._openings: list[str] = []
+        self._num_answers = 0
 
-    async def write_free(self) -> list[Chain]:
-        written = await self._batch.write_chains()
-        verdicts = await self._judged(written)
-        return [
-            _chain(row, [self._drafted(*pair) for pair in zip(steps, judged, strict=True)])
-            for row, steps, judged in zip(self._rows, written, verdicts, strict=True)
-        ]
+    async def begin(self, engine: HFEngine) -> None:
+        """Read the prompts."""
+        prompts = [await engine.prompt_tokens(request.prompt) for request in self._requests]
+        self._openings = [_opening(engine, prompt) for prompt in prompts]
+        self._batch = ChainBatch(engine, self._requests, self._limits)
 
-    async def write_in_pipeline(self) -> list[Chain]:
-        chains: list[list[ChainStep]] = [[] for _ in self._rows]
-        while any(row.end is None for row in self._rows):
-            before = [row.frontier for row in self._rows]
-            written = await self._batch.write_steps()
-            verdicts = await self._judged([[one] if one else [] for one in written])
+    @property
+    def num_done(self) -> int:
+        """Tokens written and answers of verifiers so far."""
+        return self._num_answers + (self._batch.num_tokens if self._batch else 0)
+
+    async def count_target_steps(self) -> list[int | None]:
+        """Per request the number of steps of the target's answer, where it is wanted."""
+        return await asyncio.gather(
+            *(
+                self._ask("count_steps", request.prompt, self._limits) if request.count_target_steps else _nothing()
+                for request in self._requests
+            )
+        )
+
+    async def write_free(self) -> list[list[Chain]]:
+        """The chains of each request: written whole, then judged."""
+        batch = self._required
+        written = await batch.write_chains()
+        judged = await self._judged(written)
+        return self._by_request(
+            [
+                [self._drafted(*pair) for pair in zip(steps, of_chain, strict=True)]
+                for steps, of_chain in zip(written, judged, strict=True)
+            ]
+        )
+
+    async def write_in_pipeline(self) -> list[list[Chain]]:
+        """The chains of each request: judged step by step, rejected steps replaced by the target's."""
+        batch = self._required
+        chains: list[list[ChainStep]] = [[] for _ in batch.rows]
+        while any(row.end is None for row in batch.rows):
+            before = [row.frontier for row in batch.rows]
+            written = await batch.write_steps()
+            judged = await self._judged([[one] if one else [] for one in written])
             rejected: dict[int, ChainStep] = {}
             for index, one in enumerate(written):
                 if one is None:
                     continue
-                step = self._drafted(one, verdicts[index][0])
+                step = self._drafted(one, judged[index][0])
                 if step.drafted.accepted:
                     chains[index].append(step)
                 else:
                     rejected[index] = step
             for index, replacement in (await self._target_steps(list(rejected), before)).items():
-                self._batch.replace(self._rows[index], before[index], replacement)
-                chains[index].append(_replaced(rejected[index], replacement))
-        return [_chain(row, steps) for row, steps in zip(self._rows, chains, strict=True)]
+                batch.replace(batch.rows[index], before[index], replacement)
+                chains[index].append(self._replaced(rejected[index], replacement))
+        return self._by_request(chains)
 
-    async def _judged(self, chains: Sequence[Sequence[Step]]) -> list[list[Verdict]]:
-        """A verdict per step of every row; one call per group that has steps to judge, all at once."""
-        by_group = self._by_group([index for index, chain in enumerate(chains) if chain])
-        calls = [
-            self._verifier.judge.remote(self._requests[group].prompt, [chains[index] for index in rows])
-            for group, rows in by_group.items()
-        ]
-        verdicts: list[list[Verdict]] = [[] for _ in self._rows]
-        for rows, answer in zip(by_group.values(), await asyncio.gather(*calls), strict=True):
-            for index, judged in zip(rows, answer, strict=True):
-                verdicts[index] = judged
-        return verdicts
+    async def _judged(self, chains: Sequence[Sequence[Step]]) -> list[list[JudgedStep]]:
+        """What the target says about each step of every row; the calls of all groups at once."""
+        shares = self._shares([index for index, chain in enumerate(chains) if chain])
+        temperature = self._requests[0].temperature if self._task.target_logprobs else None
+        answers = await asyncio.gather(
+            *(
+                self._ask("judge", self._requests[group].prompt, [chains[index] for index in rows], temperature)
+                for group, rows in shares
+            )
+        )
+        judged: list[list[JudgedStep]] = [[] for _ in chains]
+        for (_, rows), answer in zip(shares, answers, strict=True):
+            for index, of_chain in zip(rows, answer, strict=True):
+                judged[index] = of_chain
+        return judged
 
     async def _target_steps(self, rejected: Sequence[int], before: Sequence[Step]) -> dict[int, Step]:
-        """The target's step in place of each rejected one; one call per group, all at once."""
-        by_group = self._by_group(rejected)
-        calls = []
-        for group, rows in by_group.items():
+        """The target's step in place of each rejected one; the calls of all groups at once."""
+        rows_of_batch = self._required.rows
+        shares, calls = self._shares(rejected), []
+        for group, rows in shares:
             # The row has counted the rejected step already.
             frontiers = [
-                Frontier(before[index], self._rows[index].num_steps - 1, self._rows[index].request.settings.seed)
+                Frontier(before[index], rows_of_batch[index].num_steps - 1, rows_of_batch[index].request.settings.seed)
                 for index in rows
             ]
             request = self._requests[group]
-            calls.append(self._verifier.write.remote(request.prompt, frontiers, request.temperature, self._limits))
-        answers = await asyncio.gather(*calls)
+            calls.append(self._ask("write", request.prompt, frontiers, request.temperature, self._limits))
         return {
             index: step
-            for rows, steps in zip(by_group.values(), answers, strict=True)
+            for (_, rows), steps in zip(shares, await asyncio.gather(*calls), strict=True)
             for index, step in zip(rows, steps, strict=True)
         }
 
-    def _by_group(self, indices: Sequence[int]) -> dict[int, list[int]]:
-        """Indices of rows by the group they belong to."""
+    def _shares(self, indices: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Groups and rows of calls: a call per group, or several where there are more verifiers than groups."""
         groups: dict[int, list[int]] = defaultdict(list)
         for index in indices:
-            groups[self._rows[index].group].append(index)
-        return groups
+            groups[self._required.rows[index].group].append(index)
+        shares = []
+        for group, rows in groups.items():
+            size = -(-len(rows) // max(1, len(self._verifiers) // len(groups)))
+            shares += [(group, rows[start : start + size]) for start in range(0, len(rows), size)]
+        return shares
 
-    def _drafted(self, step: Step, verdict: Verdict) -> ChainStep:
-        drafted = DraftedStep(len(step.tokens), self._rule.accepts(verdict))
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        answer = await self._verifiers.call(method, *arguments)
+        self._num_answers += 1
+        return answer
+
+    def _drafted(self, step: Step, judged: JudgedStep) -> ChainStep:
+        verdict = judged.verdict
+        drafted = DraftedStep(len(step.tokens), self._task.rule.accepts(verdict))
         score = verdict.score if verdict.judged else None
-        return ChainStep("draft", step.tokens, step.text, step.logprobs, score, drafted)
+        return ChainStep("draft", step.tokens, step.text, step.logprobs, score, drafted, judged.logprobs)
+
+    def _replaced(self, rejected: ChainStep, step: Step) -> ChainStep:
+        zeros = (0.0,) * len(step.tokens)
+        of_target = zeros if self._task.target_logprobs else ()
+        return ChainStep("target", step.tokens, step.text, zeros, rejected.score, rejected.drafted, of_target)
+
+    def _by_request(self, steps: Sequence[Sequence[ChainStep]]) -> list[list[Chain]]:
+        chains: list[list[Chain]] = [[] for _ in self._requests]
+        for row, of_chain in zip(self._required.rows, steps, strict=True):
+            assert row.end is not None
+            chains[row.group].append(Chain(tuple(of_chain), row.end, self._openings[row.group]))
+        return chains
+
+    @property
+    def _required(self) -> ChainBatch:
+        assert self._batch is not None
+        return self._batch
 
 
-def _replaced(rejected: ChainStep, step: Step) -> ChainStep:
-    zeros = (0.0,) * len(step.tokens)
-    return ChainStep("target", step.tokens, step.text, zeros, rejected.score, rejected.drafted)
+def _opening(engine: HFEngine, prompt: Tokens) -> str:
+    """`<think>` when the prompt ends with an open reasoning, else nothing."""
+    text = str(engine.tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
+    begun = text.rpartition("<|im_start|>")[2]
+    return "<think>" if begun.rfind("<think>") > begun.rfind("</think>") else ""
 
 
-def _chain(row: Row, steps: Sequence[ChainStep]) -> Chain:
-    assert row.end is not None
-    return Chain(tuple(steps), row.end)
+async def _nothing() -> None:
+    return None

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from dreamr.config import ActorConfig, HFEngineConfig, names_a_path
 from dreamr.engines.factory import model_location
-from dreamr.errors import BadInput, ConfigError, reported
+from dreamr.errors import ActorLost, ConfigError, TrainingFailed, reported
 from rl import checkpoints
 from rl.config import CONFIG_VARIABLE, SapoConfig, default_config, load_sapo_config
 from rl.curves import draw_curves, load_runs
@@ -74,16 +74,24 @@ def train_draft(file: Path | None, run: Path | None, *, resume: bool) -> None:
 def start(config: SapoConfig, *, resume: bool) -> Path:
     """Check everything that can be checked without loading anything heavy, then train; folder of the trained draft."""
     check(config, resume=resume)
-    checkpoint = _begin(config, resume=resume)
-    from actors.cluster import connected
-    from dreamr.errors import NotEnoughResources
-    from rl.launch import launch
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with checkpoints.locked(config.folder), checkpoints.full_disk_named(config.folder):
+        checkpoint = _begin(config, resume=resume)
+        from actors.cluster import connected
+        from rl.launch import launch
 
-    with connected(config.cluster):
-        try:
-            return asyncio.run(launch(config, checkpoint, partial(_report, config.folder)))
-        except NotEnoughResources as error:
-            raise BadInput(str(error)) from error
+        with connected(config.cluster):
+            try:
+                return asyncio.run(launch(config, checkpoint, partial(_report, config.folder)))
+            except (ActorLost, TrainingFailed) as error:
+                raise TrainingFailed(f"{str(error).rstrip('.')}; {_how_to_go_on(config.folder)}") from error
+
+
+def _how_to_go_on(run: Path) -> str:
+    checkpoint = checkpoints.newest(run)
+    if checkpoint is None:
+        return f"there is no checkpoint yet: --run {run} --resume starts over"
+    return f"--run {run} --resume goes on after step {checkpoints.step_of(checkpoint)}"
 
 
 def check(config: SapoConfig, *, resume: bool) -> None:
@@ -122,7 +130,7 @@ def _check_data(config: SapoConfig) -> None:
 
 
 def _begin(config: SapoConfig, *, resume: bool) -> Path | None:
-    """Make the folder of the run; the checkpoint to go on from, if there is one."""
+    """Make the folder ready; the checkpoint to go on from, if there is one."""
     run = config.folder
     checkpoint = checkpoints.newest(run) if resume else None
     if checkpoint:
@@ -131,7 +139,6 @@ def _begin(config: SapoConfig, *, resume: bool) -> Path | None:
         if resume:
             log.warning("no whole checkpoint in %s: the run starts over, what is there gets another name", run)
         checkpoints.set_aside(run)
-    run.mkdir(parents=True, exist_ok=True)
     checkpoints.write_at_once(run / checkpoints.CONFIG, json.dumps(config.public(), indent=2) + "\n")
     return checkpoint
 

@@ -26,8 +26,16 @@ from rl import checkpoints
 from rl.chains import Group, GroupRequest, RolloutTask
 from rl.config import LearnerSettings, SapoConfig
 from rl.data import TaskData
-from rl.pool import PoolClient
-from rl.rewards import REWARD_PARTS, ScoredChain, chain_advantage, score_group, token_advantages
+from rl.evaluation import TOTAL
+from rl.pool_client import PoolClient, stop_unless_finite
+from rl.rewards import (
+    REWARD_PARTS,
+    ScoredChain,
+    chain_advantage,
+    distillation_gaps,
+    score_group,
+    token_advantages,
+)
 
 
 class SapoTrainer(GRPOTrainer):
@@ -55,15 +63,26 @@ class SapoTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.examples = [row["example"] for row in inputs]
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if self._sapo.learner.credit == "step":
-            output["advantages"] = self._token_advantages(output["completion_ids"])
-        advantages = output["advantages"]
-        output["advantages"] = advantages.clamp(min=0) + self._sapo.learner.negative_weight * advantages.clamp(max=0)
+        output["advantages"] = self._advantages(output["advantages"], output["completion_ids"])
         self.advantages = [
             chain_advantage(scored.chain, value)
             for scored, value in zip(self.scored, output["advantages"].tolist(), strict=True)
         ]
         return output
+
+    def _advantages(self, of_chains: Tensor, completions: Tensor) -> Tensor:
+        """What the batch is trained on, from TRL's advantages (chains): as these, or (chains, tokens)."""
+        learner, advantages = self._sapo.learner, of_chains
+        if learner.credit == "step":
+            size = self._sapo.rollout.group_size
+            groups = [self.scored[start : start + size] for start in range(0, len(self.scored), size)]
+            advantages = _padded(token_advantages(groups, self._sapo.rewards), completions)
+        advantages = advantages.clamp(min=0) + learner.negative_weight * advantages.clamp(max=0)
+        if learner.distill_beta:
+            gaps = _padded([distillation_gaps(scored.chain) for scored in self.scored], completions)
+            advantages = (advantages if advantages.dim() == 2 else advantages[:, None]) - learner.distill_beta * gaps
+        stop_unless_finite("an advantage", advantages, self.state.global_step)
+        return advantages
 
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **more: Any) -> tuple[Tensor, ...]:
         computed: tuple[Tensor, ...] = super()._get_per_token_logps_and_entropies(*arguments, **more)
@@ -72,6 +91,7 @@ class SapoTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
+        stop_unless_finite("the loss", loss, self.state.global_step)
         if self.oldest_version == self.state.global_step:  # the weights are still those of the rollouts
             drafted = inputs["completion_mask"] * inputs["tool_mask"]
             gaps = (self._logprobs - inputs["sampling_per_token_logps"]).abs() * drafted
@@ -85,17 +105,21 @@ class SapoTrainer(GRPOTrainer):
         rollout = self._sapo.rollout
         indices = self.examples[:: rollout.group_size]
         examples = [self._data[index] for index in indices]
+        asks_target = self._sapo.rewards.needed_from == "target"
         requests = [
-            GroupRequest(example.prompt, self._seeds(index), rollout.temperature)
+            GroupRequest(
+                example.prompt, self._seeds(index), rollout.temperature, asks_target and example.needed_steps is None
+            )
             for index, example in zip(indices, examples, strict=True)
         ]
+        task = RolloutTask(rollout.mode, rollout.rule, target_logprobs=self._sapo.learner.distill_beta > 0)
         began = time.perf_counter()
-        groups = self._pool.roll_out(requests, RolloutTask(rollout.mode, rollout.rule))
+        groups = self._pool.roll_out(requests, task)
         seconds = time.perf_counter() - began
         self.scored = [
             scored
             for example, group in zip(examples, groups, strict=True)
-            for scored in score_group(example, group.chains, self._sapo.rewards)
+            for scored in score_group(example, group.chains, self._sapo.rewards, group.target_steps)
         ]
         self._log_rewards()
         self._log_rollouts(seconds, groups)
@@ -116,12 +140,6 @@ class SapoTrainer(GRPOTrainer):
             for place in range(self._sapo.rollout.group_size)
         )
 
-    def _token_advantages(self, completions: Tensor) -> Tensor:
-        """(chains, tokens), 0 after the end of a chain."""
-        size = self._sapo.rollout.group_size
-        groups = [self.scored[start : start + size] for start in range(0, len(self.scored), size)]
-        return _padded(token_advantages(groups, self._sapo.rewards), completions)
-
     def _log_rewards(self) -> None:
         """The parts of the reward over all ranks, under TRL's names and under the paper's."""
         parts = torch.tensor([[scored.parts[part.name] for part in REWARD_PARTS] for scored in self.scored])
@@ -141,6 +159,9 @@ class SapoTrainer(GRPOTrainer):
         self._log_metric("rollout/step_tokens", statistics.fmean(step.num_tokens for step in drafted))
         self._log_metric("rollout/steps", statistics.fmean(len(chain.steps) for chain in chains))
         self._log_metric("weight_sync/time_s", self._pool.sync_seconds)
+        if self._sapo.learner.distill_beta:
+            gaps = [sum(distillation_gaps(chain)) / max(sum(chain.loss_mask), 1) for chain in chains]
+            self._log_metric("distill/kl", statistics.fmean(gaps))
         # TRL would take the mean over ranks; these are a maximum, a sum and a minimum.
         oldest_here = min(group.version for group in groups)
         here = torch.tensor([[seconds, sum(len(chain.tokens) for chain in chains), oldest_here]])
@@ -161,7 +182,7 @@ def _reward(reward: list[float], **_: Any) -> list[float]:
     return reward
 
 
-_reward.__name__ = TOTAL = "total"  # TRL names its curves `rewards/<name>/...`
+_reward.__name__ = TOTAL  # TRL names its curves `rewards/<name>/...`
 
 
 def _padded(values: Sequence[Sequence[float]], like: Tensor) -> Tensor:

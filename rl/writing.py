@@ -62,6 +62,11 @@ class ChainBatch:
             for seed in request.seeds
         ]
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the rows so far; may be read while they are written."""
+        return sum(len(row.frontier.end) for row in self.rows)
+
     async def write_chains(self) -> list[list[Step]]:
         """Per row, all steps to the end of its chain."""
         return await asyncio.gather(*(self._write_chain(row) for row in self.rows))

@@ -35,19 +35,25 @@ def is_correct(kind: AnswerKind, expected: str, text: str) -> bool:
 
 def given_answer(kind: AnswerKind, text: str) -> str | None:
     """The last answer that `text` gives; None when it gives none, or one that cannot be read."""
+    answer = after_reasoning(text)
     if kind == "ledger":
-        found = extract_answer(text)
+        found = extract_answer(answer)
         return None if found is None else str(found)
-    given = _boxed(text)
+    given = _boxed(answer)
     if given is None or kind != "letter":
         return given
     letters = _LETTER.findall(given.upper())
     return letters[0] if len(letters) == 1 else None
 
 
-def _boxed(text: str) -> str | None:
-    """What the last `\\boxed{...}` holds, nested braces included; reasoning before `</think>` does not count."""
-    _, _, answer = text.rpartition("</think>")
+def after_reasoning(text: str) -> str:
+    """What follows the reasoning: nothing when it was opened and never closed."""
+    answer = text.rpartition("</think>")[2]
+    return "" if "<think>" in answer else answer
+
+
+def _boxed(answer: str) -> str | None:
+    """What the last `\\boxed{...}` holds, nested braces included."""
     start = answer.rfind("\\boxed{")
     if start < 0:
         return None

@@ -79,6 +79,21 @@ def job(working_dir: bool) -> str:
     return json.dumps({"runtime_env": runtime_env, "metadata": {"job_submission_id": "raysubmit_1"}})
 
 
+def test_no_second_run_begins_in_a_folder_while_one_trains_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(yaml.safe_dump(BASE))
+    Path("run").mkdir()
+    Path("run/history.jsonl").write_text('{"step": 1}\n')
+    with checkpoints.locked(tmp_path / "run"):
+        run = CliRunner().invoke(app, ["--config", "run.yaml"])
+    assert run.exit_code == 2
+    assert "another process is training in this folder; wait for it, or choose another folder." in run.stderr
+    assert sorted(path.name for path in Path("run").iterdir()) == ["history.jsonl", "lock"]
+    assert Path("run/history.jsonl").read_text() == '{"step": 1}\n'
+
+
 def test_a_relative_folder_is_refused_in_the_temporary_copy_of_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +210,7 @@ def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
     (tmp_path / "history.jsonl").write_text('{"step": 1}\n')
     checkpoint = checkpoints.folder(tmp_path) / "checkpoint-25"
     checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_bytes(bytes(10))
     if with_checkpoint:
         checkpoints.seal(checkpoint)
     launched: list[Path | None] = []

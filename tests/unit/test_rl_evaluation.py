@@ -13,7 +13,7 @@ from rl import pool as pools
 from rl.chains import Chain, ChainEnd, ChainStep, DraftedStep
 from rl.config import SapoConfig
 from rl.data import Example
-from rl.evaluation import summary
+from rl.evaluation import speedup, summary
 from rl.pool import MAX_TRIES, RolloutPool
 
 CONFIG = SapoConfig.model_validate(
@@ -41,6 +41,15 @@ def test_answers_that_were_not_found_and_those_that_were_cut_off_are_counted() -
     assert metrics["eval/accuracy"] == 0.25
     assert metrics["eval/unparsed_rate"] == 0.5
     assert metrics["eval/truncated_rate"] == 0.25
+
+
+def test_the_speedup_has_an_interval_over_its_problems() -> None:
+    metrics = speedup([(2.0, 1.0), (4.0, 1.0), (3.0, 1.5)])
+    assert metrics["eval/fpsr_speedup"] == pytest.approx((2 * 4 * 2) ** (1 / 3))
+    assert metrics["eval/fpsr_speedup_problems"] == 3
+    assert 2.0 <= metrics["eval/fpsr_speedup_low"] < metrics["eval/fpsr_speedup"] < metrics["eval/fpsr_speedup_high"]
+    assert metrics["eval/fpsr_speedup_high"] <= 4.0
+    assert speedup([(2.0, 1.0)]) == {"eval/fpsr_speedup": pytest.approx(2.0), "eval/fpsr_speedup_problems": 1}
 
 
 class AliveActor:

@@ -150,6 +150,42 @@ def test_without_a_number_from_the_task_the_correct_answers_of_the_group_give_it
     assert scored[0].parts["length"] == pytest.approx((0.5 + 0.5 + 0.8) / 3)
 
 
+@pytest.mark.parametrize("opening", ["<think>", ""])
+def test_reasoning_that_was_opened_and_never_closed_earns_no_outcome(opening: str) -> None:
+    texts = {"Answer: 12": not opening, "so</think>Answer: 12": True, "so</think>but<think>Answer: 12": False}
+    chains = [Chain((step(4, True, text),), "budget", opening) for text in texts]
+    scored = score_group(example(needed=1), chains, SETTINGS)
+    assert [bool(one.parts["outcome"]) for one in scored] == list(texts.values())
+
+
+def test_a_loop_within_the_reasoning_is_truncated_and_one_after_it_is_not() -> None:
+    within = Chain((step(4, True, "so\n\n"),), "loop", "<think>")
+    after = Chain((step(4, True, "so</think>12\n\n"),), "loop", "<think>")
+    budget = Chain((step(4, True, "so</think>12\n\n"),), "budget", "<think>")
+    answered = Chain((step(4, True, "so"),), "answered", "<think>")
+    assert [one.truncated for one in (within, after, budget, answered)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("target_steps", [None, 4, 7])
+def test_where_the_task_gives_no_number_of_steps_bare_guesses_earn_less_than_whole_chains(
+    target_steps: int | None,
+) -> None:
+    """Even when most of the correct answers are guesses."""
+    guess = chain(step(6, True, "</think>Answer: 12"))
+    whole = chain(step(10, True), step(10, True), step(10, True), step(6, True, "</think>Answer: 12"))
+    wrong = chain(step(10, True), step(10, False), step(6, False, "</think>Answer: 13"))
+    scored = score_group(example(needed=None), [guess] * 4 + [whole] * 3 + [wrong], SETTINGS, target_steps)
+    assert all(guessed.reward < 2.0 < one.reward for guessed in scored[:4] for one in scored[4:7])
+
+
+def test_filler_beyond_the_number_of_steps_of_the_target_pays_nothing() -> None:
+    whole = chain(step(10, True), step(10, True), step(6, True, "</think>Answer: 12"))
+    filler = [step(2, True, "so\n\n") for _ in range(6)]
+    padded = chain(step(10, True), *filler, step(10, True), step(6, True, "</think>Answer: 12"))
+    first, *_, last = score_group(example(needed=None), [whole, whole, padded], SETTINGS, 3)
+    assert last.reward < first.reward
+
+
 def test_step_credit_blames_the_rejected_step_and_no_other() -> None:
     group = score_group(example(needed=3), [CORRECT, WRONG], RewardSettings(outcome=0.0, step_allowance=20))
     correct, wrong = token_advantages([group], RewardSettings(outcome=0.0, step_allowance=20))

@@ -38,7 +38,19 @@ from dreamr.engines.verdicts import mass, question, rho
 from dreamr.errors import TooLong
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    JudgedStep,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 MAX_PROMPTS = 64
 """Encoded prompts that are kept, least recently used first out."""
@@ -183,15 +195,13 @@ class HFEngine:
             check_pairs(chain, references)
             pairs = zip(chain, references, strict=True)
             return [await self._compare(call_id, step, other, criterion) for step, other in pairs]
-        check_chain(chain)
-        asked = question(criterion, self.encoder)
-        verdicts: list[Verdict] = []
-        for part in chunks(chain, asked.turn, MAX_TREE_TOKENS):
-            placed = await self._placed(prompt)
-            self._whole(placed, part[-1].end)
-            job = JudgeJob(f"{call_id}/verdict", prompt.key, placed, part, asked, self._model)
-            verdicts += (await self._run(job)).result()
-        return verdicts
+        return [judged.verdict for judged in await self._judged(call_id, prompt, chain, criterion)]
+
+    async def score_tokens(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
+    ) -> list[JudgedStep]:
+        """See `TokenScoring`. Raises ValueError as `score` does."""
+        return await self._judged(call_id, prompt, chain, "rho", temperature)
 
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
@@ -266,6 +276,24 @@ class HFEngine:
     def check_integrity(self) -> None:
         """Raises AssertionError when an idle engine holds anything that it should not; for tests."""
         self._loop.check_integrity()
+
+    async def _judged(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion,
+        temperature: float | None = None,
+    ) -> list[JudgedStep]:
+        check_chain(chain)
+        asked = question(criterion, self.encoder)
+        judged: list[JudgedStep] = []
+        for part in chunks(chain, asked.turn, MAX_TREE_TOKENS):
+            placed = await self._placed(prompt)
+            self._whole(placed, part[-1].end)
+            job = JudgeJob(f"{call_id}/verdict", prompt.key, placed, part, asked, self._model, temperature)
+            judged += (await self._run(job)).result()
+        return judged
 
     async def _write_job(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> WriteJob:
         placed = await self._placed(prompt)

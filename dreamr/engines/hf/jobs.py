@@ -31,7 +31,7 @@ from dreamr.engines.hf.verdict_tree import plant
 from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
 from dreamr.engines.steps import StepEnd
 from dreamr.engines.verdicts import Question, mass, verdict_branch
-from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import Finish, JudgedStep, Priority, Proposal, Sampling, Step, Tokens, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,29 +314,54 @@ class JudgeJob(Job):
         chain: Sequence[Step],
         question: Question,
         model: Model,
+        temperature: float | None = None,
     ) -> None:
+        """`temperature`: also read the log-probabilities of the judged tokens, at that temperature."""
         super().__init__(call_id, key, prompt, prompt.tokens + chain[-1].end)
+        self._chain, self._temperature = chain, temperature
+        self.reads_logits = temperature is None
         self._ends = [len(prompt.tokens) + len(step.end) for step in chain]
         self._branches = [verdict_branch(step, question.turn) for step in chain]
         self._question, self._model = question, model
         self._verdicts: list[tuple[float, float]] = []
+        self._logprobs: list[float] = []
+
+    @property
+    def _first(self) -> int:
+        """Place of the first judged token."""
+        assert self.prompt is not None
+        return len(self.prompt.tokens) + len(self._chain[0].prefix)
 
     def row(self) -> Row | None:
-        trunk = self.whole[self.num_cached :]
-        tree = plant(self.num_cached, trunk, self._ends, self._branches)
+        assert self.sequence is not None
+        if self._temperature is not None:  # the token before the first judged one predicts it, so it has to run again
+            self._cache.crop(self.sequence, min(self.num_cached, self._first - 1))
+        trunk, cached = self.whole[self.num_cached :], self.num_cached
+        tree = plant(cached, trunk, self._ends, self._branches)
         self._trunk = trunk
-        return self._row(tuple(tree.tokens), places=tree.indices, mask=tree.mask, reads=tree.ends)
+        predicting = range(self._first - 1 - cached, len(trunk) - 1) if self._temperature is not None else ()
+        return self._row(tuple(tree.tokens), places=tree.indices, mask=tree.mask, reads=[*tree.ends, *predicting])
 
     def take(self, output: Output) -> None:
-        assert output.logits is not None
-        for hidden, logits, token in zip(output.hidden, output.logits, output.tokens, strict=True):
-            logprobs = self._model.word_logprobs(hidden, logits, self._question.words)
-            self._verdicts.append((self._question.read(token, logprobs), mass(logprobs)))
+        ends = output.hidden[: len(self._ends)]
+        logits = self._model.logits(ends) if output.logits is None else output.logits
+        for hidden, row in zip(ends, logits, strict=True):
+            logprobs = self._model.word_logprobs(hidden, row, self._question.words)
+            self._verdicts.append((self._question.read(int(row.argmax()), logprobs), mass(logprobs)))
+        if self._temperature is not None:
+            states = output.hidden[len(self._ends) :]
+            self._logprobs = self._model.logprobs(states, self.whole[self._first :], self._temperature)
         self._grew(self._trunk, len(self.whole))  # the branches lie after the trunk and are overwritten
         self.done = True
 
-    def result(self) -> list[Verdict]:
-        return [Verdict(score, self.started, self.ended, mass=mass) for score, mass in self._verdicts]
+    def result(self) -> list[JudgedStep]:
+        judged, start = [], 0
+        for step, (score, of_words) in zip(self._chain, self._verdicts, strict=True):
+            verdict = Verdict(score, self.started, self.ended, mass=of_words)
+            logprobs = self._logprobs[start : start + len(step.tokens)] if self._logprobs else ()
+            judged.append(JudgedStep(verdict, tuple(logprobs)))
+            start += len(step.tokens)
+        return judged
 
 
 class FillJob(Job):

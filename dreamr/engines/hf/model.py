@@ -26,6 +26,8 @@ from dreamr.tasks.processor import EncodedPrompt
 from dreamr.types import Tokens
 
 ATTENTION = "dreamr_rows"
+LOGIT_ROWS = 256
+"""Rows of logits that are computed at a time where there may be thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,19 @@ class Model:
         """
         exact = linear(hidden[None].float(), self._head.weight[list(words)].float())[0]
         values: list[float] = (exact - torch.logsumexp(logits, -1)).tolist()
+        return values
+
+    def logprobs(self, hidden: Tensor, tokens: Tokens, temperature: float) -> list[float]:
+        """Log-probabilities of `tokens` (n) from the hidden states (n, h) before each.
+
+        A few rows at a time: all logits of a long chain would take gigabytes at a vocabulary of 150,000.
+        """
+        wanted = torch.tensor(tokens, device=hidden.device)
+        parts = []
+        for rows, ids in zip(hidden.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True):
+            distributions = (self.logits(rows) / temperature).log_softmax(-1)
+            parts.append(distributions.gather(-1, ids[:, None])[:, 0])
+        values: list[float] = torch.cat(parts).tolist()
         return values
 
     def replace_weights(self, state_dict: Any) -> None:

@@ -102,7 +102,7 @@ class ParquetSet:
 
 def _geometry3k(row: Mapping[str, Any], question: int) -> Example:
     text = str(row["problem"]).replace("<image>", "").strip()
-    return Example(Prompt(text, _files(row["images"])), str(row["answer"]), "math")
+    return Example(Prompt(text, _files(row["images"])), str(row["answer"]), "value")
 
 
 def _scienceqa(row: Mapping[str, Any], question: int) -> Example:

@@ -1,4 +1,4 @@
-"""One run per weighting of the reward: `python -m tools.ablation run`, then `document`; see docs/training.md.
+"""One run per weighting of the reward: `python -m tools.ablation`, then `tools.doc_tables`; see docs/training.md.
 
 Writes a folder per run, one picture with the curves of all, and one JSON file with their results.
 """
@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dreamr.documents import fill, markdown_table, percent
 from dreamr.errors import reported
+from dreamr.markdown import markdown_table, percent
 from rl.checkpoints import CONFIG, run_folder
 from rl.config import RewardSettings, load_sapo_config
 from rl.curves import draw_curves, load_runs
@@ -26,7 +26,6 @@ REWARDS: dict[str, dict[str, Any]] = {
     **{f"{part.name}-heavy": {part.name: HEAVY} for part in REWARD_PARTS},
 }
 """What each run changes in the rewards of the configuration, whose weights are equal."""
-NAME = "ablation"
 PICTURE = "images/ablation.png"
 """Path of the picture from the page."""
 _LAST = 20
@@ -55,12 +54,6 @@ def run(
             results[name] = {"weights": weights, **ended_with(above / name)}
         out.write_text(json.dumps({"runs": results}, indent=2) + "\n", encoding="utf-8")
         draw_curves(load_runs([above / name for name in REWARDS]), picture)
-
-
-@app.command()
-def document(results: Path, page: Path) -> None:
-    """Put the results' table and picture into a Markdown page."""
-    fill(page, NAME, section(json.loads(results.read_text(encoding="utf-8"))))
 
 
 def section(results: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -
 def test_the_trained_draft_answers(job_run: Path) -> None:
     image = job_run / "drawing.png"
     question = subprocess.run(
-        [sys.executable, "-m", "dreamr.tasks.example", str(image)],
+        [sys.executable, "-m", "dreamr", "example", str(image)],
         env=environment(),
         capture_output=True,
         text=True,

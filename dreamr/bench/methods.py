@@ -1,9 +1,10 @@
-"""`Contender`: one way of answering, as it is named on the command line and in a report.
+"""Methods that are measured: their names on the command line and in reports, with settings of their own.
 
-fpsr                       a schedule
-fpsr:alpha=0.5             a schedule with a setting of its own; several are joined by +
+fpsr                       a schedule of `pipelines.SCHEDULES`
+fpsr:alpha=0.5             a schedule with a changed setting; several are joined by +
 autoregressive_all_cores   the target alone, with as many threads as the other methods can use cores
-transformers               the library's own generate
+draft_alone                the draft alone
+transformers               the library's own generate with the target
 transformers_assisted      the same with the draft as its assistant
 """
 
@@ -21,15 +22,14 @@ from dreamr.types import Prompt
 from pipelines import BASELINE, SCHEDULES, OnCommit, Request, Trace, check, rule_of, run
 from pipelines.handles import Handles
 
-ALL_CORES = "autoregressive_all_cores"
-GENERATE = "transformers"
-ASSISTED = "transformers_assisted"
-NAMES = (*SCHEDULES, ALL_CORES, GENERATE, ASSISTED)
+ALL_CORES, DRAFT_ALONE = "autoregressive_all_cores", "draft_alone"
+GENERATE, ASSISTED = "transformers", "transformers_assisted"
+NAMES = (*SCHEDULES, ALL_CORES, DRAFT_ALONE, GENERATE, ASSISTED)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What is to be measured: its name, and the settings under which a schedule runs."""
+class MethodSpec:
+    """A method by name, and the settings it runs with."""
 
     name: str
     settings: PipelineSettings
@@ -39,12 +39,16 @@ class Entry:
         """The name without settings."""
         return self.name.partition(":")[0]
 
+    def limited(self, max_tokens: int | None) -> PipelineSettings:
+        """The settings, with another budget of tokens if one is given."""
+        return self.settings if max_tokens is None else self.settings.model_copy(update={"max_tokens": max_tokens})
 
-class Contender(Protocol):
+
+class Method(Protocol):
     """Answers prompts."""
 
     @property
-    def entry(self) -> Entry: ...
+    def spec(self) -> MethodSpec: ...
 
     @property
     def actors(self) -> dict[str, ActorConfig]:
@@ -54,46 +58,43 @@ class Contender(Protocol):
     async def run(self, prompt: Prompt, on_commit: OnCommit | None = None, max_tokens: int | None = None) -> Trace: ...
 
 
-class PipelineContender:
-    """A schedule over actors that it shares with other contenders."""
+class ScheduleMethod:
+    """A schedule over actors, which other methods may use as well."""
 
-    def __init__(self, entry: Entry, handles: Handles, actors: dict[str, ActorConfig]) -> None:
-        self.entry, self.actors, self._handles = entry, actors, handles
+    def __init__(self, spec: MethodSpec, handles: Handles, actors: dict[str, ActorConfig]) -> None:
+        self.spec, self.actors, self._handles = spec, actors, handles
 
     async def run(self, prompt: Prompt, on_commit: OnCommit | None = None, max_tokens: int | None = None) -> Trace:
-        settings = self.entry.settings
-        if max_tokens is not None:
-            settings = settings.model_copy(update={"max_tokens": max_tokens})
-        return await run(Request(prompt, settings), self._handles, on_commit)
+        return await run(Request(prompt, self.spec.limited(max_tokens)), self._handles, on_commit)
 
 
-def parse_entries(methods: str, sweep: str | None, settings: PipelineSettings) -> list[Entry]:
-    """The entries of `--methods` and `--sweep`, in order and without repetition.
+def parse_methods(methods: str, sweep: str | None, settings: PipelineSettings) -> list[MethodSpec]:
+    """The methods of `--methods` and `--sweep`, in order and without repetition.
 
-    Raises ValueError that names the method or setting that cannot be had.
+    Raises ValueError that names the method or setting that does not exist.
     """
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    entries = [parse_entry(name, settings) for name in names]
+    specs = [parse_method(name, settings) for name in names]
     if sweep is not None:
         key, _, values = sweep.partition("=")
         swept = [
-            name for name in names if key in PipelineSettings.model_fields and _reads(parse_entry(name, settings), key)
+            name for name in names if key in PipelineSettings.model_fields and _reads(parse_method(name, settings), key)
         ]
         if not swept or not values:
             raise ValueError(
                 f"--sweep {sweep}: write setting=value,value,..., for methods that are schedules and read the setting"
             )
-        entries += [
-            parse_entry(_with(name, f"{key}={value}"), settings) for name in swept for value in values.split(",")
+        specs += [
+            parse_method(_with(name, f"{key}={value}"), settings) for name in swept for value in values.split(",")
         ]
-    return list({entry.name: entry for entry in entries}.values())
+    return list({spec.name: spec for spec in specs}.values())
 
 
-def parse_entry(name: str, settings: PipelineSettings) -> Entry:
-    """One entry. Raises ValueError."""
+def parse_method(name: str, settings: PipelineSettings) -> MethodSpec:
+    """One method; `settings` are those it does not change. Raises ValueError."""
     base, _, own = name.partition(":")
     if base not in NAMES:
-        raise ValueError(f"there is no method '{base}'; choose out of {', '.join(NAMES)}.")
+        raise ValueError(f"there is no method '{base}'; choose one of {', '.join(NAMES)}.")
     changes: dict[str, object] = {"method": base if base in SCHEDULES else BASELINE}
     for part in own.split("+") if own else []:
         key, _, value = part.partition("=")
@@ -108,7 +109,7 @@ def parse_entry(name: str, settings: PipelineSettings) -> Entry:
         raise ValueError(f"method '{name}': {first_problem(error)}") from error
     except ConfigError as error:
         raise ValueError(f"method '{name}': {error}") from error
-    return Entry(name, chosen)
+    return MethodSpec(name, chosen)
 
 
 def _value(name: str, key: str, text: str) -> object:
@@ -118,14 +119,14 @@ def _value(name: str, key: str, text: str) -> object:
         raise ValueError(f"method '{name}': {key} = {text!r} cannot be read; write a number or a word.") from error
 
 
-def _reads(entry: Entry, key: str) -> bool:
+def _reads(spec: MethodSpec, key: str) -> bool:
     """Whether the setting changes anything for a schedule, so that its values are worth measuring."""
-    if entry.base not in SCHEDULES or entry.base == BASELINE:
+    if spec.base not in SCHEDULES or spec.base == BASELINE:
         return False
-    if key in ("alpha", "threshold") and (key == "alpha") != (rule_of(entry.settings).kind == "rho"):
+    if key in ("alpha", "threshold") and (key == "alpha") != (rule_of(spec.settings).kind == "rho"):
         return False
     of_schedules = frozenset().union(*(schedule.reads for schedule in SCHEDULES.values()))
-    return key in SCHEDULES[entry.base].reads or key not in of_schedules
+    return key in SCHEDULES[spec.base].reads or key not in of_schedules
 
 
 def _with(name: str, change: str) -> str:

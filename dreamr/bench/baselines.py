@@ -1,4 +1,4 @@
-"""The library's own decoding, in an actor: one call of `generate` per answer, with or without an assistant."""
+"""Decoding by other libraries as methods: one uninterrupted call per answer, in an actor with models of its own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamr.config import HFEngineConfig, PipelineSettings
+from dreamr.bench.methods import ASSISTED, MethodSpec
+from dreamr.config import ActorConfig, HFEngineConfig, PipelineSettings
 from dreamr.types import Prompt, Tokens
+from pipelines import OnCommit, Trace
+from pipelines.trace import CommittedStep, Span
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Generated:
     """One whole answer, on the clock of `time.time`."""
 
     tokens: Tokens
@@ -23,9 +26,10 @@ class Written:
 
 
 class TransformersActor:
-    """Plain Python: the contender makes a Ray actor of it. Loads the pair when it is made."""
+    """transformers' own `generate`, with or without an assistant. Plain Python: `BenchActors` makes it a Ray actor."""
 
     def __init__(self, target: HFEngineConfig, draft: HFEngineConfig, num_threads: int) -> None:
+        """Load both models."""
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         import torch
 
@@ -44,8 +48,8 @@ class TransformersActor:
     def ready(self) -> None:
         """Answers when both models are loaded."""
 
-    def generate(self, prompt: Prompt, settings: PipelineSettings, assisted: bool) -> Written:
-        """Answer one prompt. Raises whatever the library raises for a pair or a mode that it does not support."""
+    def generate(self, prompt: Prompt, settings: PipelineSettings, assisted: bool) -> Generated:
+        """Answer one prompt. Raises what the library raises for a pair or a mode that it does not support."""
         import torch
 
         started = time.time()
@@ -71,4 +75,43 @@ class TransformersActor:
             **images,
         )
         tokens = tuple(output[0, len(encoded.tokens) :].tolist())
-        return Written(tokens, self._encoder.decode(tokens), started, time.time())
+        return Generated(tokens, self._encoder.decode(tokens), started, time.time())
+
+
+class TransformersMethod:
+    """Calls a `TransformersActor`."""
+
+    def __init__(self, spec: MethodSpec, actor: Any, target: ActorConfig) -> None:
+        self.spec = spec
+        self.actors = {"target": target}
+        self._actor = actor
+
+    async def run(self, prompt: Prompt, on_commit: OnCommit | None = None, max_tokens: int | None = None) -> Trace:
+        settings, began = self.spec.limited(max_tokens), time.time()
+        generated = await self._actor.generate.remote(prompt, settings, self.spec.base == ASSISTED)
+        trace = whole_answer(self.spec.name, settings, generated, began, time.time() - began)
+        if on_commit:
+            on_commit(trace.steps[0])
+        return trace
+
+
+def whole_answer(name: str, settings: PipelineSettings, generated: Generated, began: float, wall_s: float) -> Trace:
+    """A trace with one step: such libraries do not report when they wrote which token."""
+    span = Span("target", generated.started - began, generated.ended - began, "committed", 0, len(generated.tokens))
+    ended = len(generated.tokens) < settings.max_tokens
+    return Trace(
+        request_id=name,
+        method=name,
+        steps=(CommittedStep(0, "target", generated.tokens, generated.text, None, wall_s),),
+        end="answered" if ended else "budget",
+        wall_s=wall_s,
+        orchestration_s=wall_s - (generated.ended - generated.started),
+        spans=(span,),
+        num_drafted=0,
+        num_judged=0,
+        num_accepted=0,
+        coverage=0.0,
+        drafted_tokens=0,
+        wasted_draft_tokens=0,
+        wasted_target_tokens=0,
+    )

@@ -52,7 +52,7 @@ class ScriptedEngine:
         self._forward = asyncio.Semaphore(config.max_batch)
         self._stopped: set[str] = set()
         self._promoted: set[str] = set()
-        self._last_forward = clock()
+        self._last_forward = 0.0
         self._read: set[str] = set()
         """Keys of the prompts that were read."""
 

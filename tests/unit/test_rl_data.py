@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from dreamr.errors import ConfigError
-from dreamr.tasks.answers import given_answer, is_correct
 from dreamr.tasks.ledger import make_problem
 from rl.config import DataSettings, load_sapo_config
 from rl.data import load_data
@@ -136,27 +135,3 @@ def test_data_that_cannot_be_used_is_refused_in_one_sentence(
         load_data(settings, "train", 1)
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected", "text", "right"),
-    [
-        ("math", "12", "\\boxed{11} then \\boxed{12.0}", True),
-        ("math", "0.5", "\\boxed{\\frac{1}{2}}", True),
-        ("math", "60", "\\boxed{60^{\\circ}}", True),
-        ("math", "12", "the answer is 12", False),
-        ("math", "12", "\\boxed{12}</think>I do not know", False),
-        ("letter", "B", "\\boxed{(B)}", True),
-        ("letter", "B", "\\boxed{\\text{b}}", True),
-        ("letter", "B", "\\boxed{C}", False),
-        ("text", "pg-13", "\\boxed{PG-13}", True),
-        ("text", "yes", "\\boxed{no}", False),
-    ],
-)
-def test_answers(kind: Any, expected: str, text: str, right: bool) -> None:
-    assert is_correct(kind, expected, text) == right
-
-
-def test_the_last_box_counts_with_all_its_braces() -> None:
-    assert given_answer("math", "\\boxed{1} and \\boxed{\\sqrt{2 + {3}}}") == "\\sqrt{2 + {3}}"
-    assert given_answer("math", "\\boxed{never closed") is None

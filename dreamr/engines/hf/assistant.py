@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,8 +21,11 @@ from torch import Tensor
 
 from dreamr.engines.hf.cache import CachedSequence, PrefixCache, common_prefix
 from dreamr.engines.hf.jobs import WriteJob
-from dreamr.engines.hf.model import Model, PlacedPrompt, Row
+from dreamr.engines.hf.loading import cache_bound
+from dreamr.engines.hf.model import Checkpoint, Model, PlacedPrompt, Row
+from dreamr.engines.retokenize import same_ids
 from dreamr.engines.sampling import distribution, draw, greedy
+from dreamr.tasks.processor import PromptEncoder
 
 FORGETTING = 0.98
 """Weight of older measurements at each new one."""
@@ -176,3 +180,14 @@ class Assistant:
         new = wanted[len(sequence.tokens) :]
         self.cache.reserve(sequence, len(new))
         return Row(sequence, new, mirror.prompt)
+
+
+def load_assistant(
+    model: Any, own: PromptEncoder, most: int, target: PromptEncoder, max_cached_tokens: int | None
+) -> tuple[Checkpoint, Assistant]:
+    """An assistant that proposes up to `most` tokens. Raises ValueError when it has other token ids than the target."""
+    if not same_ids(own.tokenizer, target.tokenizer):
+        raise ValueError("the assistant's tokenizer has other token ids than the target's: choose another assistant")
+    checkpoint = Checkpoint(model, own)
+    bound = cache_bound(checkpoint.model.kv_shape) if max_cached_tokens is None else max_cached_tokens
+    return checkpoint, Assistant(checkpoint.model, bound, most)

@@ -18,20 +18,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from cachetools import LRUCache
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
 from dreamr.engines.base import COMPARISONS
-from dreamr.engines.hf.assistant import Assistant
+from dreamr.engines.hf.assistant import load_assistant
 from dreamr.engines.hf.cache import PrefixCache
-from dreamr.engines.hf.jobs import CheckJob, FillJob, Job, JudgeJob, ProposeJob, TextJob, WriteJob
+from dreamr.engines.hf.jobs import CheckJob, FillJob, Job, ProposeJob, WriteJob
 from dreamr.engines.hf.loading import cache_bound, eos_tokens, load_model, load_processor, pick_device, pick_dtype
 from dreamr.engines.hf.loop import EngineLoop
-from dreamr.engines.hf.model import Model, PlacedPrompt
-from dreamr.engines.hf.verdict_tree import chunks
-from dreamr.engines.retokenize import same_ids
+from dreamr.engines.hf.model import Checkpoint, PlacedPrompt
+from dreamr.engines.hf.verdicts import JudgeJob, TextJob, chunks
 from dreamr.engines.sampling import check_sampling
 from dreamr.engines.steps import EarlyStops, StepEnd, check_branches, check_chain, check_pairs
 from dreamr.engines.verdicts import mass, question, rho
@@ -52,31 +50,10 @@ from dreamr.types import (
     Verdict,
 )
 
-MAX_PROMPTS = 64
-"""Encoded prompts that are kept, least recently used first out."""
 MAX_TREE_TOKENS = 2048
 """Tokens of one verdict tree: longer chains are judged in several forwards."""
 
 J = TypeVar("J", bound=Job)
-
-
-class _Checkpoint:
-    """One loaded model with its prompt encoder and the prompts that were placed last."""
-
-    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
-        self.model, self.encoder = Model(model), encoder
-        self._placed: LRUCache[str, PlacedPrompt] = LRUCache(MAX_PROMPTS)
-
-    async def placed(self, prompt: Prompt) -> PlacedPrompt:
-        """The prompt as this model reads it, encoded once, in a thread: decoding large images takes a while.
-
-        Raises ValueError for control tokens in the question and unreadable images.
-        """
-        placed = self._placed.get(prompt.key)
-        if placed is None:
-            placed = await asyncio.to_thread(lambda: self.model.place(self.encoder.encode(prompt)))
-        # Of two calls that came at once, the first one's is kept, with its image features.
-        return self._placed.setdefault(prompt.key, placed)
 
 
 class HFEngine:
@@ -95,13 +72,13 @@ class HFEngine:
 
         Raises ValueError when the assistant has other token ids than the model.
         """
-        self._checkpoint = _Checkpoint(model, encoder)
+        self._checkpoint = Checkpoint(model, encoder)
         self._model = self._checkpoint.model
         shape = self._model.kv_shape
         self._assistant = None
         helper = None
         if assistant is not None:
-            self._assistant, helper = _assistant(assistant, encoder, max_cached_tokens)
+            self._assistant, helper = load_assistant(*assistant, encoder, max_cached_tokens)
         self.cache = PrefixCache(cache_bound(shape) if max_cached_tokens is None else max_cached_tokens, shape)
         self._loop = EngineLoop(self._model, self.cache, helper, background=background)
         self.step_end = StepEnd(
@@ -355,14 +332,3 @@ class HFEngine:
                 f"{self._model.max_positions}: shorten the question, shrink the images or lower max_tokens"
             )
         return whole
-
-
-def _assistant(
-    assistant: tuple[Any, PromptEncoder, int], encoder: PromptEncoder, max_cached_tokens: int | None
-) -> tuple[_Checkpoint, Assistant]:
-    model, own, most = assistant
-    if not same_ids(own.tokenizer, encoder.tokenizer):
-        raise ValueError("the assistant's tokenizer has other token ids than the target's: choose another assistant")
-    checkpoint = _Checkpoint(model, own)
-    bound = cache_bound(checkpoint.model.kv_shape) if max_cached_tokens is None else max_cached_tokens
-    return checkpoint, Assistant(checkpoint.model, bound, most)

@@ -6,9 +6,8 @@
     WriteJob     a step, token by token, or several tokens per forward where some are proposed
     ProposeJob   tokens for another model to check
     CheckJob     another model's tokens, in one forward
-    JudgeJob     verdicts on a chain of steps, in one forward
     FillJob      the prompt, ahead of the first step
-    CompareJob   two texts on their own
+    JudgeJob, TextJob   verdicts (`dreamr.engines.hf.verdicts`)
 
 A job owns its sequence from `start` until the loop releases it.
 """
@@ -26,12 +25,10 @@ import torch
 from torch import Tensor
 
 from dreamr.engines.hf.cache import CachedSequence, PrefixCache
-from dreamr.engines.hf.model import Model, PlacedPrompt, Row
-from dreamr.engines.hf.verdict_tree import plant
+from dreamr.engines.hf.model import PlacedPrompt, Row
 from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
 from dreamr.engines.steps import StepEnd
-from dreamr.engines.verdicts import Question, mass, verdict_branch
-from dreamr.types import Finish, JudgedStep, Priority, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,69 +298,6 @@ class CheckJob(DecodeJob):
         return (*self._decision, self.started, self.ended)
 
 
-class JudgeJob(Job):
-    """Judges the last steps of `whole` in one forward: the chain is the trunk, each question a branch."""
-
-    reruns_last = False
-
-    def __init__(
-        self,
-        call_id: str,
-        key: str,
-        prompt: PlacedPrompt,
-        chain: Sequence[Step],
-        question: Question,
-        model: Model,
-        temperature: float | None = None,
-    ) -> None:
-        """`temperature`: also read the log-probabilities of the judged tokens, at that temperature."""
-        super().__init__(call_id, key, prompt, prompt.tokens + chain[-1].end)
-        self._chain, self._temperature = chain, temperature
-        self.reads_logits = temperature is None
-        self._ends = [len(prompt.tokens) + len(step.end) for step in chain]
-        self._branches = [verdict_branch(step, question.turn) for step in chain]
-        self._question, self._model = question, model
-        self._verdicts: list[tuple[float, float]] = []
-        self._logprobs: list[float] = []
-
-    @property
-    def _first(self) -> int:
-        """Place of the first judged token."""
-        assert self.prompt is not None
-        return len(self.prompt.tokens) + len(self._chain[0].prefix)
-
-    def row(self) -> Row | None:
-        assert self.sequence is not None
-        if self._temperature is not None:  # the token before the first judged one predicts it, so it has to run again
-            self._cache.crop(self.sequence, min(self.num_cached, self._first - 1))
-        trunk, cached = self.whole[self.num_cached :], self.num_cached
-        tree = plant(cached, trunk, self._ends, self._branches)
-        self._trunk = trunk
-        predicting = range(self._first - 1 - cached, len(trunk) - 1) if self._temperature is not None else ()
-        return self._row(tuple(tree.tokens), places=tree.indices, mask=tree.mask, reads=[*tree.ends, *predicting])
-
-    def take(self, output: Output) -> None:
-        ends = output.hidden[: len(self._ends)]
-        logits = self._model.logits(ends) if output.logits is None else output.logits
-        for hidden, row in zip(ends, logits, strict=True):
-            logprobs = self._model.word_logprobs(hidden, row, self._question.words)
-            self._verdicts.append((self._question.read(int(row.argmax()), logprobs), mass(logprobs)))
-        if self._temperature is not None:
-            states = output.hidden[len(self._ends) :]
-            self._logprobs = self._model.logprobs(states, self.whole[self._first :], self._temperature)
-        self._grew(self._trunk, len(self.whole))  # the branches lie after the trunk and are overwritten
-        self.done = True
-
-    def result(self) -> list[JudgedStep]:
-        judged, start = [], 0
-        for step, (score, of_words) in zip(self._chain, self._verdicts, strict=True):
-            verdict = Verdict(score, self.started, self.ended, mass=of_words)
-            logprobs = self._logprobs[start : start + len(step.tokens)] if self._logprobs else ()
-            judged.append(JudgedStep(verdict, tuple(logprobs)))
-            start += len(step.tokens)
-        return judged
-
-
 class FillJob(Job):
     """Runs the tokens of `whole` that are not cached."""
 
@@ -382,26 +316,3 @@ class FillJob(Job):
     def result(self) -> tuple[float, float]:
         """Begin and end."""
         return self.started, self.ended
-
-
-class TextJob(Job):
-    """Reads a bare text that follows nothing: its hidden states, all or the last one."""
-
-    keeps_sequence = False
-
-    def __init__(self, call_id: str, tokens: Tokens, *, reads_all: bool) -> None:
-        super().__init__(call_id, f"text {call_id}", None, tokens)
-        self._reads_all = reads_all
-        self.output: Output | None = None
-
-    def row(self) -> Row | None:
-        return self._row(self.whole, reads=range(len(self.whole)) if self._reads_all else (-1,))
-
-    def take(self, output: Output) -> None:
-        self._grew(self.whole, len(self.whole))
-        self.output, self.done = output, True
-
-    def result(self) -> tuple[Output, float, float]:
-        """The output, begin and end."""
-        assert self.output is not None
-        return self.output, self.started, self.ended

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from dataclasses import replace
 
 import pytest
 from support.toy_group import QUESTION, THREE, toy_actor
@@ -10,6 +12,7 @@ from support.toy_group import QUESTION, THREE, toy_actor
 from actors.ray_transport import root_cause
 from actors.roles import DraftActor, NotLoaded, TargetActor, VerifierActor
 from dreamr.config import ActorConfig
+from dreamr.engines.base import EngineDied
 from dreamr.errors import ActorLost
 from dreamr.types import NO_VERDICT, ROOT, Priority, Prompt, Sampling, Step
 
@@ -94,3 +97,19 @@ async def test_only_an_actor_that_is_set_to_runs_steps_in_the_background(
     for priority in ("speculative", "needed"):
         await actor.next_step("1", QUESTION, ROOT, THREE, priority)  # type: ignore[arg-type]
     assert seen == ["speculative" if allowed else "needed", "needed"]
+
+
+async def test_the_process_ends_when_one_behind_its_engine_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def died() -> None:
+        raise EngineDied("gone")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    actor = TargetActor(config())
+    await actor.start()
+    assert actor._loaded is not None
+    actor._loaded = replace(actor._loaded, died=died)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        await actor.lifeline()

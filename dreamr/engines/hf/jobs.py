@@ -30,7 +30,7 @@ from dreamr.engines.hf.model import Model, PlacedPrompt, Row
 from dreamr.engines.hf.verdict_tree import plant
 from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
 from dreamr.engines.steps import StepEnd
-from dreamr.engines.verdicts import Question, mass, verdict_branch
+from dreamr.engines.verdicts import Question, mass
 from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens, Verdict
 
 
@@ -317,7 +317,7 @@ class JudgeJob(Job):
     ) -> None:
         super().__init__(call_id, key, prompt, prompt.tokens + chain[-1].end)
         self._ends = [len(prompt.tokens) + len(step.end) for step in chain]
-        self._branches = [verdict_branch(step, question.turn) for step in chain]
+        self._branches = [question.after(step) for step in chain]
         self._question, self._model = question, model
         self._verdicts: list[tuple[float, float]] = []
 

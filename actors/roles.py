@@ -113,7 +113,9 @@ class EngineActor:
         return self._engine.idle_s()
 
     async def lifeline(self) -> None:
-        """Never returns; fails at the caller when this process dies."""
+        """Never returns; fails at the caller when this process dies, as it does when one behind its engine has."""
+        if self._loaded is not None and self._loaded.died is not None:
+            await self._alive(self._loaded.died())
         await asyncio.Event().wait()
 
     async def prefill(self, call_id: str, prompt: Prompt) -> Prefill:

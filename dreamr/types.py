@@ -14,6 +14,9 @@ from typing import Literal
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
 
+END_OF_THOUGHT = "</think>"
+"""Separates the chain of thought from the answer."""
+
 Tokens = tuple[int, ...]
 """Token ids of the target's tokenizer, without the prompt."""
 

@@ -80,10 +80,28 @@ class VLLMEngineConfig(CheckpointConfig):
     """Longest prompt with its answer, in tokens; None: as long as the checkpoint allows, if the KV cache holds it."""
     max_images: PositiveInt = 8
     """Most images in one prompt."""
+    speculative: dict[str, Any] | None = None
+    """vLLM's own speculative decoding (its `speculative_config`), such as `{method: ngram, num_speculative_tokens: 4,
+    prompt_lookup_max: 4}`. Greedy tokens stay the same. An engine that decodes so gives no verdicts."""
     enforce_eager: bool = False
     """No compilation and no CUDA graphs: a start within seconds, slower tokens."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint; some architectures (R-4B, say) need it."""
+
+    @field_validator("speculative")
+    @classmethod
+    def _method_is_known_to_work(cls, speculative: dict[str, Any] | None) -> dict[str, Any] | None:
+        if speculative is None:
+            return None
+        method = speculative.get("method")
+        if method is None:
+            raise ValueError("name a method, such as {method: ngram, num_speculative_tokens: 4}.")
+        if method == "draft_model":
+            raise ValueError(
+                "vLLM has no draft models for vision-language models with multimodal rope positions: use method ngram, "
+                "or eagle3 with a head that was trained for this checkpoint."
+            )
+        return speculative
 
 
 class ImportedEngineConfig(Strict):

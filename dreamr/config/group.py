@@ -95,6 +95,22 @@ class GroupConfig(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _verdicts_come_from_an_engine_that_does_not_speculate(self) -> Self:
+        role: Literal["target", "verifier"] = "target" if self.verifier == "shared" else "verifier"
+        engine = self.actors()[role].engine
+        if isinstance(engine, VLLMEngineConfig) and engine.speculative is not None:
+            way_out = (
+                "give the verifier an actor and an engine of its own, without `speculative`"
+                if role == "target"
+                else "remove it"
+            )
+            raise ValueError(
+                f"{role}.engine.speculative is set, but vLLM gives no verdict probabilities while it decodes "
+                f"speculatively: {way_out}."
+            )
+        return self
+
     def actors(self) -> dict[Literal["draft", "target", "verifier"], ActorConfig]:
         """The actors to create, by role."""
         roles: dict[Literal["draft", "target", "verifier"], ActorConfig] = {"draft": self.draft, "target": self.target}

@@ -31,6 +31,8 @@ class LoadedEngine:
     num_parameters: int
     warm_up: Callable[[], Awaitable[None]] | None = None
     """To be awaited once, before the first call."""
+    died: Callable[[], Awaitable[None]] | None = None
+    """Raises EngineDied when a process behind the engine ends, else never returns; None: there is no such process."""
 
 
 def build_engine(config: EngineConfig, ids_of: str | None = None) -> LoadedEngine:
@@ -94,7 +96,7 @@ def _build_vllm(config: VLLMEngineConfig) -> LoadedEngine:
     from dreamr.engines.vllm.engine import VLLMEngine
 
     engine = VLLMEngine.load(config, model_location(config.model))
-    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, warm_up=engine.warm_up)
+    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, engine.warm_up, engine.died)
 
 
 def _build_imported(config: ImportedEngineConfig) -> LoadedEngine:

@@ -20,17 +20,36 @@ class Question:
     """One criterion that asks about the last step."""
 
     turn: Tokens
-    """Tokens after the step, up to where the verdict is read."""
+    """Tokens after the end of the step's chain of thought, up to where the verdict is read."""
     words: Tokens
     """Tokens whose log-probabilities are read."""
     read: Callable[[int, Sequence[float]], float]
     """The score, from the likeliest token and the log-probabilities of `words`."""
+    closing: Callable[[Step], Tokens]
+    """What closes a step's chain of thought, where one is open."""
+
+    def after(self, step: Step) -> Tokens:
+        """All tokens between `step` and its verdict; a step that has ended its turn itself does not end it twice."""
+        turn = self.turn[1:] if step.tokens[-1] == self.turn[0] else self.turn
+        return self.closing(step) + turn
+
+
+def _rho(chat: ChatEncoder) -> Question:
+    return Question(chat.verdict_turn, chat.verdict_words, lambda _, logprobs: rho(logprobs), chat.closing)
+
+
+def _digit(chat: ChatEncoder) -> Question:
+    return Question(chat.score_turn, chat.digits, lambda token, _: digit(token, chat.digits), chat.closing)
+
+
+def _mean_digit(chat: ChatEncoder) -> Question:
+    return Question(chat.score_turn, chat.digits, lambda _, logprobs: mean_digit(logprobs), chat.closing)
 
 
 QUESTIONS: Mapping[Criterion, Callable[[ChatEncoder], Question]] = {
-    "rho": lambda chat: Question(chat.verdict_turn, chat.verdict_words, lambda _, logprobs: rho(logprobs)),
-    "digit": lambda chat: Question(chat.score_turn, chat.digits, lambda token, _: digit(token, chat.digits)),
-    "mean_digit": lambda chat: Question(chat.score_turn, chat.digits, lambda _, logprobs: mean_digit(logprobs)),
+    "rho": _rho,
+    "digit": _digit,
+    "mean_digit": _mean_digit,
 }
 """How each criterion is asked of one checkpoint (`pipelines.verification.VERDICTS` says which scores accept)."""
 
@@ -63,11 +82,6 @@ def mean_digit(logprobs: Sequence[float]) -> float:
 def mass(logprobs: Sequence[float]) -> float:
     """Probability that the next token is one of the words at all: a verdict read from a small mass says little."""
     return min(1.0, sum(map(math.exp, logprobs)))
-
-
-def verdict_branch(step: Step, turn: Tokens) -> Tokens:
-    """The question's turn after `step`; a step that has ended its turn itself does not end it twice."""
-    return turn[1:] if step.tokens[-1] == turn[0] else turn
 
 
 def _finite(logprobs: Sequence[float]) -> Sequence[float]:

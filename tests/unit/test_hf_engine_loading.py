@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.reference import Reference
-from support.tiny import PROMPTS, save_checkpoint
+from support.tiny import PROMPTS, Shape, save_checkpoint
 
 from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine
@@ -168,7 +168,7 @@ async def test_prompt_settings_given_at_load_win_over_the_folders(original: Path
 
 async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_path: Path) -> None:
     prompt = PROMPTS["one wide image"]
-    folder = save_checkpoint(tmp_path, experts=4)
+    folder = save_checkpoint(tmp_path, shape=Shape(experts=4))
     engine = HFEngine.load(str(folder))
     first = await engine.next_step("a", prompt, ROOT, Sampling(max_tokens=12))
     second = await engine.next_step("b", prompt, first, Sampling(max_tokens=12))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dreamr.engines.hf.jobs import Job, Output
 from dreamr.engines.hf.model import Model, PlacedPrompt, Row
-from dreamr.engines.verdicts import Question, mass, verdict_branch
+from dreamr.engines.verdicts import Question, mass
 from dreamr.types import JudgedStep, Step, Tokens, Verdict
 
 
@@ -42,7 +42,7 @@ class JudgeJob(Job):
         self._chain, self._temperature = chain, temperature
         self.reads_logits = temperature is None
         self._ends = [len(prompt.tokens) + len(step.end) for step in chain]
-        self._branches = [verdict_branch(step, question.turn) for step in chain]
+        self._branches = [question.after(step) for step in chain]
         self._question, self._model = question, model
         self._verdicts: list[tuple[float, float]] = []
         self._logprobs: list[float] = []

@@ -6,43 +6,31 @@
     vLLM process       [ batches all requests; finds cached prefixes; images are encoded once ]
 
 A step ends where `StepEnd` says, as in the other engine: vLLM itself stops at the tokens that hold the delimiter, so
-that it writes nothing behind them, and a delimiter that is split over two tokens is found here.
+that it writes nothing after them, and a delimiter that is split over two tokens is found here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.base import COMPARISONS, EngineDied
-from dreamr.engines.sampling import check_sampling
-from dreamr.engines.steps import EarlyStops, StepEnd, check_chain, check_pairs
-from dreamr.engines.verdicts import Question, mass, question, verdict_branch
-from dreamr.engines.vllm.loading import LoadedVLLM, start
-from dreamr.engines.vllm.requests import VLLMInput
+from dreamr.engines.steps import check_chain, check_pairs
+from dreamr.engines.verdicts import Question, mass, question
+from dreamr.engines.vllm.guardian import until_one_ends
+from dreamr.engines.vllm.loading import LoadedVLLM, core_pids, start
+from dreamr.engines.vllm.requests import Rendered, Requests
 from dreamr.engines.vllm.weights import replace_weights
+from dreamr.engines.vllm.writing import Writer
 from dreamr.errors import Unable
-from dreamr.types import DELIMITER, Criterion, Finish, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
-
-if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
-
-
-@dataclass(slots=True, eq=False)
-class _Writing:
-    """A step that is being written."""
-
-    task: asyncio.Task[Finish]
-    is_stopped: bool = False
+from dreamr.types import Criterion, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
 
 
 class VLLMEngine:
@@ -52,20 +40,12 @@ class VLLMEngine:
         self._llm = loaded.llm
         self._chat = loaded.chat
         self._shapes = loaded.shapes
-        self._step_end = StepEnd(loaded.chat.decode, loaded.eos_tokens)
-        self._last_tokens = sorted(loaded.eos_tokens | _delimiter_tokens(loaded))
-        self._input = VLLMInput(loaded.llm, loaded.chat)
-        self._writing: dict[_Writing, str] = {}
-        self._early_stops = EarlyStops()
-        self._numbers = itertools.count()
-        self._num_running = 0
-        self._last_output = time.monotonic()
-        self._weights_in_place = asyncio.Event()  # no request begins while weights are replaced
-        self._weights_in_place.set()
+        self._gives_verdicts = not loaded.speculates
+        self._requests = Requests(loaded.llm, loaded.chat)
+        self._writer = Writer(loaded, self._requests)
+        self._core_pids = core_pids(loaded.llm)
         self.device = loaded.device
         self.num_parameters = loaded.num_parameters
-        self.num_cached_tokens = 0
-        """How many tokens of the request that began last were found in the prefix cache."""
 
     @classmethod
     def load(cls, config: VLLMEngineConfig, model: str) -> VLLMEngine:
@@ -76,18 +56,16 @@ class VLLMEngine:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._chat.tokenizer
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """How many tokens of the request that began last were found in the prefix cache."""
+        return self._requests.num_cached_tokens
+
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
         """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""
-        check_sampling(sampling)
-        if after.closed:
-            now = time.time()
-            return Step(prefix=after.end, finish="eos", started=now, ended=now)
-        tokens: list[int] = []
-        started = time.time()
-        finish = await self._stoppable(call_id, prompt, after.end, sampling, tokens)
-        return Step(after.end, tuple(tokens), self._step_end.text(tokens), finish, started, time.time())
+        return await self._writer.write(call_id, prompt, after, sampling, priority)
 
     async def score(
         self,
@@ -99,9 +77,15 @@ class VLLMEngine:
     ) -> list[Verdict]:
         """Judge the steps at once, one request each over a shared prefix (see `Engine`); `stop` cannot shorten it.
 
-        Raises ValueError when a step is empty, the steps do not follow each other, references are missing, and for
-        the criterion "embedding": vLLM does not give hidden states of a model that generates.
+        Raises ValueError when a step is empty, the steps do not follow each other, references are missing, for
+        the criterion "embedding", since vLLM does not give hidden states of a model that generates, and for an engine
+        with speculative decoding, which gives no probabilities of chosen words.
         """
+        if not self._gives_verdicts:
+            raise Unable(
+                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier an actor of its "
+                "own, with an engine that has no `speculative`"
+            )
         if criterion in COMPARISONS:
             check_pairs(chain, references)
             return await _all(
@@ -113,18 +97,26 @@ class VLLMEngine:
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         """Run the prompt alone, so that the first step does not pay for it."""
+        from vllm import SamplingParams
+
         started = time.time()
-        asked = question("rho", self._chat)
-        await self._asked(f"prefill {prompt.key}", await self._input.of(prompt, ()), asked)
+        params = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
+        rendered = await self._requests.of(prompt, ())
+        async with aclosing(self._requests.outputs(f"prefill {prompt.key}", rendered, params)) as outputs:
+            async for _ in outputs:
+                pass
         return Prefill(started, time.time())
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`."""
-        return len((await self._input.of(prompt, ()))["prompt_token_ids"])
+        return await self._requests.count(prompt)
 
     async def warm_up(self) -> None:
-        """Have vLLM compile what it compiles only when a verdict is asked for the first time."""
-        await self.prefill(Prompt("?"))
+        """Have vLLM compile what it compiles when the first step is written and the first verdict given."""
+        prompt = Prompt("?")
+        step = await self.next_step("warm-up", prompt, Step(), Sampling(max_tokens=1))
+        if self._gives_verdicts:
+            await self.score("warm-up", prompt, [step])
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and forget all that the old ones computed; names as in the checkpoint.
@@ -132,91 +124,43 @@ class VLLMEngine:
         Calls that begin meanwhile wait for the new weights. Raises RuntimeError while requests run, for weights that
         do not fit the checkpoint, and when what the old ones computed cannot be forgotten.
         """
-        if self._num_running or not self._weights_in_place.is_set():
-            running = f"{self._num_running} requests run" if self._num_running else "others are loaded"
+        requests = self._requests
+        if requests.num_running or not requests.may_begin.is_set():
+            running = f"{requests.num_running} requests run" if requests.num_running else "others are loaded"
             raise RuntimeError(f"weights cannot be replaced while {running}: await or stop them first")
-        self._weights_in_place.clear()
+        requests.may_begin.clear()
         try:
             await replace_weights(self._llm, self._shapes, state_dict)
         finally:
-            self._weights_in_place.set()
+            requests.may_begin.set()
 
     def idle_s(self) -> float:
         """See `Engine`."""
-        return time.monotonic() - self._last_output
+        return time.monotonic() - self._requests.last_output
 
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
-        """vLLM schedules by itself: a speculative step has waited for nobody."""
+        """See `Engine`; vLLM has no use for a hint."""
+        self._writer.promote(call_id)
 
     def stop(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is no error."""
-        running = [writing for writing, running_id in self._writing.items() if running_id == call_id]
-        for writing in running:
-            writing.is_stopped = True
-            writing.task.cancel()
-        if not running:
-            self._early_stops.stop(call_id)
+        self._writer.stop(call_id)
+
+    async def died(self) -> None:
+        """Raises EngineDied when a process of vLLM's ends, however idle it was; else never returns."""
+        await until_one_ends(self._core_pids)
+        raise EngineDied("vLLM's own process has died")
 
     async def close(self) -> None:
         """Stop all calls and end vLLM's processes; the engine is of no use afterwards."""
-        for writing in self._writing:
-            writing.is_stopped = True
-            writing.task.cancel()
+        self._writer.stop_all()
         await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))])
-
-    # -- steps -----------------------------------------------------------------------------------------------------
-
-    async def _stoppable(
-        self, call_id: str, prompt: Prompt, prefix: Tokens, sampling: Sampling, tokens: list[int]
-    ) -> Finish:
-        """Write in a task of its own, which `stop` cancels; what it has written until then stays in `tokens`."""
-        if self._early_stops.begin(call_id):
-            self._early_stops.end(call_id)
-            return "stopped"
-        task = asyncio.create_task(self._write(call_id, prompt, prefix, sampling, tokens), name=f"write {call_id}")
-        writing = _Writing(task)
-        self._writing[writing] = call_id
-        try:
-            return await task
-        except asyncio.CancelledError:
-            this = asyncio.current_task()
-            if not writing.is_stopped or (this is not None and this.cancelling()):
-                raise
-            return "stopped"
-        finally:
-            del self._writing[writing]
-            self._early_stops.end(call_id)
-
-    async def _write(
-        self, call_id: str, prompt: Prompt, prefix: Tokens, sampling: Sampling, tokens: list[int]
-    ) -> Finish:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        rendered = await self._input.of(prompt, prefix)
-        room = min(sampling.max_tokens, self._input.max_positions - len(rendered["prompt_token_ids"]))
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed % 2**63,
-            max_tokens=room,
-            stop_token_ids=self._last_tokens,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
-        async with aclosing(self._outputs(call_id, rendered, params)) as outputs:
-            async for output in outputs:
-                for token in output.outputs[0].token_ids:
-                    tokens.append(token)
-                    if finish := self._step_end.finish(tokens, room):
-                        return finish
-        raise RuntimeError(f"vLLM ended the request {call_id!r} after {len(tokens)} tokens without a reason")
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
     async def _verdict(self, call_id: str, prompt: Prompt, step: Step, asked: Question) -> Verdict:
         started = time.time()
-        rendered = await self._input.of(prompt, step.end + verdict_branch(step, asked.turn))
+        rendered = await self._requests.of(prompt, step.end + asked.after(step))
         score, mass = await self._asked(call_id, rendered, asked)
         return Verdict(score, started, time.time(), mass=mass)
 
@@ -224,47 +168,23 @@ class VLLMEngine:
         if criterion != "same":
             raise Unable(f"criterion {criterion!r} needs hidden states, which vLLM does not give: use engine 'hf'")
         started = time.time()
-        rendered = await self._input.checked(
-            {"prompt_token_ids": list(self._chat.same_chat(reference.text, step.text))}
-        )
+        rendered = await self._requests.of_text(self._chat.same_chat(reference.text, step.text))
         score, mass = await self._asked(call_id, rendered, question("rho", self._chat))
         return Verdict(score, started, time.time(), mass=mass)
 
-    async def _asked(self, call_id: str, rendered: Any, asked: Question) -> tuple[float, float]:
+    async def _asked(self, call_id: str, rendered: Rendered, asked: Question) -> tuple[float, float]:
         """Score and mass of the verdict that the next token gives, from float32 log-probabilities."""
         from vllm import SamplingParams
 
         words = list(asked.words)
         params = SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=words, detokenize=False)
-        async with aclosing(self._outputs(call_id, rendered, params)) as outputs:
+        async with aclosing(self._requests.outputs(call_id, rendered, params)) as outputs:
             async for output in outputs:
                 [token] = output.outputs[0].token_ids
                 logprobs = output.outputs[0].logprobs[0]
                 values = [float(logprobs[word].logprob) for word in words]
                 return asked.read(token, values), mass(values)
         raise RuntimeError(f"vLLM ended the request {call_id!r} without a verdict")
-
-    # -- vLLM ------------------------------------------------------------------------------------------------------
-
-    async def _outputs(
-        self, call_id: str, rendered: Any, params: SamplingParams
-    ) -> AsyncGenerator[RequestOutput, None]:
-        """vLLM's answer to one request, which is aborted when this generator is closed early."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        while not self._weights_in_place.is_set():
-            await self._weights_in_place.wait()
-        self._num_running += 1
-        try:
-            async with aclosing(self._llm.generate(rendered, params, f"{call_id}/{next(self._numbers)}")) as stream:
-                async for output in stream:
-                    self._last_output = time.monotonic()
-                    self.num_cached_tokens = output.num_cached_tokens or 0
-                    yield output
-        except EngineDeadError as error:
-            raise EngineDied("vLLM's own process has died") from error
-        finally:
-            self._num_running -= 1
 
 
 async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
@@ -276,9 +196,3 @@ async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _delimiter_tokens(loaded: LoadedVLLM) -> frozenset[int]:
-    """All tokens that hold a whole delimiter, such as ".\\n\\n"."""
-    tokens = range(len(loaded.chat.tokenizer))
-    return frozenset(token for token in tokens if DELIMITER in loaded.chat.decode((token,)))

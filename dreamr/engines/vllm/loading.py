@@ -32,6 +32,10 @@ class LoadedVLLM:
     eos_tokens: frozenset[int]
     shapes: dict[str, tuple[int, ...]]
     """Shape of every weight on disk, by name."""
+    image_tokens: frozenset[int]
+    """Ids that stand for images and videos."""
+    speculates: bool
+    """Whether vLLM decodes speculatively: it then gives no probabilities of chosen words."""
 
 
 def start(config: VLLMEngineConfig, model: str) -> LoadedVLLM:
@@ -50,7 +54,9 @@ def start(config: VLLMEngineConfig, model: str) -> LoadedVLLM:
     except BaseException:
         llm.shutdown()  # else it would keep the GPUs' memory
         raise
-    return LoadedVLLM(llm, chat, device, num_parameters(shapes), eos, shapes)
+    ids = (getattr(llm.model_config.hf_config, name, None) for name in ("image_token_id", "video_token_id"))
+    images = frozenset(token for token in ids if token is not None)
+    return LoadedVLLM(llm, chat, device, num_parameters(shapes), eos, shapes, images, config.speculative is not None)
 
 
 def _processor(config: VLLMEngineConfig, model: str) -> Any:
@@ -109,6 +115,10 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         enforce_eager=config.enforce_eager,
         trust_remote_code=config.trust_remote_code,
         enable_prefix_caching=True,
+        scheduling_policy="priority",
+        speculative_config=config.speculative,
+        # At the request's own temperature, as a learner needs them. Verdicts are greedy: theirs are the model's own.
+        logprobs_mode="processed_logprobs",
         # In bfloat16 a logit near 20 is rounded to 1/8, which would move rho by several hundredths.
         hf_overrides={"head_dtype": "float32"},
         disable_log_stats=True,

@@ -14,6 +14,9 @@ from typing import Literal
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
 
+END_OF_THOUGHT = "</think>"
+"""Separates the chain of thought from the answer."""
+
 Tokens = tuple[int, ...]
 """Token ids of the target's tokenizer, without the prompt."""
 
@@ -70,6 +73,14 @@ class Sampling:
     """Most tokens in one step, delimiter included."""
     seed: int = 0
     """Seed of this step alone; schedules make it from the request's seed, the step's number and the role."""
+    hint: Tokens = ()
+    """Tokens that the step may begin with, such as a rejected drafted step: an engine may check them in one forward
+    instead of writing them again. Changes no token."""
+    assisted: bool = True
+    """Whether an engine that has an assistant may use it. Changes no greedy token, and no sampling distribution."""
+    logprobs: bool = False
+    """Also return the log-probability of every token at this temperature, for a learner; image tokens are then never
+    chosen, since the learner would take one for another image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,12 @@ class Step:
     started: float = 0.0
     ended: float = 0.0
     """Seconds on the engine's clock (`time.time` for real engines, so that lanes of several actors line up)."""
+    rounds: tuple[tuple[int, int], ...] = ()
+    """Per forward in which an assistant's tokens were checked: how many were proposed and how many accepted."""
+    num_salvaged: int = 0
+    """Tokens kept of a rejected drafted step, because the target's own step begins with them."""
+    logprobs: tuple[float, ...] = ()
+    """Of each token, where `Sampling.logprobs` asked for them."""
 
     @property
     def end(self) -> Tokens:
@@ -115,9 +132,20 @@ class Verdict:
     ended: float = 0.0
     judged: bool = True
     """False when nothing was computed: the call was stopped first, or the step is blank; the score is 0 then."""
+    mass: float | None = None
+    """Probability of all the words that the score is read from; a score read from a small mass says little. None for
+    scores that are not read from words."""
 
 
 NO_VERDICT = Verdict(score=0.0, judged=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """A drafted step as the target sees it: its verdict, and the log-probabilities of its tokens where asked for."""
+
+    verdict: Verdict
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ async def fpsr(session: Session) -> None:
 
 def _extend(session: Session, chain: deque[Drafted]) -> None:
     """Draft ahead, as long as both draft and verifier are up."""
-    while len(chain) < session.settings.window and session.can_speculate:
+    while len(chain) < session.window and session.can_speculate:
         after = chain[-1].draft if chain else session.frontier
         chain.append(session.draft_and_judge(session.next_index + len(chain), after))
 

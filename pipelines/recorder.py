@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from dreamr.errors import ActorLost
-from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
+from dreamr.types import ROOT, Checked, Prefill, Priority, Proposal, Role, Step, Tokens, Verdict
+from pipelines.costs import Decision
 from pipelines.handles import Ref, Transport
 from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Request, Span, Trace
 
@@ -35,6 +36,9 @@ class Call(Generic[T]):
     transport: Transport
     ref: Ref[T]
     submitted: float
+    priority: Priority = "needed"
+    received: float | None = None
+    """When its result was there, for those that waited for it."""
     outcome: Outcome = "unused"
     """What became of it, as far as is known yet."""
     value: T | None = None
@@ -65,21 +69,28 @@ class Call(Generic[T]):
     async def result(self, deadline_s: float) -> T:
         """Wait for the value.
 
-        Raises ActorLost when the actor dies, or when the deadline passes, which is then reported to its owner.
+        Raises ActorLost when the actor dies, or makes no progress for `deadline_s`.
         """
-        if self.value is not None:
-            return self.value
-        try:
-            async with asyncio.timeout(deadline_s):
-                self.value = await self.ref
-        except TimeoutError:
-            self.outcome = "lost"
-            self.transport.report_lost()
-            raise ActorLost(f"the {self.role} did not answer within {deadline_s:g} s") from None
-        except Exception:
-            self.outcome = "lost"
-            raise
+        patience = deadline_s
+        while self.value is None:
+            try:
+                async with asyncio.timeout(patience):
+                    self.value = await self.ref
+            except TimeoutError:
+                patience = await self.transport.grace_s(self.ref, deadline_s)
+                if patience > 0:
+                    continue
+                self.outcome = "lost"
+                raise ActorLost(f"the {self.role} made no progress for {deadline_s:g} s") from None
+            except Exception:
+                self.outcome = "lost"
+                raise
         return self.value
+
+    def promote(self, hint: Tokens = ()) -> None:
+        """A step that was begun as a speculative one is needed; `hint` are tokens that it may begin with."""
+        if self.priority == "speculative" and self.value is None and not self.is_stopped:
+            self.transport.promote(self.id, hint)
 
     def stop(self) -> None:
         """The result is not needed. May be called again, and when the work is done."""
@@ -112,11 +123,21 @@ class Recorder:
         self.frontier: Step = ROOT
         """The last committed step: the next one is written from `frontier.end`."""
         self.end: End | None = None
+        self.decisions: list[Decision] = []
         self.num_losses = 0
 
     @property
     def num_committed(self) -> int:
         return len(self._steps)
+
+    @property
+    def num_judged(self) -> int:
+        """Committed steps at which a verdict decided something."""
+        return sum(step.score is not None for step in self._steps)
+
+    @property
+    def num_accepted(self) -> int:
+        return sum(step.source == "draft" and step.score is not None for step in self._steps)
 
     def now(self) -> float:
         return self._clock() - self._began
@@ -166,14 +187,14 @@ class Recorder:
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
+            decisions=tuple(self.decisions),
         )
 
     def _step_counts(self) -> _Counts:
-        decided = [step for step in self._steps if step.score is not None]
         return _Counts(
             drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in self.calls),
-            judged=len(decided),
-            accepted=sum(step.source == "draft" for step in decided),
+            judged=self.num_judged,
+            accepted=self.num_accepted,
             from_draft=sum(step.source == "draft" for step in self._steps),
             committed=len(self._steps),
         )

@@ -13,14 +13,15 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
-from dreamr.types import Checked, Priority, Proposal, Role, Step, Verdict
+from dreamr.types import Checked, Priority, Proposal, Role, Step, Tokens, Verdict
+from pipelines.costs import PLAIN, Plan
 from pipelines.handles import Handle, Handles, Ref, Verifier
 from pipelines.recorder import Call, Recorder, Steps, T, Verdicts
 from pipelines.trace import OnCommit, Request, Trace
@@ -46,6 +47,11 @@ class Drafted:
     def calls(self) -> tuple[Call[Any], Call[Any]]:
         return self.draft, self.verdict
 
+    @property
+    def tokens(self) -> Tokens:
+        """Tokens of the drafted step, as far as it is known."""
+        return self.draft.value.tokens if self.draft.value else ()
+
     def stop(self) -> None:
         for call in self.calls:
             call.stop()
@@ -61,19 +67,25 @@ class Session:
         rule: Rule,
         *,
         first_target_steps: int = 0,
+        window: int = 4,
         on_commit: OnCommit | None = None,
         clock: Callable[[], float],
     ) -> None:
-        """`first_target_steps`: so many steps at the beginning are the target's, whatever the draft could do."""
+        """`first_target_steps`: so many steps at the beginning are the target's, whatever the draft could do.
+
+        `window`: how many steps the draft may be ahead of the frontier.
+        """
         if rule.kind == "random":
             verifier = Verifier(RandomVerdicts(handles.verifier.transport, request.settings.seed))
             handles = replace(handles, verifier=verifier)
-        self.rule = rule
+        self.rule, self.window = rule, window
         self._handles, self._request, self._prompt = handles, request, request.prompt
         self._first_target_steps = first_target_steps
         self._recorder = Recorder(request, clock, on_commit)
         self._numbers = itertools.count()
         self._prefill: Call[Any] | None = None
+        self._num_learnt = 0
+        """Calls whose costs are noted."""
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -140,11 +152,15 @@ class Session:
             lambda call_id: verifier.score(call_id, self._prompt, _argument(step), criterion, reference),
         )
 
-    def judge_chain(self, index: int, chain: Sequence[Step]) -> Call[Verdicts]:
-        """Begin to judge drafted steps from number `index` on, none of them blank, in one forward."""
+    def judge_chain(self, index: int, chain: Sequence[Step | Call[Step]]) -> Call[Verdicts]:
+        """Begin to judge drafted steps from number `index` on in one forward, when all of them are there.
+
+        Steps from the first blank one on get no verdict.
+        """
         verifier, criterion = self._handles.verifier, self.rule.criterion
+        steps = [_argument(step) for step in chain]
         return self._begin(
-            "verifier", index, lambda call_id: verifier.score_chain(call_id, self._prompt, chain, criterion)
+            "verifier", index, lambda call_id: verifier.score_chain(call_id, self._prompt, steps, criterion)
         )
 
     def prefill_verifier(self) -> None:
@@ -154,15 +170,25 @@ class Session:
             self._prefill = self._begin("verifier", 0, lambda call_id: verifier.prefill(call_id, self._prompt))
 
     def target_step(
-        self, index: int | None = None, after: Step | Call[Step] | None = None, *, priority: Priority = "needed"
+        self,
+        index: int | None = None,
+        after: Step | Call[Step] | None = None,
+        *,
+        priority: Priority = "needed",
+        hint: Tokens = (),
     ) -> Call[Step]:
-        """Begin the target's step number `index` after `after`: by default the one at the frontier."""
+        """Begin the target's step number `index` after `after`: by default the one at the frontier.
+
+        `hint` are tokens that it may begin with, such as those of a rejected drafted step.
+        """
         index = self.next_index if index is None else index
         prefix = _argument(self.frontier if after is None else after)
-        target, sampling = self._handles.target, self._request.sampling(index, "target")
-        return self._begin(
+        target, sampling = self._handles.target, replace(self._request.sampling(index, "target"), hint=hint)
+        call = self._begin(
             "target", index, lambda call_id: target.next_step(call_id, self._prompt, prefix, sampling, priority)
         )
+        call.priority = priority
+        return call
 
     def target_steps(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
         """Begin the target's step after each step of a chain, the first of them number `index`, in one batch."""
@@ -196,6 +222,41 @@ class Session:
         self._recorder.calls.append(call)
         return call
 
+    # -- plans (`auto`) --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def costs_in_use(self) -> Iterator[None]:
+        """Count this request among those that share the actors, and learn from its calls."""
+        costs = self._handles.costs
+        costs.num_running += 1
+        try:
+            yield
+            self._learn()
+            costs.answered(self.next_index)
+        finally:
+            costs.num_running -= 1
+
+    def plan_start(self) -> Plan:
+        """The first plan of the request: `judged_together` is 0 where it is not to speculate."""
+        decision = self._handles.costs.choose_start(self.window)
+        self._recorder.decisions.append(decision)
+        return decision.plan
+
+    def plan(self) -> Plan:
+        """The plan for the steps from the frontier on; it is noted in the trace."""
+        self._learn()
+        recorder = self._recorder
+        decision = self._handles.costs.choose(self.next_index, recorder.num_accepted, recorder.num_judged, self.window)
+        recorder.decisions.append(decision)
+        return decision.plan
+
+    def _learn(self) -> None:
+        """Note the costs of the calls since the last plan, which they were made under."""
+        decisions = self._recorder.decisions
+        plan = decisions[-1].plan if decisions else PLAIN
+        self._handles.costs.account(plan, self._recorder.calls[self._num_learnt :])
+        self._num_learnt = len(self._recorder.calls)
+
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     async def verdict(self, drafted: Drafted) -> Verdict | None:
@@ -226,7 +287,7 @@ class Session:
     async def unless_lost(self, call: Call[T]) -> T | None:
         """The answer of the draft or the verifier; None when that is lost."""
         try:
-            return await call.result(self._deadline_s(call.role))
+            return await self._received(call)
         except Exception as error:
             # Whatever is wrong with the draft or the verifier, the target can still answer. What it cannot take
             # either (a broken image, say) it will raise itself.
@@ -237,14 +298,14 @@ class Session:
     async def settled(self, call: Call[Any]) -> None:
         """Wait until a call has ended, well or not."""
         with contextlib.suppress(Exception):
-            await call.result(self._deadline_s(call.role))
+            await self._received(call)
 
     async def required(self, call: Call[T], again: Callable[[], Call[T]]) -> tuple[T, Call[T]]:
         """The answer of the target, and the call that gave it: a lost target is awaited and asked `again`."""
         num_losses = 0
         while True:
             try:
-                return await call.result(self._deadline_s("target")), call
+                return await self._received(call), call
             except ActorLost as error:
                 self._recorder.num_losses += 1
                 num_losses += 1
@@ -255,6 +316,12 @@ class Session:
                 log.warning("request %s, step %d: %s; asking again", self._request.id, self.next_index, error)
                 await self._handles.target.transport.recovered()
                 call = again()
+
+    async def _received(self, call: Call[T]) -> T:
+        value = await call.result(self._deadline_s(call.role))
+        if call.received is None:
+            call.received = self._recorder.now()
+        return value
 
     def _deadline_s(self, role: Role) -> float:
         settings = self.settings
@@ -273,6 +340,7 @@ class Session:
         step = draft.value
         assert step is not None, "a verdict comes after its step"
         accepted = self.rule.accepts(verdict)
+        self._handles.costs.decided(accepted)
         draft.outcome = "committed" if accepted else "rejected"
         if accepted:
             self._commit(step, "draft", verdict, waited_for)
@@ -282,6 +350,7 @@ class Session:
         self, call: Call[Step], drafted: Drafted | None = None, verdict: Verdict | None = None
     ) -> None:
         """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None."""
+        call.promote(drafted.tokens if drafted else ())
         step, call = await self.required(call, self.target_step)
         call.outcome = "committed"
         if drafted:

@@ -34,7 +34,7 @@ class TransformersActor:
         import torch
 
         from dreamr.engines.factory import model_location
-        from dreamr.engines.loading import load_model, load_processor, pick_device, pick_dtype
+        from dreamr.engines.hf.loading import load_model, load_processor, pick_device, pick_dtype
         from dreamr.tasks.processor import PromptEncoder
         from dreamr.tasks.prompts import load_prompt_config
 

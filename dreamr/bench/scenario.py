@@ -88,7 +88,7 @@ class Scenario(_Part):
             acceptance=_acceptance(measured, settings_of(report)),
             token_acceptance=_token_acceptance(report),
             cores=None if group["target"]["num_gpus"] else report.machine.cores,
-            background=group["target"]["background"],
+            background=group["target"]["engine"].get("background", False),
             together=measured.together,
         )
 

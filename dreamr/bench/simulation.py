@@ -114,6 +114,7 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
             token_acceptance=scenario.token_acceptance,
             verdict_s=scenario.verdict_s,
             call_s=scenario.call_s,
+            background=scenario.background,
             max_batch=max_batch,
             **writing.model_dump(),
         )
@@ -125,6 +126,6 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
     target = engine(TARGET, scenario.target, scenario.max_batch)
     return Handles(
         Writer(LocalTransport(DraftActor, engine(DRAFT, draft))),
-        Writer(LocalTransport(TargetActor, target, background=scenario.background)),
+        Writer(LocalTransport(TargetActor, target)),
         Verifier(LocalTransport(VerifierActor, engine(TARGET, scenario.target))),
     )

@@ -117,6 +117,22 @@ def curves(
         typer.echo(f"curves: {path}")
 
 
+@app.command()
+def train(
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file; without it, DREAMR_SAPO_CONFIG, else the built-in draft's recipe.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, in place of the file's `run`.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
+) -> None:
+    """Train a draft by SAPO: steps that the target accepts, correct answers, few tokens."""
+    from dreamr.errors import reported
+    from rl.train import train_draft
+
+    with reported():
+        train_draft(config, run, resume=resume)
+
+
 @app.command("eval")
 def evaluate(
     benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    JudgedStep,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 COMPARISONS: frozenset[Criterion] = frozenset({"same", "embedding"})
 """Criteria that compare a step with a reference: another step after the same prefix. The others ask about one step
@@ -57,8 +69,21 @@ class Engine(Protocol):
         """Length of the prompt as the model reads it. Raises ValueError when it cannot be read at all."""
         ...
 
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """That call's speculative step is needed now.
+
+        `hint` are tokens that the step may begin with, such as the rejected drafted step: an engine may check them in
+        one forward instead of writing them again. An unknown or ended call is not an error.
+        """
+        ...
+
     def stop(self, call_id: str) -> None:
         """End that call between two tokens. A call that is unknown or has already ended is not an error."""
+        ...
+
+    def idle_s(self) -> float:
+        """Seconds since the model last finished a forward. A call of a busy engine waits for its turn; a call of one
+        that has been idle for long is lost."""
         ...
 
 
@@ -82,6 +107,20 @@ class TokenSpeculation(Protocol):
         with probability min(1, p/q), the first that is not is replaced by one from max(p - q, 0), and one from p
         follows when all are accepted: the tokens are distributed as if the model had sampled them. An empty proposal
         gives one token. `sampling.max_tokens` bounds a step, as in `next_step`.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenScoring(Protocol):
+    """What an engine may offer besides: the log-probabilities of the tokens that it judges, for distillation."""
+
+    async def score_tokens(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
+    ) -> list[JudgedStep]:
+        """`score` by the criterion rho, and this model's log-probabilities of the tokens, from the same forward.
+
+        At `temperature`, as a draft that samples at it has its own.
         """
         ...
 

@@ -24,7 +24,7 @@ from dreamr.serve.replies import (
     Usage,
 )
 from dreamr.types import Verdict
-from pipelines import Trace, rule_of
+from pipelines import Trace, rule_of, window_of
 from pipelines.trace import CommittedStep, Span
 from pipelines.verification import Rule
 
@@ -113,7 +113,7 @@ class Encoder:
         return RunInfo(
             method=trace.method,
             alpha=settings.alpha,
-            window=settings.window,
+            window=window_of(settings),
             end=trace.end,
             wall_s=trace.wall_s,
             queued_s=answered.queued_s,

@@ -38,6 +38,7 @@ class Watch:
             draft=Writer(WatchedTransport(handles.draft.transport, "draft", self)),
             target=Writer(WatchedTransport(handles.target.transport, "target", self)),
             verifier=Verifier(WatchedTransport(handles.verifier.transport, "verifier", self)),
+            costs=handles.costs,
         )
 
     def follow(self, lane: Role, method: str, ref: Ref[Any]) -> None:

@@ -42,6 +42,7 @@ def shared(handles: Handles, load: Load) -> Handles:
         Writer(DraftUnderLoad(handles.draft.transport, load)),
         Writer(TargetUnderLoad(handles.target.transport, load)),
         handles.verifier,
+        handles.costs,
     )
 
 

@@ -104,7 +104,8 @@ _DISMISSED = re.compile(rf"\W*[A-H]\W*\s(?:is|was)\s+{_NOT_CORRECT}")
 def _letter(text: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of the chosen option. Several letters at once are no answer."""
     if (box := last_boxed(text)) is not None:
-        box = box.upper() if len(box.strip()) == 1 else box
+        box = _plain(box)
+        box = box.upper() if len(box) == 1 else box
         if _names_several(box, letters):
             return None
         return _leading_letter(box, letters) or _letter_of_option(box, letters, options)

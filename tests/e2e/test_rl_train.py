@@ -150,5 +150,5 @@ def test_a_run_that_is_killed_goes_on_with_the_same_next_step(job_run: Path, tmp
     second = train(run, "--resume")
     output, _ = second.communicate()
     assert second.returncode == 0, output
-    assert "resuming behind step 2" in output
+    assert "resuming after step 2" in output
     assert training_curve(run) == training_curve(job_run)

@@ -1,4 +1,4 @@
-"""An engine of your own behind the same actors and schedules: `python examples/own_engine.py`.
+"""An engine of your own under the same actors and schedules: `python examples/own_engine.py`.
 
 `CountingEngine` has no neural network: it counts to the number in the question, a number per step. The draft (`errs`)
 miscounts the multiples of three, which the verifier rejects. Prints
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 import dreamr
-from dreamr.types import Criterion, Prefill, Priority, Prompt, Sampling, Step, Verdict
+from dreamr.types import Criterion, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
 
 
 class CountingEngine:
@@ -50,6 +50,12 @@ class CountingEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(prompt.question.split())
+
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """Every step is written at once already."""
+
+    def idle_s(self) -> float:
+        return 0.0  # never lost
 
     def stop(self, call_id: str) -> None:
         self.stopped.add(call_id)

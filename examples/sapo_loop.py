@@ -1,9 +1,9 @@
 """SAPO in one loop: GRPO on the built-in draft with the paper's three rewards: `python examples/sapo_loop.py [STEPS]`.
 
 Starts from the draft before its training and prints the mean rewards of each step. Minutes on a CPU:
-
     step 1: correct 0.16 + accepted 0.71 + short 0.34
-    step 39: correct 0.31 + accepted 0.83 + short 0.51
+    ...
+    step 40: correct 0.31 + accepted 0.83 + short 0.51
 
 Rollouts on Ray, DeepSpeed, checkpoints, curves and the exact rewards: rl/, docs/training.md.
 """
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from dreamr.engines.factory import model_location
-from dreamr.engines.hf import HFEngine
-from dreamr.engines.loading import load_model, load_processor
-from dreamr.engines.step_end import StepEnd
+from dreamr.engines.hf.engine import HFEngine
+from dreamr.engines.hf.loading import load_model, load_processor
+from dreamr.engines.steps import StepEnd
 from dreamr.tasks.answers import is_correct
 from dreamr.tasks.ledger import Problem, make_problem
 from dreamr.tasks.processor import PromptEncoder

@@ -31,6 +31,7 @@ lint: $(INSTALLED)-dev  ## format, lint, types, and tables in documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.doc_tables --check
 
 format: $(INSTALLED)-dev

@@ -32,6 +32,7 @@ lint: $(INSTALLED)-dev  ## format, lint, layers, types, and tables in documents
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.doc_tables --check
 
 format: $(INSTALLED)-dev

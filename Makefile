@@ -30,7 +30,6 @@ test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this ma
 lint: $(INSTALLED)-dev  ## format, lint, layers, types, and tables in documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.doc_tables --check

@@ -80,7 +80,7 @@ def mean_digit(logprobs: Sequence[float]) -> float:
 
 
 def mass(logprobs: Sequence[float]) -> float:
-    """Probability that the next token is one of the words at all: a verdict read from a small mass says little."""
+    """Probability that the next token is one of the words: a verdict read from a small mass is unreliable."""
     return min(1.0, sum(map(math.exp, logprobs)))
 
 

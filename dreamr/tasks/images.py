@@ -1,4 +1,4 @@
-"""Images of prompts: reading them, decoding them as every engine sees them, and copies that no engine has cached."""
+"""Images of prompts: reading, decoding as for every engine, and copies that no engine has cached."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _marked(data: bytes, mark: str) -> bytes:
     info.add_text("dreamr", mark)
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
-        # What the engines make of every image: upright RGB.
+        # As the engines decode every image: upright RGB.
         upright = ImageOps.exif_transpose(image).convert("RGB")
     upright.save(buffer, "PNG", pnginfo=info, compress_level=1)
     return buffer.getvalue()

@@ -71,7 +71,7 @@ class EngineLoop:
             return self._scheduler.stop(call_id)
 
     def promote(self, call_id: str, hint: Tokens) -> None:
-        """A speculative step is needed now; `hint` are tokens that it may well begin with."""
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
         with self._changed:
             self._scheduler.promote(call_id, hint)
             self._changed.notify_all()
@@ -220,7 +220,7 @@ class EngineLoop:
         return [Output(output.hidden, output.logits, [tokens[place] for place in output.tokens]) for output in outputs]
 
     def _failed(self, job: Job, error: Exception) -> None:
-        """The job's sequence may hold half a forward: nobody may continue it."""
+        """The job's sequence may hold half a forward and must not be continued."""
         if job.sequence is not None:
             self.cache.drop(job.sequence)
             job.sequence = None
@@ -239,7 +239,7 @@ class EngineLoop:
                 job.future.set_result(job)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when an idle engine holds anything it should not; for tests."""
+        """Raises AssertionError when an idle engine still holds jobs or sequences; for tests."""
         with self._changed:
             assert not len(self._scheduler), f"{len(self._scheduler)} jobs are left"
             self.cache.check_integrity()

@@ -1,4 +1,4 @@
-"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, behind the `Engine` protocol.
+"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, as an `Engine`.
 
     event loop     next_step ─▶ task: render ▶ stream of tokens ─▶ Step       stop(id)
                        awaits ◀──────────────────┘      ▲                        │ cancels that call's task, which
@@ -83,8 +83,8 @@ class VLLMEngine:
         """
         if not self._gives_verdicts:
             raise Unable(
-                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier an actor of its "
-                "own, with an engine that has no `speculative`"
+                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier a separate "
+                "actor whose engine has no `speculative`"
             )
         if criterion in COMPARISONS:
             check_pairs(chain, references)
@@ -96,7 +96,7 @@ class VLLMEngine:
         return await _all(self._verdict(call_id, prompt, step, asked) for step in chain)
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it."""
+        """Read the prompt ahead of the first step."""
         from vllm import SamplingParams
 
         started = time.time()

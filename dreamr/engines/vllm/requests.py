@@ -83,7 +83,7 @@ class Requests:
     async def count(self, prompt: Prompt) -> int:
         """Length of the prompt. Raises TooLong."""
         if prompt.key not in self._counts:
-            # No request follows: the sender must not believe that one did.
+            # No request follows, so the sender's cache must not take the images for sent.
             rendered = await self._rendered(await self._tokens(prompt, ()), is_sent=False)
             self._counts[prompt.key] = rendered.num_tokens
         return self._counts[prompt.key]
@@ -139,7 +139,7 @@ class Requests:
         return tokens
 
     async def _rendered(self, tokens: dict[str, Any], *, is_sent: bool = True) -> Rendered:
-        """`is_sent` False: the images are part of the input, whatever the sender believes, and it learns nothing."""
+        """`is_sent` False: the images are part of the input in any case, and the sender's cache stays as it is."""
         if len(tokens["prompt_token_ids"]) >= self.max_positions:
             raise self._too_long(len(tokens["prompt_token_ids"]))
         [rendered] = await self._llm.renderer.render_cmpl_async([tokens], skip_mm_cache=not is_sent)

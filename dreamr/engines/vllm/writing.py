@@ -20,12 +20,12 @@ from dreamr.errors import Unable
 from dreamr.types import DELIMITER, Finish, Priority, Prompt, Sampling, Step, Tokens
 
 NEVER = -100.0
-"""Added to the logits of tokens that must not be chosen; vLLM takes no larger bias."""
+"""Added to the logits of tokens that must not be chosen; vLLM accepts no larger bias."""
 
 
 @dataclass(slots=True, eq=False)
 class _Writing:
-    """A step that is being written."""
+    """A step in progress."""
 
     call_id: str
     priority: Priority

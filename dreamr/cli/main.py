@@ -107,11 +107,11 @@ def curves(
     from rl.curves import draw_curves, load_runs
 
     with reported():
+        if out is not None:
+            check_picture("--out", out)
         path = out or runs[0] / "curves.png"
         try:
-            histories = load_runs(runs)
-            check_picture("--out", path)
-            draw_curves(histories, path)
+            draw_curves(load_runs(runs), path)
         except ValueError as error:
             raise BadInput(str(error)) from error
         typer.echo(f"curves: {path}")

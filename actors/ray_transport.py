@@ -150,7 +150,7 @@ class StoredPrompts:
         self._stored: LRUCache[str, ray.ObjectRef[Prompt]] = LRUCache(MAX_STORED)
 
     def argument(self, prompt: Prompt) -> Prompt | ray.ObjectRef[Prompt]:
-        """What to pass as the argument of a call: Ray resolves a reference before the actor sees it."""
+        """The prompt as an argument of a call; Ray resolves a reference before the actor receives it."""
         key = prompt.key  # computed here once: the digest travels with the prompt
         if sum(map(len, prompt.images)) <= INLINE_BYTES:
             return prompt

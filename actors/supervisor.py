@@ -47,7 +47,7 @@ KILL_DEADLINE_S = 30.0
 
 SHORT_LIFE_S = 60.0
 MAX_PAUSE_S = 30.0
-"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause of up to so long."""
+"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause, at most this one."""
 
 Failure = Literal["died", "hangs"]
 

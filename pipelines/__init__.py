@@ -36,7 +36,7 @@ class Schedule:
 
     run: Callable[[Session], Awaitable[None]]
     reads: frozenset[str] = _STEPS
-    """Settings that change what it does, besides those that change every answer."""
+    """Settings that it reads, besides those that all schedules share."""
     verdict: str = "rho"
     """Kind of verdict when the settings name none."""
     first_target_steps: int = 0

@@ -27,10 +27,10 @@ PRIOR_STRENGTH = 6.0
 MAX_HORIZON = 10
 """Steps ahead that plans are compared over."""
 EXPLORE_EVERY = 25
-"""Every so many decisions the kind of plan that was not used for longest is chosen, unless it is expected to be much
-slower, to renew old measurements."""
+"""Decisions after which the kind of plan that was unused for longest is chosen once, unless it is expected to be much
+slower: this renews old measurements."""
 WORTH_RENEWING = 1.2
-"""Such a plan may need so many times the expected time of the best one."""
+"""Most expected time of such a plan, relative to the best one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Costs:
         return self._used(Decision(step, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
 
     def _best(self, acceptance: float, horizon: int, most: int) -> tuple[Plan, float]:
-        """The speculative plan with the fewest expected seconds for so many steps."""
+        """The speculative plan with the fewest expected seconds for `horizon` steps."""
         expected = {plan: _expected_s(plan, self._estimate(plan), acceptance, horizon) for plan in _plans(most)}
         best = min(expected, key=lambda plan: expected[plan])
         return best, expected[best]

@@ -71,7 +71,7 @@ class ChatEncoder:
     def closing(self, step: Step) -> Tokens:
         """Tokens after `step` that close its chain of thought before a question about it; empty where none is open.
 
-        Models are trained on turns whose chain of thought is closed: an open one would go on into the question.
+        Models are trained on turns whose chain of thought is closed: an open one would continue into the question.
         """
         if END_OF_THOUGHT not in (self.config.verdict_prefix or "") or step.closed or not self.is_thinking(step.end):
             return ()

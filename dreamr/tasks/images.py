@@ -52,7 +52,7 @@ def open_image(data: bytes, number: int) -> Image.Image:
 
 
 def cold_copy(prompt: Prompt, mark: str) -> Prompt:
-    """The prompt with each image stored anew, pixel for pixel, as a PNG file that carries `mark` as a text chunk.
+    """The prompt with each image encoded again, pixel for pixel, as a PNG file that carries `mark` as a text chunk.
 
     Engines share cached prefixes between prompts with equal keys, and the key is a digest of the images' bytes. A
     prompt without images comes back as it is: nothing but its text could be changed, and that would change the answer.

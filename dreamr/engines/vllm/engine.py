@@ -112,7 +112,7 @@ class VLLMEngine:
         return await self._requests.count(prompt)
 
     async def warm_up(self) -> None:
-        """Have vLLM compile what it compiles when the first step is written and the first verdict given."""
+        """Let vLLM compile ahead of the first step and the first verdict."""
         prompt = Prompt("?")
         step = await self.next_step("warm-up", prompt, Step(), Sampling(max_tokens=1))
         if self._gives_verdicts:
@@ -188,7 +188,7 @@ class VLLMEngine:
 
 
 async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
-    """Await them at once; none goes on after the first failure."""
+    """Await them all at once; the first failure cancels the others."""
     tasks = [asyncio.create_task(verdict) for verdict in verdicts]
     try:
         return await asyncio.gather(*tasks)

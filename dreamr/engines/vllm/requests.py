@@ -44,7 +44,7 @@ class Rendered:
     """One request's input."""
 
     tokens: dict[str, Any]
-    """What it was rendered from."""
+    """Its input before rendering."""
     input: Any
     """As vLLM takes it."""
 
@@ -73,7 +73,7 @@ class Requests:
         self._numbers = itertools.count()
 
     async def of(self, prompt: Prompt, suffix: Tokens) -> Rendered:
-        """A prompt and tokens after it. Raises TooLong when the model cannot go on from there."""
+        """A prompt and tokens after it. Raises TooLong when the model cannot continue from there."""
         return await self._rendered(await self._tokens(prompt, suffix))
 
     async def of_text(self, tokens: Tokens) -> Rendered:

@@ -56,7 +56,7 @@ def can_grow() -> bool:
 
 @contextmanager
 def connected(settings: ClusterSettings | None = None) -> Iterator[None]:
-    """Connect for the duration of a block; a connection that was there before stays."""
+    """Connect for the duration of a block; an existing connection is kept."""
     was_connected = ray.is_initialized()
     connect(settings)
     try:

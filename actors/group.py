@@ -5,8 +5,8 @@ start:  reserve ──▶ create + load, all at once ──▶ ready          st
           ▼                    ▼ first failure                             ▼
    NotEnoughResources     stop, then raise                         processes killed, awaited ──▶ placement group removed
 
-A detached group outlives the process that made it: `start` finds by their names the actors that are there, `leave` ends
-the supervision alone, and any process that has found them may `stop` them.
+A detached group outlives the process that made it: `start` finds existing actors by their names, `leave` only ends the
+supervision, and any process that has found the actors may `stop` them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ RELEASE_GRACE_S = 2.0
 """Ray counts the resources of actors that have just ended as taken for a moment longer."""
 
 EMPTY_BUNDLE = {"CPU": 0.001}
-"""For an actor that asks for nothing: Ray refuses a bundle without resources."""
+"""For an actor without resources: Ray refuses an empty bundle."""
 
 
 async def find_or_reserve(config: GroupConfig) -> PlacementGroup:

@@ -1,6 +1,6 @@
 """`RayTransport`: carries calls to one supervised Ray actor; `RayRef` is their future result.
 
-    Writer ── submit ──▶ RayTransport ── remote call, references as they are ──▶ actor
+    Writer ── submit ──▶ RayTransport ── remote call, references unresolved ──▶ actor
        ◀── RayRef ───────────┘   returns at once; only awaiting a RayRef waits
 
 A large prompt goes into Ray's object store once; calls then carry a reference in place of the images.

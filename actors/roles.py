@@ -155,7 +155,7 @@ class EngineActor:
         return self._require().engine
 
     def _able(self, protocol: type[T]) -> T:
-        """The engine. Raises Unable when it lacks what the protocol asks for."""
+        """The engine. Raises Unable when it does not implement the protocol."""
         engine = self._engine
         if not isinstance(engine, protocol):
             raise Unable(

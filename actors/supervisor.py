@@ -86,7 +86,7 @@ class ActorSupervisor:
         return self._ready.done() and self._ready.exception() is not None
 
     async def recovered(self) -> None:
-        """Return when up; raises ActorLost when the actor is gone for good."""
+        """Return when up; raises ActorLost when the actor will not come back."""
         await asyncio.shield(self._ready)
 
     # -- life ------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the tokens of one step are chosen. `temperature == 0` is greedy: only `max_tokens` matters besides."""
+    """How the tokens of one step are chosen. With `temperature == 0` (greedy), `top_p` and `seed` have no effect."""
 
     temperature: float = 0.0
     top_p: float = 1.0

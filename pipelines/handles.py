@@ -54,7 +54,7 @@ class Transport(Protocol):
         ...
 
     async def recovered(self) -> None:
-        """Return when the actor is up. Raises `ActorLost` when it did not come back within its deadline."""
+        """Return when the actor is up. Raises `ActorLost` when it does not come back within its deadline."""
         ...
 
 

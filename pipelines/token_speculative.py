@@ -20,7 +20,7 @@ from pipelines.session import Session
 
 @dataclass(slots=True)
 class _Open:
-    """The step after the frontier, as far as it is written."""
+    """The step after the frontier, as far as it has been written."""
 
     step: Step = field(default_factory=Step)
     rounds: list[Call[Any]] = field(default_factory=list)

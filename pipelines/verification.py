@@ -39,7 +39,7 @@ VERDICTS: dict[str, VerdictKind] = {
 
 - rho: the target is asked whether the step is correct (CPN, paper section on TBVM); 0..1
 - digit, mean_digit: the target gives a grade (SpecReason): its likeliest digit, or the mean over the digits; 0..9
-- same: the target is asked whether the step says the same as its own (Lookahead Reasoning); 0..1
+- same: the target is asked whether the step means the same as its own (Lookahead Reasoning); 0..1
 - embedding: cosine similarity of the step and the target's own; -1..1
 - random: a seeded random number, a control for the others; 0..1
 """
@@ -62,7 +62,7 @@ class Rule:
         return "rho" if self.kind == "random" else self.kind
 
     def accepts(self, verdict: Verdict) -> bool:
-        """True when the score exceeds the threshold, or equals it where the kind says so; never when not judged."""
+        """True when the score exceeds the threshold, or equals it for inclusive kinds; False when not judged."""
         if not verdict.judged:
             return False
         inclusive = VERDICTS[self.kind].inclusive

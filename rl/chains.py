@@ -37,7 +37,7 @@ class ChainStep:
     drafted: DraftedStep
     """The drafted step at this place: this step, or the rejected one that it replaces."""
     target_logprobs: tuple[float, ...] = ()
-    """The target's log-probabilities of the draft's tokens, where they were asked for; zeros for its own tokens."""
+    """The target's log-probabilities of the draft's tokens, where requested; zeros for its own tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def _open_wandb(run: Path, settings: LogSettings, config: Mapping[str, Any]) -> 
 
 
 def wandb_name(name: str) -> str:
-    """As TRL names it: `train/reward`, `train/rewards/draft/mean`; evaluations and the x axis stay as they are."""
+    """As TRL names it: `train/reward`, `train/rewards/draft/mean`; evaluations and the x axis keep their names."""
     return name if name == "step" or name.startswith("eval/") else f"train/{name}"
 
 

@@ -3,7 +3,7 @@
 driver ── fit ──────▶ thread: trainer.train() ── blocking calls ─▶ pool
        ── progress ─▶ metrics of each optimizer step, until fit ends
 
-torch, transformers and trl are imported once the environment says which rank this is.
+torch, transformers and trl are imported after the environment variables of the rank are set.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Learner:
 
 
 def join(settings: LearnerSettings, rank: int, address: str, port: int) -> None:
-    """Make this process rank number `rank` of the group; blocks until all ranks are there.
+    """Make this process rank number `rank` of the group; blocks until all ranks have joined.
 
     torch, transformers and trl must not have been imported before.
     """

@@ -108,7 +108,7 @@ class RolloutPool:
         return [group for group in groups if group is not None]
 
     async def pass_milestone(self, name: str, step: int) -> None:
-        """Note that rank 0 has reached this point at that optimizer step, and wake up those that wait for it."""
+        """Note that rank 0 has passed this milestone at that optimizer step, and wake the ranks that wait for it."""
         async with self._passed:
             self._milestones[name] = step
             self._passed.notify_all()

@@ -87,7 +87,7 @@ def stop_unless_finite(name: str, values: Tensor, step: int) -> None:
 def gather_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor] | None:
     """Copies of all parameters on the CPU where `keep` is true, else None; the whole of each, also under ZeRO-3.
 
-    Collective: every rank has to call it. Under ZeRO-3 each parameter is gathered by itself, so no rank ever holds
+    Collective: every rank has to call it. Under ZeRO-3 parameters are gathered one at a time, so no rank ever holds
     the whole model twice.
     """
     weights: dict[str, Tensor] = {}

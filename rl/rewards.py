@@ -18,7 +18,7 @@ beyond the needed ones costs an allowance. With N = n it is the mean over needed
 
 So no part grows (tests/unit/test_rl_rewards.py, on random chains) by adding an empty step, which is never accepted; by
 leaving out a step that was needed; by skipping the chain; or, for R_length, by splitting steps or adding accepted
-filler where the needed steps are there.
+filler to a chain that has all needed steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Builds the engine that a configuration names; each kind is imported only when it is asked for."""
+"""Builds the engine that a configuration names; each kind is imported only when it is used."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class TextCrossing:
         criterion: Criterion = "rho",
         references: Sequence[Step] = (),
     ) -> list[Verdict]:
-        """Judge each step on its own prefix; comparisons read texts alone, so steps stay as they are for those."""
+        """Judge each step on its own prefix; comparisons read texts alone and need no translation."""
         if criterion in COMPARISONS:
             return await self._engine.score(call_id, prompt, chain, criterion, references)
         verdicts: list[Verdict] = []

@@ -51,7 +51,7 @@ QUESTIONS: Mapping[Criterion, Callable[[ChatEncoder], Question]] = {
     "digit": _digit,
     "mean_digit": _mean_digit,
 }
-"""How each criterion is asked of one checkpoint (`pipelines.verification.VERDICTS` says which scores accept)."""
+"""The question of each criterion for one checkpoint (`pipelines.verification.VERDICTS`: which scores accept)."""
 
 
 def question(criterion: Criterion, chat: ChatEncoder) -> Question:

@@ -34,8 +34,8 @@ class Item:
     """Rows with the same name ask the same with the options in another order; all have to be correct."""
 
     def prompt(self, *, ask_for_text: bool) -> Prompt:
-        """The question with its options. `ask_for_text`: say how a text is to be given; the prompt configuration of a
-        pipeline's models says so already."""
+        """The question with its options. `ask_for_text`: add how to give an answer in words, which the prompt
+        configuration of a pipeline's models does already."""
         lines = [self.question]
         if self.key.kind == "letter":
             options = zip(self.key.letters, self.key.options, strict=False)

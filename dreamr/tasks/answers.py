@@ -1,6 +1,6 @@
 """The answer in a model's text, and whether it is correct: one definition for rewards, evaluation, bench and demo.
 
-    text ─▶ after the last </think> ─▶ \\boxed{...} ─▶ "the answer is ..." ─▶ a letter or a short text by itself
+    text ─▶ after the last </think> ─▶ \\boxed{...} ─▶ "the answer is ..." ─▶ a single letter or a short text
                                        first kind that occurs; within a kind, the last one
 
 A text without an answer that can be found is unparsed and counts as wrong; nothing is guessed. Reasoning that was

@@ -55,7 +55,7 @@ def cold_copy(prompt: Prompt, mark: str) -> Prompt:
     """The prompt with each image encoded again, pixel for pixel, as a PNG file that carries `mark` as a text chunk.
 
     Engines share cached prefixes between prompts with equal keys, and the key is a digest of the images' bytes. A
-    prompt without images comes back as it is: nothing but its text could be changed, and that would change the answer.
+    prompt without images is returned unchanged: only its text could be changed, which would change the answer.
     """
     return replace(prompt, images=tuple(_marked(image, mark) for image in prompt.images))
 

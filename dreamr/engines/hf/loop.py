@@ -123,7 +123,7 @@ class EngineLoop:
         return kind is None or self._is_closed or self._scheduler.has(kind)
 
     def step(self, batch: Sequence[Job]) -> list[Job]:
-        """One forward for the jobs of a batch; those that have ended."""
+        """Run one forward for the jobs of a batch; returns those that have ended."""
         running = [job for job in batch if not job.is_stopped and self._begun(job)]
         rows = self._rows(running)
         try:

@@ -119,10 +119,10 @@ class VLLMEngine:
             await self.score("warm-up", prompt, [step])
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and forget all that the old ones computed; names as in the checkpoint.
+        """Load weights in place and drop all that the old ones computed; names as in the checkpoint.
 
         Calls that begin meanwhile wait for the new weights. Raises RuntimeError while requests run, for weights that
-        do not fit the checkpoint, and when what the old ones computed cannot be forgotten.
+        do not fit the checkpoint, and when the old prefix cache cannot be dropped.
         """
         requests = self._requests
         if requests.num_running or not requests.may_begin.is_set():
@@ -152,7 +152,7 @@ class VLLMEngine:
         raise EngineDied("vLLM's own process has died")
 
     async def close(self) -> None:
-        """Stop all calls and end vLLM's processes; the engine is of no use afterwards."""
+        """Stop all calls and end vLLM's processes; the engine cannot be used afterwards."""
         self._writer.stop_all()
         await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))])
 

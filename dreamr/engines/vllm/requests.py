@@ -4,7 +4,7 @@
                           │                     ▲ once more, rendered afresh, when vLLM has lost an image
                           └── images: processed once, then known by their key
 
-vLLM keeps two caches of images: its sender's, which says what the engine process has, and the engine process's own.
+vLLM keeps two caches of images: the sender's, a record of what the engine process has, and the engine process's own.
 Rendering makes the sender believe that the image arrives, even if the request is then stopped, cancelled or too long.
 The next request that shows the image goes without it, and ends with an error before its first token.
 """

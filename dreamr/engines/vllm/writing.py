@@ -2,7 +2,7 @@
 
 write ──▶ task: render ▶ stream of tokens ──▶ Step         stop     cancels the task: the step keeps what it has
              ▲                                             promote  starts a waiting request again as a needed one
-             └──────────── again, while no token is there ─────────────┘
+             └──────────── again, if it has no token yet ─────────────┘
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`Call` and `Recorder`: every piece of work of a request, what became of it, and the `Trace` made of that.
+"""`Call` and `Recorder`: every call of a request and its outcome, and the `Trace` made of them.
 
-start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
+start ──▶ in flight ──▶ done      its result was used, or is not needed
              │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
              └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
 """
@@ -23,7 +23,7 @@ Steps = tuple[Step, ...]
 T = TypeVar("T", Step, Verdict, Verdicts, Steps, Proposal, Checked, Prefill)
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
-"""What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
+"""Texts that end an answer in the published SpecReason (`stop_at_marker`)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,9 +38,9 @@ class Call(Generic[T]):
     submitted: float
     priority: Priority = "needed"
     received: float | None = None
-    """When its result was there, for those that waited for it."""
+    """When its result arrived, if it was awaited."""
     outcome: Outcome = "unused"
-    """What became of it, as far as is known yet."""
+    """Its outcome so far."""
     value: T | None = None
     is_stopped: bool = False
     num_kept: int | None = None
@@ -48,7 +48,7 @@ class Call(Generic[T]):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens written, as far as they are known."""
+        """Tokens written so far."""
         match self.value:
             case Step() | Proposal():
                 return len(self.value.tokens)
@@ -88,12 +88,12 @@ class Call(Generic[T]):
         return self.value
 
     def promote(self, hint: Tokens = ()) -> None:
-        """A step that was begun as a speculative one is needed; `hint` are tokens that it may begin with."""
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
         if self.priority == "speculative" and self.value is None and not self.is_stopped:
             self.transport.promote(self.id, hint)
 
     def stop(self) -> None:
-        """The result is not needed. May be called again, and when the work is done."""
+        """Stop the call, whose result is not needed. May be called again, and after its end."""
         if self.value is None and not self.is_stopped:
             self.is_stopped = True
             self.transport.stop(self.id)
@@ -125,14 +125,14 @@ class _Counts:
 
 
 class Recorder:
-    """Committed steps, why they end, and counts; times are seconds since it was made."""
+    """Committed steps, calls, and the end of a request; times are seconds since it was made."""
 
     def __init__(self, request: Request, clock: Callable[[], float], on_commit: OnCommit | None) -> None:
         self._request, self._clock, self._on_commit = request, clock, on_commit
         self._began = clock()
         self._steps: list[CommittedStep] = []
         self._waits: list[list[Call[Any]]] = []
-        """For each committed step, the calls that its commit had to wait for."""
+        """For each committed step, the calls that its commit waited for."""
         self.calls: list[Call[Any]] = []
         self.frontier: Step = ROOT
         """The last committed step: the next one is written from `frontier.end`."""

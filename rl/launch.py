@@ -1,4 +1,4 @@
-"""From a configuration to a trained draft: placement group, actors, training, and their end.
+"""From a configuration to a trained draft: placement group, actors, training, shutdown.
 
     reserve resources for all ──▶ pool: workers, verifiers   ──▶ fit on all ranks ──▶ folder of the trained draft
                                   learners, rank 0's address     └─ metrics to the caller, step by step
@@ -34,7 +34,7 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
     Raises:
         NotEnoughResources: the cluster cannot hold the run; nothing was created.
         ConfigError: a learner's node does not share the folder of the run.
-        TrainingFailed: a learner's process died, or what it trains is of no use.
+        TrainingFailed: a learner's process died, or its loss or weights are not finite.
         ValueError, ActorLost: see `ActorSupervisor.start` and `RolloutPool.roll_out`.
     """
     placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
@@ -107,7 +107,7 @@ async def _forward(learner: Any, report: Report) -> None:
 async def _answer(reference: Any) -> Any:
     try:
         return await reference
-    except OutOfMemoryError as error:  # its own text lists every process of the node
+    except OutOfMemoryError as error:  # Ray's text lists every process of the node
         raise TrainingFailed(
             "Ray ended a process of the run because its node was short of memory: give it more, or lower "
             "rollout.workers, rollout.verifiers or learner.micro_batch"
@@ -120,7 +120,7 @@ async def _answer(reference: Any) -> Any:
 
 
 async def _end(actors: list[Any]) -> None:
-    """The pool ends the actors that it supervises before it is killed itself."""
+    """Stop the pool, which stops the actors that it supervises, then kill all."""
     if actors:
         await asyncio.wait([asyncio.ensure_future(actors[0].stop.remote())], timeout=30)
     for actor in actors:

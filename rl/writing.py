@@ -3,8 +3,8 @@
     free          every row continues from step to step until its chain ends
     in_pipeline   all rows write one step; a rejected one is replaced; then all rows write the next one
 
-A row is what the schedules would draft for a request with its seed: the same prompt, the same seed per step, the same
-stop rules. The other rows of a batch change nothing but rounding.
+A row equals what the schedules would draft for a request with its seed: the same prompt, seed per step and stop rules.
+The other rows of a batch only change rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rl.chains import ChainEnd, GroupRequest
 
 @dataclass(frozen=True, slots=True)
 class ChainLimits:
-    """Where chains and steps end, and how tokens are chosen besides the temperature."""
+    """Limits of chains and steps, and `top_p`."""
 
     max_tokens: int
     max_step_tokens: int
@@ -65,7 +65,7 @@ class ChainBatch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the rows so far; may be read while they are written."""
+        """Tokens in the rows so far; may be read while rows are written."""
         return sum(len(row.frontier.end) for row in self.rows)
 
     async def write_chains(self) -> list[list[Step]]:

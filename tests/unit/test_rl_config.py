@@ -70,7 +70,7 @@ def test_a_folder_is_neither_overwritten_nor_resumed_by_mistake(
     Path("run/config.json").write_text("{}")
     run = CliRunner().invoke(app, ["--config", "run.yaml"])
     assert run.exit_code == 2
-    assert "there is a run in this folder; add --resume to go on, or choose another." in run.stderr
+    assert "there is a run in this folder; add --resume to continue, or choose another." in run.stderr
 
 
 def job(working_dir: bool) -> str:
@@ -224,7 +224,7 @@ def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
     train.start(config, resume=True)
     assert launched == [checkpoint if with_checkpoint else None]
     assert checkpoint.exists() == with_checkpoint
-    assert ("no whole checkpoint" in caplog.text) != with_checkpoint
+    assert ("no complete checkpoint" in caplog.text) != with_checkpoint
     kept = tmp_path / ("history.jsonl" if with_checkpoint else "history-before-1.jsonl")
     assert kept.read_text() == '{"step": 1}\n'
     assert (tmp_path / "checkpoints-before-1" / "checkpoint-25").exists() != with_checkpoint

@@ -33,7 +33,7 @@ from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one forward gives a job, at the places that its row reads."""
+    """The output of one forward for a job, at the places that its row reads."""
 
     hidden: Tensor
     """(k, h)"""
@@ -108,7 +108,7 @@ class Job(ABC):
 
 
 class DecodeJob(Job):
-    """A job that appends tokens: what writing and proposing have in common."""
+    """A job that appends tokens: the common part of writing, proposing and checking."""
 
     def __init__(self, call_id: str, key: str, prompt: PlacedPrompt, prefix: Tokens, sampling: Sampling) -> None:
         super().__init__(call_id, key, prompt, prompt.tokens + prefix)
@@ -142,7 +142,7 @@ class WriteJob(DecodeJob):
     ) -> None:
         super().__init__(call_id, key, prompt, prefix, sampling)
         self._prefix, self._step_end = prefix, step_end
-        self._room = min(sampling.max_tokens, max_positions - len(self.whole))
+        self._max_tokens = min(sampling.max_tokens, max_positions - len(self.whole))
         self.finish: Finish = "stopped"
         self.assistant_prompt: PlacedPrompt | None = None
         """The prompt as an assistant reads it, where one is to propose tokens."""
@@ -156,7 +156,7 @@ class WriteJob(DecodeJob):
         self._is_hint = False
 
     def hint(self, tokens: Tokens) -> None:
-        """Tokens that the step may well begin with, such as a rejected drafted step: checked like a proposal."""
+        """Tokens that the step may begin with, such as a rejected drafted step: checked like a proposal."""
         if not self.is_sampled:
             self._hint = tokens
 
@@ -167,7 +167,7 @@ class WriteJob(DecodeJob):
     @property
     def most_proposed(self) -> int:
         """How many proposed tokens the step could still use."""
-        return max(0, self._room - len(self.tokens) - 1)
+        return max(0, self._max_tokens - len(self.tokens) - 1)
 
     def row(self) -> Row | None:
         self._use_hint()
@@ -219,14 +219,14 @@ class WriteJob(DecodeJob):
             if self.sampling.logprobs:
                 scaled = logits[place] / (self.sampling.temperature or 1.0)
                 self.logprobs.append(float(scaled[token] - torch.logsumexp(scaled, -1)))
-            if finish := self._step_end.finish(self.tokens, self._room):
+            if finish := self._step_end.finish(self.tokens, self._max_tokens):
                 self.finish, self.done = finish, True
                 return place + 1
         return len(tokens)
 
 
 class ProposeJob(DecodeJob):
-    """Proposes tokens after a prefix, whatever steps they belong to; fewer at the end of the answer."""
+    """Proposes tokens after a prefix, across the ends of steps; fewer at the end of the answer."""
 
     can_stop = True
 

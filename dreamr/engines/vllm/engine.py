@@ -1,4 +1,4 @@
-"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, behind the `Engine` protocol.
+"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, as an `Engine`.
 
     event loop     next_step ─▶ task: render ▶ stream of tokens ─▶ Step       stop(id)
                        awaits ◀──────────────────┘      ▲                        │ cancels that call's task, which
@@ -83,8 +83,8 @@ class VLLMEngine:
         """
         if not self._gives_verdicts:
             raise Unable(
-                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier an actor of its "
-                "own, with an engine that has no `speculative`"
+                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier a separate "
+                "actor whose engine has no `speculative`"
             )
         if criterion in COMPARISONS:
             check_pairs(chain, references)
@@ -96,7 +96,7 @@ class VLLMEngine:
         return await _all(self._verdict(call_id, prompt, step, asked) for step in chain)
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it."""
+        """Read the prompt ahead of the first step."""
         from vllm import SamplingParams
 
         started = time.time()
@@ -112,17 +112,17 @@ class VLLMEngine:
         return await self._requests.count(prompt)
 
     async def warm_up(self) -> None:
-        """Have vLLM compile what it compiles when the first step is written and the first verdict given."""
+        """Let vLLM compile ahead of the first step and the first verdict."""
         prompt = Prompt("?")
         step = await self.next_step("warm-up", prompt, Step(), Sampling(max_tokens=1))
         if self._gives_verdicts:
             await self.score("warm-up", prompt, [step])
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and forget all that the old ones computed; names as in the checkpoint.
+        """Load weights in place and drop all that the old ones computed; names as in the checkpoint.
 
         Calls that begin meanwhile wait for the new weights. Raises RuntimeError while requests run, for weights that
-        do not fit the checkpoint, and when what the old ones computed cannot be forgotten.
+        do not fit the checkpoint, and when the old prefix cache cannot be dropped.
         """
         requests = self._requests
         if requests.num_running or not requests.may_begin.is_set():
@@ -152,7 +152,7 @@ class VLLMEngine:
         raise EngineDied("vLLM's own process has died")
 
     async def close(self) -> None:
-        """Stop all calls and end vLLM's processes; the engine is of no use afterwards."""
+        """Stop all calls and end vLLM's processes; the engine cannot be used afterwards."""
         self._writer.stop_all()
         await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))])
 
@@ -188,7 +188,7 @@ class VLLMEngine:
 
 
 async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
-    """Await them at once; none goes on after the first failure."""
+    """Await them all at once; the first failure cancels the others."""
     tasks = [asyncio.create_task(verdict) for verdict in verdicts]
     try:
         return await asyncio.gather(*tasks)

@@ -63,6 +63,7 @@ class Job(ABC):
         self.sequence: CachedSequence | None = None
         self.started = self.ended = 0.0
         self.done = False
+        self.error: Exception | None = None
 
     def start(self, cache: PrefixCache) -> None:
         """Claim a sequence with the longest cached part of `whole`."""
@@ -73,7 +74,7 @@ class Job(ABC):
             cache.crop(self.sequence, len(self.whole) - 1)
 
     def end(self) -> None:
-        """Note when the job ended, with its result or without."""
+        """Note when the job ended, with a result or an error."""
         self.ended = time.time()
         self.started = self.started or self.ended
 

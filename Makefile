@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 NEW_ENOUGH := -c 'import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %d.%d, but 3.11 or newer is needed: \
 make PYTHON=/path/to/a/newer/python, after make clean if there is a .venv" % (sys.executable, *sys.version_info[:2]))'
 
-.PHONY: demo test test-vllm test-cluster soak serve lint format models clean
+.PHONY: demo test test-vllm gpu-check test-cluster soak serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
@@ -22,7 +22,10 @@ serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
 	$(BIN)/serve run serve_app:app
 
 test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in a separate environment (7 GB)
-	.venv-vllm/bin/python -m pytest -m vllm tests/unit/test_engine_contract.py tests/unit/test_vllm_engine.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/unit/test_engine_contract.py tests/unit/test_vllm_engine.py tests/unit/test_vllm_images.py tests/ray/test_vllm_serve.py
+
+gpu-check: $(INSTALLED)-dev  ## this machine's GPU in ten minutes, without a download: contract, latencies, predicted speedups
+	$(BIN)/python -m tools.gpu_check --out gpu-check.json
 
 test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
 	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py

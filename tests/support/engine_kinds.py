@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,9 @@ from typing import Any, Protocol
 import pytest
 
 from dreamr.config import VLLMEngineConfig
+
+DEVICE = os.environ.get("DREAMR_TEST_DEVICE", "cpu")
+"""Where the engines run (`tools.gpu_check`); the fresh forwards that they are compared with run on the CPU."""
 
 
 class EngineKind(Protocol):
@@ -30,13 +34,13 @@ class EngineKind(Protocol):
 @dataclass(frozen=True)
 class HF:
     name: str = "hf"
-    rho_tolerance: float = 1e-5
+    rho_tolerance: float = 1e-5 if DEVICE == "cpu" else 1e-4
     logprob_tolerance: float = 1e-3
 
     async def load(self, checkpoint: Path) -> Any:
         from dreamr.engines.hf.engine import HFEngine
 
-        return HFEngine.load(str(checkpoint))
+        return HFEngine.load(str(checkpoint), device=DEVICE, dtype="float32")
 
     async def forget(self, engine: Any) -> None:
         engine.cache.clear()
@@ -55,6 +59,7 @@ class VLLM:
         config = VLLMEngineConfig(
             kind="vllm",
             model=str(checkpoint),
+            dtype="float32",
             max_model_len=2048,
             kv_cache_mb=256,
             enforce_eager=True,

@@ -109,9 +109,9 @@ def curves(
     with reported():
         path = out or runs[0] / "curves.png"
         try:
-            histories = load_runs(runs)
-            check_picture("--out", path)
-            draw_curves(histories, path)
+            if out is not None:
+                check_picture("--out", out)
+            draw_curves(load_runs(runs), path)
         except ValueError as error:
             raise BadInput(str(error)) from error
         typer.echo(f"curves: {path}")

@@ -18,6 +18,7 @@ from dreamr.engines.base import Engine
 from dreamr.errors import Unable
 from dreamr.types import ROOT, Role, Sampling, Step
 from pipelines import Request
+from pipelines.recorder import end_after
 from rl.chains import ChainEnd, GroupRequest
 
 
@@ -79,7 +80,7 @@ class ChainBatch:
     def replace(self, row: Row, before: Step, by: Step) -> None:
         """Put `by` in place of the step that the row wrote last, after the frontier `before`."""
         row.frontier = by
-        row.end = _end(by, before, self._limits)
+        row.end = end_after(by, before, self._limits.max_tokens)
 
     async def _write_chain(self, row: Row) -> list[Step]:
         steps: list[Step] = []
@@ -97,7 +98,7 @@ class ChainBatch:
                 f"the {row.role}'s engine gives no log-probabilities of the tokens that it writes: train with engine "
                 "'hf' or 'vllm'"
             )
-        row.end = _end(step, row.frontier, self._limits)
+        row.end = end_after(step, row.frontier, self._limits.max_tokens)
         row.frontier, row.num_steps = step, row.num_steps + 1
         return step
 
@@ -111,14 +112,3 @@ def _request(group: GroupRequest, seed: int, limits: ChainLimits, name: str) -> 
         max_step_tokens=limits.max_step_tokens,
     )
     return Request(group.prompt, settings, id=name)
-
-
-def _end(step: Step, before: Step, limits: ChainLimits) -> ChainEnd | None:
-    """The schedules' stop rules."""
-    if step.closed:
-        return "answered"
-    if len(step.end) >= limits.max_tokens:
-        return "budget"
-    if step.tokens == before.tokens:
-        return "loop"
-    return None

@@ -1,8 +1,7 @@
-"""The HTTP application over a `Service`: endpoints, the gate before them, and errors in OpenAI's form."""
+"""The HTTP application over a `Service`: endpoints, middleware, and every error in OpenAI's form."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,50 +12,49 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dreamr.serve.chat import chat_routes
-from dreamr.serve.errors import ApiError, refused, too_large
-from dreamr.serve.failures import api_error
-from dreamr.serve.gate import Gate
+from dreamr.serve.errors import ApiError, api_error, refused, too_large
+from dreamr.serve.middleware import RequestMiddleware, api_keys
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
 from dreamr.serve.service import Service
 
 OPEN_PATHS = ("/", "/health")
+"""Need no API key, like the page's files."""
 
 
 def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echoes_id: bool = True) -> FastAPI:
-    """The application; the API keys are read from the environment now.
+    """The application. API keys are read from the environment now.
 
-    `headers` go with every response, and the request id does unless somebody else sends it.
+    Every response carries `headers`, and the request id unless `echoes_id` is False: Ray Serve sends it itself.
     """
     app = FastAPI(
         title="dreamr",
         description="An OpenAI-compatible endpoint for speculative reasoning.",
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
     )
     app.state.max_body_bytes = service.settings.max_body_bytes
     app.include_router(chat_routes(service))
     app.include_router(routes(service))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
-    app.add_exception_handler(ApiError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_error)
-    app.add_exception_handler(HTTPException, _on_error)
+    for kind in (ApiError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _on_error)
     keys = api_keys(service.settings.api_key_env)
     app.add_middleware(
-        Gate,
+        RequestMiddleware,
         keys=keys,
         open_paths=OPEN_PATHS,
         max_body_bytes=service.settings.max_body_bytes,
-        meters=service.meters,
+        metrics=service.metrics,
         headers=headers or {},
         echoes_id=echoes_id,
     )
-    _describe(app, needs_key=bool(keys))
+    _complete_document(app, needs_key=bool(keys))
     return app
 
 
-def _describe(app: FastAPI, *, needs_key: bool) -> None:
-    """What FastAPI cannot know: invalid input is 400, as with OpenAI, not its own 422; and what `Gate` refuses."""
+def _complete_document(app: FastAPI, *, needs_key: bool) -> None:
+    """Add to the OpenAPI document what FastAPI cannot derive: 400 in place of its 422, and the API key."""
     document = app.openapi()
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     unauthorized = {
@@ -72,11 +70,6 @@ def _describe(app: FastAPI, *, needs_key: bool) -> None:
                 operation["security"] = [{"key": []}] if needs_key else []
 
 
-def api_keys(variable: str) -> list[str]:
-    """The keys in the environment variable; none when it is unset or empty."""
-    return [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
     match error:
         case RequestValidationError():
@@ -90,7 +83,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 def _invalid(problems: Sequence[Any]) -> ApiError:
-    """The first problem, named as the client named it."""
+    """The first problem, under the name that the client used."""
     problem = problems[0]
     place = [str(part) for part in problem["loc"] if part not in ("body", "query")]
     field = place[0] if place else ""

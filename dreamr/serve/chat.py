@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: one event stream, sent as it comes or gathered into one answer.
+"""`/v1/chat/completions`: the events of a request, sent as a stream or collected into one answer.
 
 request ─▶ read (400, 404, 503) ─▶ first event (400, 503) ─▶ status 200 ─▶ further events ─▶ [DONE]
                                                                               │ a failure now: an error event
@@ -19,12 +19,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from dreamr.serve.encoding import Encoder
-from dreamr.serve.events import Event, Question
-from dreamr.serve.failures import api_error
-from dreamr.serve.logs import FIELDS
+from dreamr.serve.errors import api_error
+from dreamr.serve.middleware import FIELDS
+from dreamr.serve.questions import Question
 from dreamr.serve.replies import Chunk, Completion, ErrorReply
 from dreamr.serve.schema import ChatRequest
-from dreamr.serve.service import Service
+from dreamr.serve.service import Event, Service
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 CLIENT_GONE = 499
-"""Nobody reads it, but the log has it."""
+"""For the log: the client has disconnected."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""Steps are of use while they are new: no proxy is to gather them."""
+"""Steps are sent at once: no proxy may buffer or cache them."""
 
 
 def chat_routes(service: Service) -> APIRouter:
@@ -81,7 +81,7 @@ def _fields(question: Question, asked: ChatRequest) -> dict[str, Any]:
 
 
 class EventStream(StreamingResponse):
-    """Closes its source at once when the client goes, instead of when it is collected."""
+    """Closes its source as soon as the client disconnects, not when it is garbage collected."""
 
     async def stream_response(self, send: Send) -> None:
         source = self.body_iterator
@@ -91,22 +91,22 @@ class EventStream(StreamingResponse):
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None when the client went first: then it has been cancelled and has ended.
+    """The result of `work`; None when the client disconnected first: `work` has been cancelled and has ended.
 
-    Serve cancels the whole endpoint in that case, but not behind every proxy.
+    Serve cancels the whole endpoint in that case, but not with every proxy.
     """
     answer = asyncio.create_task(work, name="answer")
-    gone = asyncio.create_task(_gone(request), name="wait for the client to go")
+    disconnect = asyncio.create_task(_disconnect(request), name="wait for a disconnect")
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         return answer.result() if answer.done() else None
     finally:
-        for task in (answer, gone):
+        for task in (answer, disconnect):
             task.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
+        await asyncio.gather(answer, disconnect, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -117,7 +117,7 @@ async def _completion(encoder: Encoder, events: AsyncGenerator[Event, None]) -> 
 
 
 async def _first(events: AsyncGenerator[Event, None]) -> Event:
-    """The first event: what fails before it still sets the HTTP status."""
+    """The first event: an error before it still sets the HTTP status."""
     return await anext(events)
 
 
@@ -139,5 +139,5 @@ async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, N
 def _line(chunk: Chunk) -> str:
     document = chunk.model_dump(exclude_none=True)
     for choice in document["choices"]:
-        choice.setdefault("finish_reason", None)  # which some clients read from every chunk
+        choice.setdefault("finish_reason", None)  # some clients read it from every chunk
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"

@@ -1,4 +1,4 @@
-"""Events as OpenAI's objects: chunks of a stream, or one completion."""
+"""Events of a request as OpenAI's objects: chunks of a stream, or one completion."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dreamr.serve.answer import Piece
-from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
+from dreamr.serve.questions import Question
 from dreamr.serve.replies import (
     Answer,
     Choice,
@@ -23,13 +22,15 @@ from dreamr.serve.replies import (
     StepInfo,
     Usage,
 )
+from dreamr.serve.service import ActorWorked, Answered, Event, StepCommitted
+from dreamr.serve.text import Piece
 from dreamr.types import Verdict
 from pipelines import Trace, rule_of
 from pipelines.trace import CommittedStep, Span
 from pipelines.verification import Rule
 
 _FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
-"""An answer that went round in circles is not complete, which clients know as `length`."""
+"""`loop`, an answer that repeats itself, is incomplete: to OpenAI's clients that is `length`."""
 
 
 class Encoder:
@@ -45,7 +46,7 @@ class Encoder:
     # -- as a stream -----------------------------------------------------------------------------------------------
 
     def chunks(self, event: Event) -> Iterator[Chunk]:
-        """At least one per committed step; the last one of each choice says how it came about."""
+        """At least one per committed step; the last one of each choice has its `RunInfo`."""
         if event.choice not in self._introduced:
             self._introduced.add(event.choice)
             yield self._chunk(ChunkChoice(index=event.choice, delta=Delta(role="assistant", content="")))
@@ -60,7 +61,7 @@ class Encoder:
     def _choices(self, event: Event) -> Iterator[ChunkChoice]:
         match event:
             case ActorWorked():
-                yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.what)
+                yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.call)
             case StepCommitted():
                 yield ChunkChoice(index=event.choice, delta=_delta(event.piece), dreamr=self._step_info(event.step))
             case Answered():
@@ -76,7 +77,7 @@ class Encoder:
             id=f"chatcmpl-{self._question.id}", created=self._created, model=self._model, choices=choices, usage=usage
         )
 
-    # -- at once ---------------------------------------------------------------------------------------------------
+    # -- as one answer ---------------------------------------------------------------------------------------------
 
     async def completion(self, events: AsyncIterator[Event]) -> Completion:
         texts = [[Piece()] for _ in range(self._question.num_choices)]
@@ -119,7 +120,7 @@ class Encoder:
             queued_s=answered.queued_s,
             orchestration_s=trace.orchestration_s,
             steps=[self._step_info(step) for step in trace.steps],
-            timeline=[self._span_info(span, trace) for span in trace.spans] if self._question.watched else None,
+            timeline=[self._span_info(span, trace) for span in trace.spans] if self._question.timeline else None,
         )
 
     def _step_info(self, step: CommittedStep) -> StepInfo:
@@ -138,11 +139,11 @@ class Encoder:
             return info
         if span.score is not None:
             return info | {"accepted": self._rule.accepts(Verdict(span.score))}
-        # The verdicts on a chain, which is judged at the frontier: whether the first of them accepted.
+        # The verdicts on a whole chain: whether the first of them, at the frontier, accepted.
         return info | {"accepted": trace.steps[span.step].source == "draft" if span.step < len(trace.steps) else None}
 
     def _rho(self, value: float | None) -> float | None:
-        """The verdict where it is a rho, and not a digit or a similarity."""
+        """The score where it is a rho, and not a digit or a similarity."""
         return value if self._rule.kind == "rho" else None
 
     def _usage(self) -> Usage:

@@ -1,4 +1,4 @@
-"""What clients get: OpenAI's objects, with the chain of thought beside the answer and the counts of speculation."""
+"""What the endpoint sends: OpenAI's objects, plus the chain of thought and the counts of speculation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The endpoints beside the chat: models, health, metrics, a sample problem, the page."""
+"""The small endpoints: models, health, metrics, a sample problem, the page."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
+from dreamr.serve.metrics import CONTENT_TYPE, scrape
 from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
-from dreamr.serve.sample import data_url
-from dreamr.serve.scrape import CONTENT_TYPE, scrape
 from dreamr.serve.service import Service
+from dreamr.tasks.images import data_url
 from dreamr.tasks.ledger import make_problem
 from pipelines import SCHEDULES
 
@@ -45,13 +45,13 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
-        """200 as long as the target can answer; `degraded` when it has to do without draft or verifier."""
+        """200 while the target can answer; `degraded` when draft or verifier are down."""
         status, up = await service.check()
         body = Health(
             status=status,
             actors={str(role): answers for role, answers in up.items()},
-            running=service.admission.num_running,
-            waiting=service.admission.num_waiting,
+            running=service.queue.num_running,
+            waiting=service.queue.num_waiting,
         )
         return JSONResponse(body.model_dump(), 503 if status == "unavailable" else 200)
 
@@ -65,9 +65,8 @@ def routes(service: Service) -> APIRouter:
         """A ledger problem that the built-in models have not been trained on."""
         chosen = secrets.randbits(31) if seed is None else seed
         problem = make_problem("test", chosen, 0)
-        return SampleProblem(
-            question=problem.question, image=data_url(problem), answer=str(problem.answer), seed=chosen
-        )
+        [image] = problem.prompt.images
+        return SampleProblem(question=problem.question, image=data_url(image), answer=str(problem.answer), seed=chosen)
 
     @router.get("/", include_in_schema=False)
     async def page() -> FileResponse:

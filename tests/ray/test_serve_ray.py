@@ -23,10 +23,10 @@ from support.toy_group import process_ended, toy_actor, toy_group
 from dreamr.config import Config
 from dreamr.config.serve import ServeSettings
 from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
-from dreamr.serve.deployment import build
-from dreamr.serve.succession import named
+from dreamr.serve.replica import named
 from dreamr.types import Prompt, Sampling, Step
 from pipelines import Request, run
+from serve_app import build
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 

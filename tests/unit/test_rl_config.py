@@ -195,7 +195,7 @@ def test_another_draft_replaces_the_configured_one() -> None:
 
 def test_the_bench_and_the_endpoint_take_another_draft(tmp_path: Path) -> None:
     from dreamr.cli.main import app as dreamr_app
-    from dreamr.serve.deployment import build
+    from serve_app import build
 
     run = CliRunner().invoke(dreamr_app, ["bench", "--draft", "embedded:drift", "--out", str(tmp_path / "out")])
     assert run.exit_code == 2

@@ -257,14 +257,14 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
     url = f"{slow.url}/v1/chat/completions"
     async with httpx.AsyncClient(timeout=30) as client:
         asked = [asyncio.create_task(client.post(url, json=body | {"stream": stream})) for stream in (False, True)]
-        await settled(lambda: slow.service.admission.num_waiting == 1)
+        await settled(lambda: slow.service.queue.num_waiting == 1)
         refused = await client.post(url, json=body | {"stream": True})
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "2"
         assert refused.json()["error"]["code"] == "overloaded"
         for task in asked:
             task.cancel()
-        await settled(lambda: slow.service.admission.num_running + slow.service.admission.num_waiting == 0)
+        await settled(lambda: slow.service.queue.num_running + slow.service.queue.num_waiting == 0)
     assert slow.group.num_open_calls == 0
     async with (
         httpx.AsyncClient(timeout=30) as client,
@@ -272,8 +272,8 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
     ):
         lines = response.aiter_lines()  # kept: the response closes with its iterator
         await anext(lines)
-        assert slow.service.admission.num_running == 1
-    await settled(lambda: slow.service.admission.num_running == 0)
+        assert slow.service.queue.num_running == 1
+    await settled(lambda: slow.service.queue.num_running == 0)
     assert slow.group.num_open_calls == 0
 
 

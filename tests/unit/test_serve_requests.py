@@ -16,6 +16,7 @@ from dreamr.config import PipelineSettings
 from dreamr.errors import TooLong, Unable
 from dreamr.serve import service as service_module
 from dreamr.serve.errors import ApiError
+from dreamr.serve.questions import QuestionReader
 from dreamr.serve.schema import ChatRequest
 from dreamr.serve.service import Service
 from dreamr.types import Prompt, Role
@@ -133,7 +134,7 @@ async def test_few_prompts_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         reading -= 1
         return Prompt("?")
 
-    monkeypatch.setattr(service_module, "read_prompt", read_prompt)
+    monkeypatch.setattr(QuestionReader, "_prompt", read_prompt)
     await asyncio.gather(*(service.read(ChatRequest.model_validate(body())) for _ in range(6)))
     assert most == 2
 

@@ -1,27 +1,39 @@
-"""`Gate`: what every HTTP request passes first: a request id, the API key, the size of its body; and the access log.
+"""What every HTTP request passes first: a request id, the API key, the size of its body; and the logs.
 
-Plain ASGI, so that streams pass through unbuffered and a client that goes is seen by the endpoint.
+Plain ASGI, so that streams pass through unbuffered and the endpoint sees when a client disconnects. Logs are JSON, one
+object per line, with the id of the request that they belong to.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 import logging
+import os
 import re
+import sys
 import time
+import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dreamr.serve.errors import ApiError, too_large
-from dreamr.serve.failures import api_error
-from dreamr.serve.logs import FIELDS, request_id
-from dreamr.serve.meters import Meters
+from dreamr.serve.errors import ApiError, api_error, too_large
+from dreamr.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Id of the request that the current task works on."""
+
+FIELDS = "fields"
+"""Key of `extra` under which a log record carries further fields."""
 
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -33,8 +45,13 @@ SECURITY_HEADERS = {
 }
 
 
-class Gate:
-    """`open_paths` need no key: health, and the page's own files, which a browser asks for without one."""
+def api_keys(variable: str) -> list[str]:
+    """The keys in the environment variable; none when it is unset or empty."""
+    return [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+
+
+class RequestMiddleware:
+    """`open_paths` need no key: health, and the page's files, which a browser requests without one."""
 
     def __init__(
         self,
@@ -42,11 +59,11 @@ class Gate:
         keys: Sequence[str],
         open_paths: Sequence[str],
         max_body_bytes: int,
-        meters: Meters,
+        metrics: Metrics,
         headers: Mapping[str, str],
         echoes_id: bool,
     ) -> None:
-        self._app, self._max_body_bytes, self._meters = app, max_body_bytes, meters
+        self._app, self._max_body_bytes, self._metrics = app, max_body_bytes, metrics
         self._keys = [key.encode() for key in keys]
         self._open_paths = tuple(open_paths)
         self._headers = SECURITY_HEADERS | dict(headers)
@@ -59,25 +76,25 @@ class Gate:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id.set(given if _ID.fullmatch(given) else uuid.uuid4().hex[:16])
-        access = _Access(scope, send, self._headers, self._echoes_id)
+        response = _Response(scope, send, self._headers, self._echoes_id)
         try:
             self._check_key(scope, headers)
             self._check_length(headers)
-            await self._app(scope, self._counted(receive), access.send)
+            await self._app(scope, self._counted(receive), response.send)
         except Exception as error:
-            # Here, because Starlette raises what it has answered with 500 once more, to be logged once more.
+            # Starlette raises errors again that it has answered with 500: caught here, they are logged once.
             answer = api_error(error)
-            if not access.has_begun:
-                await answer.response()(scope, receive, access.send)
+            if not response.has_begun:
+                await answer.response()(scope, receive, response.send)
         finally:
-            access.log(self._meters)
+            response.log(self._metrics)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        path = _own_path(scope)
+        path = _path(scope)
         if not self._keys or path in self._open_paths or path.startswith("/page/"):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        # Every key is compared, in constant time: how long it takes tells nothing of any.
+        # Every key is compared, in constant time: the time taken reveals nothing about any of them.
         known = [hmac.compare_digest(key.strip().encode(), known) for known in self._keys]
         if scheme.lower() != "bearer" or not any(known):
             raise ApiError(401, "a valid API key is needed: Authorization: Bearer <key>.", code="invalid_api_key")
@@ -88,7 +105,7 @@ class Gate:
             raise too_large(self._max_body_bytes)
 
     def _counted(self, receive: Receive) -> Receive:
-        """The body as it comes in, whose announced length may be missing."""
+        """Counts the body as it arrives: its announced length may be missing."""
         size = 0
 
         async def receive_counted() -> Message:
@@ -96,19 +113,19 @@ class Gate:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._max_body_bytes:
-                raise HTTPException(413)  # the only kind that FastAPI lets through while it reads a body
+                raise HTTPException(413)  # FastAPI turns any other error during the body into 400
             return message
 
         return receive_counted
 
 
-def _own_path(scope: Scope) -> str:
+def _path(scope: Scope) -> str:
     """The path without the prefix under which Serve routes to this application."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
-class _Access:
+class _Response:
     """Adds headers to a response and writes its line in the log."""
 
     def __init__(self, scope: Scope, send: Send, headers: Mapping[str, str], echoes_id: bool) -> None:
@@ -119,7 +136,7 @@ class _Access:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the response has a status already."""
+        """Whether a status has been sent."""
         return self._status > 0
 
     async def send(self, message: Message) -> None:
@@ -134,9 +151,9 @@ class _Access:
             self._is_complete = not message.get("more_body", False)
         await self._send(message)
 
-    def log(self, meters: Meters) -> None:
+    def log(self, metrics: Metrics) -> None:
         if self._status >= 400:
-            meters.refused(self._status)
+            metrics.refused(self._status)
         fields = {
             "method": self._scope["method"],
             "path": self._scope["path"],
@@ -144,5 +161,33 @@ class _Access:
             "seconds": round(time.monotonic() - self._began, 4),
             "complete": self._is_complete,
         }
-        quiet = _own_path(self._scope) in ("/health", "/metrics") and self._status < 400
+        quiet = _path(self._scope) in ("/health", "/metrics") and self._status < 400
         log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={FIELDS: fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """A log record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if current := request_id.get():
+            entry["request_id"] = current
+        entry |= getattr(record, FIELDS, {})
+        if record.exc_info and record.exc_info[1]:
+            entry["error"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def log_as_json(level: int = logging.INFO) -> None:
+    """Write the records of this package to stderr as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("dreamr")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False

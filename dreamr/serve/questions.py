@@ -1,0 +1,173 @@
+"""From a client's request to a `Question`: prompt, settings and limits, all checked before it takes a queue slot."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dreamr.config import Config, PipelineSettings
+from dreamr.config.serve import ServeSettings
+from dreamr.errors import ActorLost, ConfigError
+from dreamr.serve.errors import ApiError, refused, unavailable
+from dreamr.serve.images import ImageReader
+from dreamr.serve.schema import ChatRequest, ImagePart, Message, UserMessage
+from dreamr.tasks.images import cold_copy
+from dreamr.types import Prompt, Turn
+from pipelines import check
+from pipelines.handles import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as the pipeline needs it."""
+
+    id: str
+    prompt: Prompt
+    prompt_tokens: int
+    settings: PipelineSettings
+    """Of the first choice; each further one has the next seed."""
+    num_choices: int = 1
+    stop: tuple[str, ...] = ()
+    timeline: bool = False
+    """Report the calls of the actors as well."""
+
+
+class QuestionReader:
+    """Reads requests under the limits of one server."""
+
+    def __init__(self, config: Config, settings: ServeSettings, images: ImageReader) -> None:
+        self._pipeline, self._settings, self._images = config.pipeline, settings, images
+        self._slots = asyncio.Semaphore(settings.max_running)  # decoded images are large
+
+    async def read(self, request: ChatRequest, target: Writer) -> Question:
+        """The request with its prompt read by the target's processor.
+
+        Raises:
+            ApiError: something in it is refused, or the target is gone.
+        """
+        settings = self._pipeline_settings(request)
+        num_choices = self.num_choices(request)
+        # Our own id: actors stop calls by it, so two requests must never share one, whatever clients send.
+        own_id = uuid.uuid4().hex
+        async with self._slots:
+            prompt = await self._prompt(request.messages)
+            if request.cold:
+                prompt = await asyncio.to_thread(cold_copy, prompt, own_id)
+        num_tokens = await self._count_tokens(target, own_id, prompt)
+        stop = tuple(request.stop or ())
+        return Question(own_id, prompt, num_tokens, settings, num_choices, stop, request.timeline)
+
+    def num_choices(self, request: ChatRequest) -> int:
+        """How many answers it asks for. Raises ApiError (400)."""
+        number, largest = request.n or 1, self._settings.max_choices
+        if number > largest:
+            raise refused("n", f"n = {number} is too many; at most {largest} are given.")
+        return number
+
+    # -- settings --------------------------------------------------------------------------------------------------
+
+    def _pipeline_settings(self, request: ChatRequest) -> PipelineSettings:
+        """The server's own settings, changed by those of the request. Raises ApiError (400, 404)."""
+        own, name = self._pipeline, self._settings.model_name
+        if request.model != name:
+            raise ApiError(404, f"there is no model {request.model!r}; this is {name!r}.", "model", "model_not_found")
+        if request.window is not None and request.window > self._settings.max_window:
+            raise refused("window", f"window = {request.window} is too wide; at most {self._settings.max_window}.")
+        if request.stream_options is not None and not request.stream:
+            raise refused("stream_options", "stream_options belong to a stream: set stream as well, or leave them out.")
+        temperature = own.temperature if request.temperature is None else request.temperature
+        max_tokens = self._max_tokens(request)
+        seed = request.seed
+        if seed is None:
+            seed = secrets.randbits(31) if temperature > 0 else own.seed
+        changes = {
+            "method": request.method,
+            "alpha": request.alpha,
+            "window": request.window,
+            "top_p": request.top_p,
+            "temperature": temperature,
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "max_step_tokens": min(own.max_step_tokens, max_tokens),
+        }
+        given = {name: value for name, value in changes.items() if value is not None}
+        settings = own.model_copy(update=given)  # the schema has checked every value
+        try:
+            check(settings)
+        except ConfigError as error:  # the server's kind of verdict does not go with the method
+            raise refused("method", f"method = '{request.method}' does not work on this server: {error}") from None
+        return settings
+
+    def _max_tokens(self, request: ChatRequest) -> int:
+        if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
+            raise refused("max_tokens", "max_tokens and max_completion_tokens mean the same: give one of them.")
+        largest = self._pipeline.max_tokens
+        asked = request.max_completion_tokens or request.max_tokens or largest
+        if asked > largest:
+            param = "max_tokens" if request.max_tokens else "max_completion_tokens"
+            raise refused(param, f"{param} = {asked} is too many; this server gives at most {largest}.")
+        return asked
+
+    # -- prompt ----------------------------------------------------------------------------------------------------
+
+    async def _prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The conversation; its last message, a user's, is the question. Raises ApiError (400)."""
+        last = messages[-1]
+        if not isinstance(last, UserMessage):
+            raise refused("messages", "the last message must be the user's.")
+        self._check_sizes(messages)
+        turns = [Turn(_role(message), _text(message), len(_image_urls(message))) for message in messages]
+        if not turns[-1].text.strip():
+            raise refused(f"messages.{len(messages) - 1}.content", "the last message asks nothing: put a text into it.")
+        files = [
+            await self._images.read(url, f"messages.{number}.content.{part}.image_url.url")
+            for number, message in enumerate(messages)
+            for part, url in _image_urls(message)
+        ]
+        return Prompt(turns[-1].text, tuple(files), tuple(turns[:-1]))
+
+    def _check_sizes(self, messages: Sequence[Message]) -> None:
+        limits = self._settings
+        counts = {
+            "messages": (len(messages), limits.max_messages),
+            "characters": (sum(len(_text(message)) for message in messages), limits.max_text_chars),
+            "images": (sum(len(_image_urls(message)) for message in messages), limits.images.max_images),
+        }
+        for name, (number, largest) in counts.items():
+            if number > largest:
+                raise refused("messages", f"{number} {name} are too many; at most {largest} are allowed.")
+
+    async def _count_tokens(self, target: Writer, own_id: str, prompt: Prompt) -> int:
+        """Length of the prompt; asks again when the target was lost meanwhile and came back."""
+        try:
+            try:
+                return await target.count_tokens(f"{own_id}/count", prompt)
+            except ActorLost:
+                async with asyncio.timeout(self._settings.queue_deadline_s):
+                    await target.transport.recovered()
+                return await target.count_tokens(f"{own_id}/count", prompt)
+        except ValueError as error:
+            raise refused("messages", str(error)) from error
+        except (ActorLost, TimeoutError) as error:
+            raise unavailable("the target model does not answer at the moment: ask again later.") from error
+
+
+def _role(message: Message) -> Literal["system", "user", "assistant"]:
+    return "system" if message.role == "developer" else message.role
+
+
+def _text(message: Message) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text for part in message.content or () if not isinstance(part, ImagePart))
+
+
+def _image_urls(message: Message) -> list[tuple[int, str]]:
+    """(number of the part, URL)"""
+    if not isinstance(message, UserMessage) or isinstance(message.content, str):
+        return []
+    return [(number, part.image_url.url) for number, part in enumerate(message.content) if isinstance(part, ImagePart)]

@@ -7,7 +7,7 @@ call and the verifier need, and a call with a shorter prefix is a rollback.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -70,6 +70,14 @@ class Sampling:
     """Most tokens in one step, delimiter included."""
     seed: int = 0
     """Seed of this step alone; schedules make it from the request's seed, the step's number and the role."""
+    budget: int | None = None
+    """Most tokens of the whole answer; see `within_budget`."""
+
+    def within_budget(self, num_before: int) -> Sampling:
+        """The sampling of a step that begins after so many tokens of the answer: no longer than the budget allows."""
+        if self.budget is None or self.budget - num_before >= self.max_tokens:
+            return self
+        return replace(self, max_tokens=max(1, self.budget - num_before))  # drafts may run past the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +168,7 @@ class EngineInfo:
     model: str
     device: str
     num_parameters: int
+    max_positions: int = 0
+    """Most tokens of a prompt and its answer together; 0 when unknown."""
     pid: int = 0
     node: str = ""

@@ -32,8 +32,7 @@ class Request:
     def sampling(self, step: int, role: Role) -> Sampling:
         """How step number `step` is sampled by `role`.
 
-        Each has its own seed, so that what is written depends neither on timing nor on what else was tried. Every
-        step may have `max_step_tokens`: a drafted step cannot know how much of the budget the steps before it took.
+        Each has its own seed, so that what is written depends neither on timing nor on what else was tried.
         """
         settings = self.settings
         digest = hashlib.sha256(f"{settings.seed}/{step}/{role}".encode()).digest()
@@ -42,6 +41,7 @@ class Request:
             top_p=settings.top_p,
             max_tokens=settings.max_step_tokens,
             seed=int.from_bytes(digest[:4], "big"),
+            budget=settings.max_tokens,
         )
 
 

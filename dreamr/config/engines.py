@@ -105,6 +105,8 @@ class ScriptedEngineConfig(Strict):
     token_s: float = Field(default=0.0, ge=0)
     verdict_s: float = Field(default=0.0, ge=0)
     """Time of one verdict forward, whatever the number of steps in it."""
+    max_positions: int = Field(default=0, ge=0)
+    """Most words of a prompt, and tokens of its answer, together; 0: no limit."""
     prompt_s: float = Field(default=0.0, ge=0)
     """Time to read a prompt that was not read before."""
     call_s: float = Field(default=0.0, ge=0)

@@ -27,7 +27,7 @@ class PipelineSettings(Strict):
     proposed_tokens: PositiveInt = 5
     """Tokens that the draft proposes at a time in token_speculative."""
     max_tokens: PositiveInt = 8192
-    """Budget of one request: the step that reaches it is the last one, and is kept whole."""
+    """Budget of one answer: the step that reaches it is cut there and is the last one."""
     max_step_tokens: PositiveInt = 512
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)

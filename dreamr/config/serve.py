@@ -50,7 +50,15 @@ class ServeSettings(Strict):
     draft_up_to: PositiveInt = 1000
     """Drafting stops while more answers than this are worked on: the target then writes every step."""
 
+    cors_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call the endpoint from a browser, such as `https://app.example.org`; `*`: all."""
+
     max_body_bytes: PositiveInt = 32 * 2**20
+    """Of one request."""
+    max_buffered_bytes: PositiveInt = 256 * 2**20
+    """Of all request bodies that a replica holds at once; more are refused with 503."""
+    body_deadline_s: PositiveFloat = 60.0
+    """Longest time for sending a body."""
     max_text_chars: PositiveInt = 100_000
     """Of all texts of a conversation together."""
     max_messages: PositiveInt = 64

@@ -29,7 +29,8 @@ class Engine(Protocol):
         """Write the step that follows `after`, i.e. from the prefix `after.end`.
 
         After a closed step (`after.closed`) nothing can follow: the result is an empty step with finish "eos".
-        A call stopped by `stop(call_id)` returns what it has, with finish "stopped".
+        A call stopped by `stop(call_id)` returns what it has, with finish "stopped". Raises TooLong when prompt and
+        prefix fill the model's context.
         """
         ...
 
@@ -43,14 +44,15 @@ class Engine(Protocol):
     ) -> list[Verdict]:
         """Judge steps that follow each other (`chain[i+1].prefix == chain[i].end`), each on its own prefix.
 
-        One verdict per step. Verdict tokens never become part of a prefix. Criteria that compare (`COMPARISONS`) look
-        at the texts of a step and its reference alone; `references` holds one per step then, else none.
+        One verdict per step; `NO_VERDICT` for one that leaves no space for the verdict in the model's context. Verdict
+        tokens never become part of a prefix. Criteria that compare (`COMPARISONS`) look at the texts of a step and its
+        reference alone; `references` holds one per step then, else none.
         Raises ValueError when the steps do not follow each other, and for a criterion that the engine lacks.
         """
         ...
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it."""
+        """Run the prompt alone, so that the first step does not pay for it. Raises TooLong as `next_step` does."""
         ...
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -81,7 +83,7 @@ class TokenSpeculation(Protocol):
         Greedy: the longest run that the model would have written, and its own next token. Sampled: each is accepted
         with probability min(1, p/q), the first that is not is replaced by one from max(p - q, 0), and one from p
         follows when all are accepted: the tokens are distributed as if the model had sampled them. An empty proposal
-        gives one token. `sampling.max_tokens` bounds a step, as in `next_step`.
+        gives one token. `sampling.max_tokens` and `sampling.budget` bound each step.
         """
         ...
 

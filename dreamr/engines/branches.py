@@ -31,6 +31,7 @@ class _Branch:
     end: int
     """Length of the whole sequence at which it grows."""
     chooser: TokenChooser
+    max_tokens: int
     tokens: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     """Where its own keys and values lie."""
@@ -53,27 +54,27 @@ class BranchWriter:
         whole: Tokens,
         chain: Sequence[Step],
         choosers: Sequence[TokenChooser],
-        max_tokens: int,
+        max_tokens: Sequence[int],
         stop: threading.Event,
     ) -> list[tuple[list[int], Finish]]:
         """Tokens and finish of each branch; leaves exactly `whole`, the prompt and the chain, in the sequence."""
         ends = [len(placed.tokens) + len(step.end) for step in chain]
-        branches = [_Branch(end, chooser) for end, chooser in zip(ends, choosers, strict=True)]
+        branches = [_Branch(*branch) for branch in zip(ends, choosers, max_tokens, strict=True)]
         hidden = self._reader.states_behind(sequence, placed, whole[: ends[0]], whole[ends[0] :])
-        self._choose(branches, hidden[[end - ends[0] for end in ends]], max_tokens)
+        self._choose(branches, hidden[[end - ends[0] for end in ends]])
         while live := [branch for branch in branches if branch.finish is None]:
             self._turns.pass_on()
             if stop.is_set():
                 break
-            self._choose(live, self._advance(sequence, placed, live), max_tokens)
+            self._choose(live, self._advance(sequence, placed, live))
         self._cache.crop(sequence, len(whole))
         return [(branch.tokens, branch.finish or "stopped") for branch in branches]
 
-    def _choose(self, branches: list[_Branch], hidden: Tensor, max_tokens: int) -> None:
+    def _choose(self, branches: list[_Branch], hidden: Tensor) -> None:
         """One more token for each branch, from its hidden state (h)."""
         for branch, logits in zip(branches, self._forward.logits(hidden), strict=True):
             branch.tokens.append(branch.chooser.choose(logits))
-            branch.finish = self._step_end.finish(branch.tokens, max_tokens)
+            branch.finish = self._step_end.finish(branch.tokens, branch.max_tokens)
 
     def _advance(self, sequence: CachedSequence, placed: PlacedPrompt, live: list[_Branch]) -> Tensor:
         """Run the last token of each branch; hidden states (number of branches, h)."""

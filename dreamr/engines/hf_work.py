@@ -27,7 +27,19 @@ from dreamr.engines.token_round import TokenRounds
 from dreamr.engines.turns import Turns
 from dreamr.errors import TooLong
 from dreamr.tasks.processor import PromptEncoder
-from dreamr.types import Checked, Criterion, Finish, Prefill, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    NO_VERDICT,
+    Checked,
+    Criterion,
+    Finish,
+    Prefill,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 T = TypeVar("T")
 
@@ -54,14 +66,15 @@ class HFWork:
         self._branches = BranchWriter(self._forward, self._reader, self.cache, self.step_end, self.turns)
         self._questions = questions(self._forward, encoder)
         self._pairs = PairJudge(self._forward, encoder, lambda: new_kv(model))
-        self._max_positions: int = model.config.text_config.max_position_embeddings
+        self.max_positions: int = model.config.text_config.max_position_embeddings
+        """Most tokens of a prompt and its answer together."""
 
     def _write(
         self, prompt: Prompt, prefix: Tokens, chooser: TokenChooser, max_tokens: int, stop: threading.Event
     ) -> Step:
         placed = self._placed(prompt)
         whole = self._whole(placed, prefix)
-        room = min(max_tokens, self._max_positions - len(whole))
+        room = min(max_tokens, self.max_positions - len(whole))
         tokens: list[int] = []
         finish: Finish = "stopped"
         with self.turns, torch.inference_mode():
@@ -117,7 +130,7 @@ class HFWork:
             after.end,
             lambda sequence, placed, whole: self._rounds.check(sequence, placed, whole, proposal, sampling),
         )
-        steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
+        steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling)
         return Checked(steps, accepted, started, ended)
 
     def _write_branches(
@@ -128,7 +141,7 @@ class HFWork:
             prompt,
             chain[-1].end,
             lambda sequence, placed, whole: self._branches.write(
-                sequence, placed, whole, chain, choosers, sampling[0].max_tokens, stop
+                sequence, placed, whole, chain, choosers, [one.max_tokens for one in sampling], stop
             ),
         )
         return tuple(
@@ -138,12 +151,17 @@ class HFWork:
 
     def judge(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho") -> list[Verdict]:
         question = self._questions[criterion]
+        longest = self.max_positions - len(question.turn) - len(self._whole(self._placed(prompt), ()))
+        fitting = [step for step in chain if len(step.end) <= longest]
+        if not fitting:
+            return [NO_VERDICT] * len(chain)
         values, started, ended = self._read(
             prompt,
-            chain[-1].end,
-            lambda sequence, placed, whole: self._reader.ask(sequence, placed, whole, chain, question),
+            fitting[-1].end,
+            lambda sequence, placed, whole: self._reader.ask(sequence, placed, whole, fitting, question),
         )
-        return [Verdict(value, started, ended) for value in values]
+        verdicts = [Verdict(value, started, ended) for value in values]
+        return verdicts + [NO_VERDICT] * (len(chain) - len(fitting))
 
     def _read(
         self, prompt: Prompt, prefix: Tokens, work: Callable[[CachedSequence, PlacedPrompt, Tokens], T]
@@ -165,7 +183,8 @@ class HFWork:
 
     def _fill(self, prompt: Prompt) -> Prefill:
         placed = self._placed(prompt)
-        with self.turns, torch.inference_mode(), self.cache.lease(prompt.key, placed.tokens) as sequence:
+        whole = self._whole(placed, ())
+        with self.turns, torch.inference_mode(), self.cache.lease(prompt.key, whole) as sequence:
             started = time.time()
             self._reader.fill_prompt(sequence, placed)
             return Prefill(started, time.time())
@@ -195,9 +214,9 @@ class HFWork:
     def _whole(self, placed: PlacedPrompt, prefix: Tokens) -> Tokens:
         """Prompt and prefix. Raises TooLong when the model cannot go on from there."""
         whole = placed.tokens + prefix
-        if len(whole) >= self._max_positions:
+        if len(whole) >= self.max_positions:
             raise TooLong(
                 f"prompt and prefix have {len(placed.tokens)} + {len(prefix)} tokens, but the model takes fewer than "
-                f"{self._max_positions}: shorten the question, shrink the images or lower max_tokens"
+                f"{self.max_positions}: shorten the question, shrink the images or lower max_tokens"
             )
         return whole

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
 from dreamr.engines.step_end import StepEnd
+from dreamr.errors import TooLong
 from dreamr.types import (
     DELIMITER,
     Checked,
@@ -60,6 +61,7 @@ class ScriptedEngine:
         """See `Engine`."""
         if after.closed:
             return Step(prefix=after.end, finish="eos", started=self._now(), ended=self._now())
+        self._check_length(prompt, after.end)
         await self._arrive()
         script = self.script(prompt, after.end, sampling)
         tokens: list[int] = []
@@ -136,7 +138,7 @@ class ScriptedEngine:
             if proposal.tokens[: len(own)] != tuple(own):
                 break
         accepted = len(own) - (proposal.tokens[: len(own)] != tuple(own))
-        return Checked(_ENDS.split(after, tuple(own), sampling.max_tokens), accepted, started, self._now())
+        return Checked(_ENDS.split(after, tuple(own), sampling), accepted, started, self._now())
 
     def _imitated(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
         if _SLIP in written:  # no script goes on from there
@@ -148,13 +150,14 @@ class ScriptedEngine:
 
     def _next(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
         """The token behind an open step and what is written behind it."""
-        last = (after, *_ENDS.split(after, tuple(written), sampling.max_tokens))[-1]
+        last = (after, *_ENDS.split(after, tuple(written), sampling))[-1]
         is_open = last is after or last.finish == "stopped"
         prefix, place = (last.prefix, len(last.tokens)) if is_open else (last.end, 0)
         return self.script(prompt, prefix, sampling)[place]
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         """See `Engine`."""
+        self._check_length(prompt, ())
         async with self._forward:
             started = self._now()
             await self._pass(self._config.first_token_s + self._reading(prompt))
@@ -182,6 +185,12 @@ class ScriptedEngine:
         """The verdict on a step behind its own prefix."""
         rng = random.Random(f"rho/{self._config.seed}/{prompt.key}/{step.end}")
         return 0.99 if rng.random() < self._config.acceptance else 0.01
+
+    def _check_length(self, prompt: Prompt, prefix: Tokens) -> None:
+        """Raises TooLong."""
+        num_words, limit = len(prompt.question.split()), self._config.max_positions
+        if limit and num_words + len(prefix) >= limit:
+            raise TooLong(f"prompt and prefix have {num_words} + {len(prefix)} tokens; the limit is {limit}")
 
     def _reading(self, prompt: Prompt) -> float:
         """Seconds that the prompt still takes."""

@@ -33,8 +33,20 @@ from dreamr.engines.vllm_input import VLLMInput
 from dreamr.engines.vllm_loading import LoadedVLLM, start
 from dreamr.engines.vllm_questions import Question, questions
 from dreamr.engines.vllm_weights import replace_weights
-from dreamr.errors import Unable
-from dreamr.types import DELIMITER, Criterion, Finish, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.errors import TooLong, Unable
+from dreamr.types import (
+    DELIMITER,
+    NO_VERDICT,
+    Criterion,
+    Finish,
+    Prefill,
+    Priority,
+    Prompt,
+    Sampling,
+    Step,
+    Tokens,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -74,6 +86,11 @@ class VLLMEngine:
     def load(cls, config: VLLMEngineConfig, model: str) -> VLLMEngine:
         """Start vLLM on a checkpoint folder or hub id. Raises ValueError in one sentence."""
         return cls(start(config, model))
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return self._input.max_positions
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -212,7 +229,11 @@ class VLLMEngine:
 
     async def _verdict(self, call_id: str, prompt: Prompt, step: Step, question: Question) -> Verdict:
         started = time.time()
-        rendered = await self._input.of(prompt, step.end + verdict_branch(step, question.turn))
+        try:
+            rendered = await self._input.of(prompt, step.end + verdict_branch(step, question.turn))
+        except TooLong:
+            await self._input.of(prompt, ())  # raises when the prompt alone is too long
+            return NO_VERDICT
         value = await self._asked(call_id, rendered, question)
         return Verdict(value, started, time.time())
 

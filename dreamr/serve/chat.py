@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
+from dreamr.serve.bodies import JsonRoute
 from dreamr.serve.encoding import Encoder
 from dreamr.serve.errors import api_error
 from dreamr.serve.middleware import FIELDS
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (400, 401, 404, 413, 500, 503, 504)
+    status: {"model": ErrorReply} for status in (400, 401, 404, 408, 413, 500, 503, 504)
 }
 
 CLIENT_GONE = 499
@@ -43,7 +44,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 def chat_routes(service: Service) -> APIRouter:
     """The endpoint over `service`."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post(
         "/v1/chat/completions",

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from dreamr.errors import ActorLost, TooLong, Unable
 
@@ -13,6 +14,9 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
 """About the time in which the queue moves on, or a lost actor comes back."""
+
+MAX_MESSAGE, MAX_PARAM = 500, 120
+"""Characters; what a client has sent is never echoed in full."""
 
 _TYPES = {401: "authentication_error", 404: "not_found_error"}
 
@@ -27,13 +31,27 @@ class ApiError(Exception):
     def document(self) -> dict[str, Any]:
         """The body."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        message, param = shortened(self.message, MAX_MESSAGE), self.param and shortened(self.param, MAX_PARAM)
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         headers = {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.document(), self.status, headers)
+
+
+class BodyError(HTTPException):
+    """An ApiError found while the body is read: FastAPI passes on no other kind of exception there."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.status, error.message)
+        self.error = error
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its beginning when it is longer than the limit."""
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
 def refused(param: str, message: str, code: str | None = None) -> ApiError:
@@ -61,6 +79,8 @@ def api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
+        case BodyError():
+            return error.error
         case ActorLost():
             log.error("the target was lost: %s", error)
             return unavailable("the target model was lost and did not come back: ask again later.")

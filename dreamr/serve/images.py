@@ -29,7 +29,7 @@ from dreamr.config.serve import ImageLimits
 from dreamr.serve.errors import ApiError, refused
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w-]+=[\w.+-]+){0,4};base64,", re.ASCII | re.IGNORECASE)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Parsers disagree about backslashes, blanks and control characters; no image URL needs them unescaped.
 _PLAIN = re.compile(r"https?://[!-\[\]-~]+", re.ASCII | re.IGNORECASE)
@@ -43,7 +43,10 @@ class ImageReader:
 
     async def read(self, url: str, param: str) -> bytes:
         """The encoded image file."""
-        data = self._decoded(url, param) if url[:5].lower() == "data:" else await self._fetcher.fetch(url, param)
+        if url[:5].lower() == "data:":
+            data = await asyncio.to_thread(self._decoded, url, param)
+        else:
+            data = await self._fetcher.fetch(url, param)
         if len(data) > self._limits.max_bytes:
             raise refused(param, f"the image has {len(data)} bytes; at most {self._limits.max_bytes} are allowed.")
         await asyncio.to_thread(check_image, data, self._limits.max_pixels, param)
@@ -53,10 +56,11 @@ class ImageReader:
         head = _DATA_URL.match(url)
         if head is None:
             raise refused(param, "a data URL must begin with data:image/<type>;base64, as in data:image/png;base64,...")
-        if len(url) > self._limits.max_bytes * 4 // 3 + 128:
+        if len(url) > self._limits.max_bytes * 3 // 2 + 256:
             raise refused(param, f"the image is too large; at most {self._limits.max_bytes} bytes are allowed.")
         try:
-            return base64.b64decode(url[head.end() :], validate=True)
+            payload = "".join(url[head.end() :].split())  # some encoders break lines
+            return base64.b64decode(payload, validate=True)
         except (binascii.Error, ValueError):
             raise refused(param, "the data URL is not valid base64.") from None
 

@@ -6,6 +6,7 @@ object per line, with the id of the request that they belong to.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -21,10 +22,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dreamr.serve.errors import ApiError, api_error, too_large
+from dreamr.config.serve import ServeSettings
+from dreamr.serve.errors import ApiError, BodyError, api_error, busy, too_large
 from dreamr.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,14 @@ class RequestMiddleware:
         app: ASGIApp,
         keys: Sequence[str],
         open_paths: Sequence[str],
-        max_body_bytes: int,
+        settings: ServeSettings,
         metrics: Metrics,
         headers: Mapping[str, str],
         echoes_id: bool,
     ) -> None:
-        self._app, self._max_body_bytes, self._metrics = app, max_body_bytes, metrics
+        self._app, self._settings, self._metrics = app, settings, metrics
+        self._num_buffered = 0
+        """Bytes of all bodies that have arrived and whose requests have not ended."""
         self._keys = [key.encode() for key in keys]
         self._open_paths = tuple(open_paths)
         self._headers = SECURITY_HEADERS | dict(headers)
@@ -76,17 +79,19 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id.set(given if _ID.fullmatch(given) else uuid.uuid4().hex[:16])
+        body = _Body(receive, self)
         response = _Response(scope, send, self._headers, self._echoes_id)
         try:
             self._check_key(scope, headers)
             self._check_length(headers)
-            await self._app(scope, self._counted(receive), response.send)
+            await self._app(scope, body.receive, response.send)
         except Exception as error:
             # Starlette raises errors again that it has answered with 500: caught here, they are logged once.
             answer = api_error(error)
             if not response.has_begun:
                 await answer.response()(scope, receive, response.send)
         finally:
+            self._num_buffered -= body.size
             response.log(self._metrics)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
@@ -101,22 +106,46 @@ class RequestMiddleware:
 
     def _check_length(self, headers: Headers) -> None:
         announced = headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._max_body_bytes:
-            raise too_large(self._max_body_bytes)
+        if announced.isdecimal() and int(announced) > self._settings.max_body_bytes:
+            raise too_large(self._settings.max_body_bytes)
 
-    def _counted(self, receive: Receive) -> Receive:
-        """Counts the body as it arrives: its announced length may be missing."""
-        size = 0
+    def buffered(self, size: int, num_new: int) -> None:
+        """A body has grown to `size` by so many bytes. Raises BodyError (413, 503)."""
+        self._num_buffered += num_new
+        if size > self._settings.max_body_bytes:
+            raise BodyError(too_large(self._settings.max_body_bytes))
+        if self._num_buffered > self._settings.max_buffered_bytes:
+            raise BodyError(busy("too many large requests at once: ask again in a moment."))
 
-        async def receive_counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_body_bytes:
-                raise HTTPException(413)  # FastAPI turns any other error during the body into 400
-            return message
+    @property
+    def body_deadline_s(self) -> float:
+        return self._settings.body_deadline_s
 
-        return receive_counted
+
+class _Body:
+    """Counts a body as it arrives, since its announced length may be missing or wrong, and bounds the time it takes."""
+
+    def __init__(self, receive: Receive, owner: RequestMiddleware) -> None:
+        self._receive, self._owner = receive, owner
+        self._deadline = asyncio.get_running_loop().time() + owner.body_deadline_s
+        self._is_complete = False
+        self.size = 0
+
+    async def receive(self) -> Message:
+        if self._is_complete:
+            return await self._receive()  # the client's disconnect
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyError(
+                ApiError(408, f"the body did not arrive within {self._owner.body_deadline_s:g} s.")
+            ) from None
+        self._is_complete = not message.get("more_body", False)
+        num_new = len(message.get("body", b""))
+        self.size += num_new
+        self._owner.buffered(self.size, num_new)
+        return message
 
 
 def _path(scope: Scope) -> str:

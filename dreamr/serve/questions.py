@@ -11,8 +11,8 @@ from typing import Literal
 
 from dreamr.config import Config, PipelineSettings
 from dreamr.config.serve import ServeSettings
-from dreamr.errors import ActorLost, ConfigError
-from dreamr.serve.errors import ApiError, refused, unavailable
+from dreamr.errors import ActorLost, ConfigError, TooLong
+from dreamr.serve.errors import ApiError, refused, shortened, unavailable
 from dreamr.serve.images import ImageReader
 from dreamr.serve.schema import ChatRequest, ImagePart, Message, UserMessage
 from dreamr.tasks.images import cold_copy
@@ -36,6 +36,12 @@ class Question:
     """Report the calls of the actors as well."""
 
 
+def no_such_model(asked: str, served: str) -> ApiError:
+    """404."""
+    message = f"there is no model {shortened(asked, 64)!r}; this is {served!r}."
+    return ApiError(404, message, "model", "model_not_found")
+
+
 class QuestionReader:
     """Reads requests under the limits of one server."""
 
@@ -43,11 +49,14 @@ class QuestionReader:
         self._pipeline, self._settings, self._images = config.pipeline, settings, images
         self._slots = asyncio.Semaphore(settings.max_running)  # decoded images are large
 
-    async def read(self, request: ChatRequest, target: Writer) -> Question:
+    async def read(self, request: ChatRequest, target: Writer, max_positions: int) -> Question:
         """The request with its prompt read by the target's processor.
+
+        `max_positions`: the target's context, which prompt and answer share; 0 when unknown.
 
         Raises:
             ApiError: something in it is refused, or the target is gone.
+            TooLong: the prompt leaves no token for the answer.
         """
         settings = self._pipeline_settings(request)
         num_choices = self.num_choices(request)
@@ -57,7 +66,10 @@ class QuestionReader:
             prompt = await self._prompt(request.messages)
             if request.cold:
                 prompt = await asyncio.to_thread(cold_copy, prompt, own_id)
+            await asyncio.to_thread(lambda: prompt.key)  # the digest of large images, which the prompt keeps
         num_tokens = await self._count_tokens(target, own_id, prompt)
+        if max_positions:
+            settings = _within_context(settings, num_tokens, max_positions)
         stop = tuple(request.stop or ())
         return Question(own_id, prompt, num_tokens, settings, num_choices, stop, request.timeline)
 
@@ -74,7 +86,7 @@ class QuestionReader:
         """The server's own settings, changed by those of the request. Raises ApiError (400, 404)."""
         own, name = self._pipeline, self._settings.model_name
         if request.model != name:
-            raise ApiError(404, f"there is no model {request.model!r}; this is {name!r}.", "model", "model_not_found")
+            raise no_such_model(request.model, name)
         if request.window is not None and request.window > self._settings.max_window:
             raise refused("window", f"window = {request.window} is too wide; at most {self._settings.max_window}.")
         if request.stream_options is not None and not request.stream:
@@ -150,10 +162,22 @@ class QuestionReader:
                 async with asyncio.timeout(self._settings.queue_deadline_s):
                     await target.transport.recovered()
                 return await target.count_tokens(f"{own_id}/count", prompt)
+        except TooLong:
+            raise
         except ValueError as error:
             raise refused("messages", str(error)) from error
         except (ActorLost, TimeoutError) as error:
             raise unavailable("the target model does not answer at the moment: ask again later.") from error
+
+
+def _within_context(settings: PipelineSettings, prompt_tokens: int, max_positions: int) -> PipelineSettings:
+    """The settings with a budget that ends where the model's context does. Raises TooLong."""
+    if prompt_tokens >= max_positions:
+        raise TooLong(
+            f"the prompt has {prompt_tokens} tokens, but prompt and answer together may have {max_positions}: "
+            "shorten the conversation or shrink the images."
+        )
+    return settings.model_copy(update={"max_tokens": min(settings.max_tokens, max_positions - prompt_tokens)})
 
 
 def _role(message: Message) -> Literal["system", "user", "assistant"]:

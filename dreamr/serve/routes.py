@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from pydantic import BaseModel
 
 from dreamr.serve.metrics import CONTENT_TYPE, scrape
+from dreamr.serve.questions import no_such_model
 from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
 from dreamr.serve.service import Service
 from dreamr.tasks.images import data_url
@@ -33,15 +34,24 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
     started = int(time.time())
 
-    @router.get("/v1/models")
-    async def models() -> ModelList:
-        """The one pipeline that is served, its methods and the models behind it."""
+    def described() -> Model:
         rows: dict[str, dict[str, object]] = {
             role: {"model": info.model, "device": info.device, "num_parameters": info.num_parameters}
             for role, info in service.group.infos.items()
         }
-        model = Model(id=service.settings.model_name, created=started, methods=list(SCHEDULES), actors=rows)
-        return ModelList(data=[model])
+        return Model(id=service.settings.model_name, created=started, methods=list(SCHEDULES), actors=rows)
+
+    @router.get("/v1/models")
+    async def models() -> ModelList:
+        """The one pipeline that is served, its methods and the models of its actors."""
+        return ModelList(data=[described()])
+
+    @router.get("/v1/models/{name:path}", responses={404: {"model": ErrorReply}})
+    async def model(name: str) -> Model:
+        """The one model of this server, by its name."""
+        if name != service.settings.model_name:
+            raise no_such_model(name, service.settings.model_name)
+        return described()
 
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:

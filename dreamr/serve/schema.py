@@ -23,6 +23,10 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known_method), Field(json_schema_extra={"enum": list(SCHEDULES)})]
 
 
+_ONE_ERROR = Field(fail_fast=True)
+"""Of a list of junk, report the first error only: reporting all of them takes seconds."""
+
+
 class _Input(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -48,12 +52,12 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 class SystemMessage(_Input):
     role: Literal["system", "developer"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], _ONE_ERROR]
 
 
 class UserMessage(_Input):
     role: Literal["user"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], _ONE_ERROR]
     """In each message the model sees the images first, then the text."""
 
 
@@ -61,7 +65,7 @@ class AssistantMessage(_Input):
     """An answer of before. Its chain of thought is dropped, as the models' own chat templates do."""
 
     role: Literal["assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], _ONE_ERROR] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     # What clients send back of a message that they were sent.
@@ -118,11 +122,11 @@ NEUTRAL_ONLY = frozenset(_NeutralOnly.model_fields)
 
 class ChatRequest(_NeutralOnly):
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1), _ONE_ERROR]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    """Older name of `max_completion_tokens`. The step that reaches the budget is kept whole."""
+    """Older name of `max_completion_tokens`. The answer is cut there, or where the model's context ends."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)

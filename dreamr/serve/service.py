@@ -96,9 +96,11 @@ class Service:
 
         Raises:
             ApiError: something in it is refused, the queue is full, or the target is gone.
+            TooLong: the prompt leaves no token for the answer.
         """
         self.queue.check(self._reader.num_choices(request))  # before images are fetched and decoded for nothing
-        return await self._reader.read(request, self.group.handles.target)
+        context = self.group.infos["target"].max_positions
+        return await self._reader.read(request, self.group.handles.target, context)
 
     def answer(self, question: Question) -> Answering:
         """The events of its answers; nothing begins before they are read."""

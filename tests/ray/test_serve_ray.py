@@ -227,7 +227,7 @@ async def test_a_client_that_goes_frees_the_work_and_an_update_and_deletion_take
         assert (await until(url, lambda body: body["running"] == 0))[0] < 5
         unable = await client.post(f"{url}/v1/chat/completions", json=SLOW | {"method": "token_speculative"})
         assert (unable.status_code, unable.json()["error"]["param"]) == (400, "method")
-        assert "offers no TokenSpeculation" in unable.json()["error"]["message"]
+        assert "does not support token-level speculation" in unable.json()["error"]["message"]
     for token_s, num_replicas in ((0.03, 2), (0.04, 1)):
         second = run_slow(token_s, num_replicas) - first
         assert len(second) == 3

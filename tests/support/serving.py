@@ -70,7 +70,9 @@ class LocalGroup:
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:
-        return {role: EngineInfo(role, "local", "cpu", 0) for role in self.transports}
+        engines = {role: actor.engine for role, actor in self.config.group.actors().items()}
+        limits = {role: getattr(engine, "max_positions", 0) for role, engine in engines.items()}
+        return {role: EngineInfo(role, "local", "cpu", 0, limits[role]) for role in self.transports}
 
     async def check_one(self, role: Role) -> bool:
         return self.transports[role].up
@@ -143,7 +145,8 @@ def with_image(url: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def running(**settings: Any) -> Iterator[Endpoint]:
-    latencies = {name: settings.pop(name) for name in ("token_s", "verdict_s") if name in settings}
+    engine = ("token_s", "verdict_s", "max_positions")
+    latencies = {name: settings.pop(name) for name in engine if name in settings}
     config = scripted_config(settings, **latencies)
     group = LocalGroup(config)
     service = Service(group, config)

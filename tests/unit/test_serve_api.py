@@ -138,7 +138,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": []}, "messages", "at least 1"),
     ({"messages": [{"role": "assistant", "content": "hm"}]}, "messages", "the user's"),
     ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content", "asks nothing"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", "tag"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", "must be one of"),
     ({"messages": with_image("http://127.0.0.1/x.png")}, "messages.0.content.0.image_url.url", "host that this server"),
     ({"messages": with_image("data:text/html;base64,eA==")}, "messages.0.content.0.image_url.url", "data:image"),
     ({"messages": with_image(data_url(b"GIF89a" * 9))}, "messages.0.content.0.image_url.url", "cannot be read"),

@@ -21,7 +21,7 @@ import ray
 
 from actors.batching import VerdictBatcher
 from dreamr.config import ActorConfig, ScriptedEngineConfig
-from dreamr.engines.base import BranchWriting, Engine, EngineDied, TokenSpeculation
+from dreamr.engines.base import BranchWriting, Engine, EngineDied, Phases, TokenSpeculation
 from dreamr.engines.factory import LoadedEngine, build_engine
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import (
@@ -35,6 +35,8 @@ from dreamr.types import (
     Role,
     Sampling,
     Step,
+    ThoughtEnd,
+    Tokens,
     Verdict,
 )
 
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BRANCHES, _TOKENS = "several steps in one batch", "token-level speculation"
+_PHASES = "bounded reasoning and answers by a schema"
 
 MAX_CONCURRENCY = 1000
 """Calls in one actor at a time: so many that `stop` and health calls never queue behind steps."""
@@ -117,6 +120,12 @@ class EngineActor:
     async def count_tokens(self, call_id: str, prompt: Prompt) -> int:
         return await self._alive(self._engine.count_tokens(prompt))
 
+    async def tokenize(self, call_id: str, prompt: Prompt, text: str | None = None) -> Tokens:
+        return await self._alive(self._able(Phases, _PHASES).tokenize(prompt if text is None else text))
+
+    async def thought_end(self, call_id: str, prompt: Prompt) -> ThoughtEnd:
+        return await self._alive(self._able(Phases, _PHASES).thought_end())
+
     async def _alive(self, work: Awaitable[T]) -> T:
         """Await the engine; when a process behind it has died, this one ends as well, so that Ray starts both anew."""
         try:
@@ -169,6 +178,8 @@ class _Writes(EngineActor):
     ) -> Step:
         if not self._config.background:
             priority = "needed"
+        if sampling.grammar:
+            self._able(Phases, _PHASES)
         sampling = sampling.within_budget(len(after.end))
         return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
 

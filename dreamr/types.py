@@ -14,6 +14,9 @@ from typing import Literal
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
 
+END_OF_THOUGHT = "</think>"
+"""Separates the chain of thought from the answer."""
+
 Tokens = tuple[int, ...]
 """Token ids of the target's tokenizer, without the prompt."""
 
@@ -66,12 +69,18 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    """Only so many of the most likely tokens; 0: all."""
+    min_p: float = 0.0
+    """Only tokens at least so likely, relative to the most likely one."""
     max_tokens: int = 512
     """Most tokens in one step, delimiter included."""
     seed: int = 0
     """Seed of this step alone; schedules make it from the request's seed, the step's number and the role."""
     budget: int | None = None
     """Most tokens of the whole answer; see `within_budget`."""
+    grammar: str | None = None
+    """A JSON schema as text: the step is one JSON value that follows it, and ends the answer."""
 
     def within_budget(self, num_before: int) -> Sampling:
         """The sampling of a step that begins after so many tokens of the answer: no longer than the budget allows."""
@@ -110,6 +119,16 @@ class Step:
 
 ROOT = Step()
 """The empty step before the first: `ROOT.end` is the empty prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtEnd:
+    """How a model ends its chain of thought."""
+
+    token: int
+    """`END_OF_THOUGHT`, which is one token."""
+    closing: Step
+    """Tokens and text that end a chain of thought for the model, where its budget ends."""
 
 
 @dataclass(frozen=True, slots=True)

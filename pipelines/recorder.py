@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from dreamr.errors import ActorLost
-from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, Verdict
+from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Verdict
 from pipelines.handles import Ref, Transport
-from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Request, Span, Trace
+from pipelines.phases import Reasoning
+from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Phase, Request, Span, Trace
 
 Verdicts = tuple[Verdict, ...]
 Steps = tuple[Step, ...]
@@ -113,6 +114,9 @@ class Recorder:
         """The last committed step: the next one is written from `frontier.end`."""
         self.end: End | None = None
         self.num_losses = 0
+        self.phase: Phase | None = None
+        self.reasoning: Reasoning | None = None
+        """In the phase of reasoning: its rules."""
 
     @property
     def num_committed(self) -> int:
@@ -123,15 +127,39 @@ class Recorder:
 
     def commit(
         self, step: Step, source: Literal["draft", "target"], score: float | None, waited_for: list[Call[Any]]
-    ) -> None:
-        """Append a step to the answer."""
-        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, score, self.now())
+    ) -> Step:
+        """Append a step to the answer; the step as it was committed, which the phase of reasoning may shorten."""
+        if self.reasoning:
+            step = self.reasoning.part_of(step)
+        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, score, self.now(), self.phase)
         self._steps.append(committed)
         self._waits.append(waited_for)
-        self.end = self._end_after(step)
+        end = self._end_after(step)
+        self.end = self.reasoning.end_after(step, end) if self.reasoning else end
         self.frontier = step
         if self._on_commit and self._on_commit(committed):
             self.end = self.end or "enough"
+        return step
+
+    def begin_reasoning(self, thought: ThoughtEnd) -> Reasoning:
+        """Enter the phase of reasoning."""
+        request = self._request
+        answers_always = request.schema is not None
+        self.phase = "reasoning"
+        self.reasoning = Reasoning(thought, request.settings.thinking_budget, answers_always=answers_always)
+        return self.reasoning
+
+    def begin_answer(self) -> None:
+        """Leave the phase of reasoning; a chain of thought that its budget has ended is closed."""
+        assert self.reasoning is not None
+        reasoning, self.reasoning = self.reasoning, None
+        if self.end is None and not reasoning.is_closed:
+            closing = replace(reasoning.thought.closing, prefix=self.frontier.end)
+            if len(closing.end) >= self._request.settings.max_tokens:
+                self.end = "budget"  # there is no space for an answer
+                return
+            self.commit(closing, "target", None, [])
+        self.phase = "answer"
 
     def _end_after(self, step: Step) -> End | None:
         """The stop rules, the same for every schedule: they depend on committed steps alone."""
@@ -187,7 +215,8 @@ class Recorder:
             wrote_nothing = isinstance(call.value, Step) and not call.value.tokens
             if call.num_tokens or (end > start and not wrote_nothing):  # else no model was at work
                 score = call.value.score if isinstance(call.value, Verdict) else None
-                yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score)
+                num_kept = call.num_tokens - call.num_wasted
+                yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score, num_kept)
 
     def _interval(self, call: Call[Any]) -> tuple[float, float]:
         parts = call.value if isinstance(call.value, tuple) else (call.value,)

@@ -20,8 +20,9 @@ from typing import Any, Literal, Self
 
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
-from dreamr.types import Checked, Priority, Proposal, Role, Step, Verdict
+from dreamr.types import Checked, Priority, Proposal, Role, Sampling, Step, ThoughtEnd, Verdict
 from pipelines.handles import Handle, Handles, Ref, Verifier
+from pipelines.phases import Reasoning
 from pipelines.recorder import Call, Recorder, Steps, T, Verdicts
 from pipelines.trace import OnCommit, Request, Trace
 from pipelines.verification import RandomVerdicts, Rule
@@ -69,7 +70,8 @@ class Session:
             verifier = Verifier(RandomVerdicts(handles.verifier.transport, request.settings.seed))
             handles = replace(handles, verifier=verifier)
         self.rule = rule
-        self._handles, self._request, self._prompt = handles, request, request.prompt
+        self.request = request
+        self._handles, self._prompt = handles, request.prompt
         self._first_target_steps = first_target_steps
         self._recorder = Recorder(request, clock, on_commit)
         self._numbers = itertools.count()
@@ -79,11 +81,13 @@ class Session:
 
     @property
     def settings(self) -> PipelineSettings:
-        return self._request.settings
+        return self.request.settings
 
     @property
     def ended(self) -> bool:
-        return self._recorder.end is not None
+        """Whether the request, or its phase of reasoning, has ended."""
+        reasoning = self._recorder.reasoning
+        return self._recorder.end is not None or (reasoning is not None and reasoning.ended)
 
     @property
     def frontier(self) -> Step:
@@ -109,7 +113,7 @@ class Session:
 
     def draft_step(self, index: int, after: Step | Call[Step]) -> Call[Step]:
         """Begin to draft step number `index`, perhaps after one that is still being drafted."""
-        draft, sampling = self._handles.draft, self._request.sampling(index, "draft")
+        draft, sampling = self._handles.draft, self._sampling(index, "draft")
         return self._begin(
             "draft", index, lambda call_id: draft.next_step(call_id, self._prompt, _argument(after), sampling)
         )
@@ -159,7 +163,7 @@ class Session:
         """Begin the target's step number `index` after `after`: by default the one at the frontier."""
         index = self.next_index if index is None else index
         prefix = _argument(self.frontier if after is None else after)
-        target, sampling = self._handles.target, self._request.sampling(index, "target")
+        target, sampling = self._handles.target, self._sampling(index, "target")
         return self._begin(
             "target", index, lambda call_id: target.next_step(call_id, self._prompt, prefix, sampling, priority)
         )
@@ -167,12 +171,12 @@ class Session:
     def target_steps(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
         """Begin the target's step after each step of a chain, the first of them number `index`, in one batch."""
         target = self._handles.target
-        sampling = [self._request.sampling(index + place, "target") for place in range(len(chain))]
+        sampling = [self._sampling(index + place, "target") for place in range(len(chain))]
         return self._begin("target", index, lambda call_id: target.next_steps(call_id, self._prompt, chain, sampling))
 
     def propose_tokens(self, after: Step, num_tokens: int) -> Call[Proposal]:
         """Begin to draft tokens after an open step; their place in the answer seeds them."""
-        draft, sampling = self._handles.draft, self._request.sampling(len(after.end), "draft")
+        draft, sampling = self._handles.draft, self._sampling(len(after.end), "draft")
         return self._begin(
             "draft",
             self.next_index,
@@ -181,7 +185,7 @@ class Session:
 
     def check_tokens(self, after: Step, proposal: Proposal | Call[Proposal]) -> Call[Checked]:
         """Have the target check tokens proposed after an open step."""
-        target, sampling = self._handles.target, self._request.sampling(len(after.end), "target")
+        target, sampling = self._handles.target, self._sampling(len(after.end), "target")
         proposed = proposal.ref if isinstance(proposal, Call) else proposal
         return self._begin(
             "target",
@@ -189,9 +193,27 @@ class Session:
             lambda call_id: target.check_tokens(call_id, self._prompt, after, proposed, sampling),
         )
 
+    def answer_step(self) -> Call[Step]:
+        """Begin the whole answer of the target, under the request's schema."""
+        sampling = replace(
+            self._sampling(self.next_index, "target"),
+            max_tokens=self.settings.max_tokens,
+            grammar=self.request.schema,
+        )
+        target, after = self._handles.target, self.frontier
+        return self._begin(
+            "target", self.next_index, lambda call_id: target.next_step(call_id, self._prompt, after, sampling)
+        )
+
+    def _sampling(self, step: int, role: Role) -> Sampling:
+        sampling, reasoning = self.request.sampling(step, role), self._recorder.reasoning
+        if reasoning is None or reasoning.budget is None:
+            return sampling
+        return replace(sampling, budget=min(reasoning.budget, self.settings.max_tokens))
+
     def _begin(self, role: Role, index: int, submit: Callable[[str], Ref[Any]]) -> Call[Any]:
         handle: Handle = getattr(self._handles, role)
-        call_id = f"{self._request.id}/{role}/{next(self._numbers)}"
+        call_id = f"{self.request.id}/{role}/{next(self._numbers)}"
         call: Call[Any] = Call(call_id, role, index, handle.transport, submit(call_id), self._recorder.now())
         self._recorder.calls.append(call)
         return call
@@ -231,7 +253,7 @@ class Session:
             # Whatever is wrong with the draft or the verifier, the target can still answer. What it cannot take
             # either (a broken image, say) it will raise itself.
             self._recorder.num_losses += isinstance(error, ActorLost)
-            log.warning("request %s, step %d: the %s failed: %s", self._request.id, call.step, call.role, error)
+            log.warning("request %s, step %d: the %s failed: %s", self.request.id, call.step, call.role, error)
             return None
 
     async def settled(self, call: Call[Any]) -> None:
@@ -252,7 +274,7 @@ class Session:
                     raise ActorLost(
                         f"the target was lost {num_losses} times while it wrote step {self.next_index}"
                     ) from error
-                log.warning("request %s, step %d: %s; asking again", self._request.id, self.next_index, error)
+                log.warning("request %s, step %d: %s; asking again", self.request.id, self.next_index, error)
                 await self._handles.target.transport.recovered()
                 call = again()
 
@@ -275,37 +297,73 @@ class Session:
         accepted = self.rule.accepts(verdict)
         draft.outcome = "committed" if accepted else "rejected"
         if accepted:
-            self._commit(step, "draft", verdict, waited_for)
+            draft.num_kept = self._commit(step, "draft", verdict, waited_for)
         return accepted
 
     async def commit_target(
-        self, call: Call[Step], drafted: Drafted | None = None, verdict: Verdict | None = None
+        self,
+        call: Call[Step],
+        drafted: Drafted | None = None,
+        verdict: Verdict | None = None,
+        again: Callable[[], Call[Step]] | None = None,
     ) -> None:
-        """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None."""
-        step, call = await self.required(call, self.target_step)
+        """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None.
+
+        `again` begins the call anew when the target was lost; by default as the target's step at the frontier.
+        """
+        step, call = await self.required(call, again or self.target_step)
         call.outcome = "committed"
         if drafted:
             drafted.stop()
-        self._commit(step, "target", verdict, [call, *(drafted.calls if drafted else ())])
+        call.num_kept = self._commit(step, "target", verdict, [call, *(drafted.calls if drafted else ())])
 
     def commit_from_batch(
         self, batch: Call[Steps], step: Step, verdict: Verdict | None, waited_for: Sequence[Call[Any]]
     ) -> None:
         """Commit one of the steps that `target_steps` gave."""
-        batch.outcome, batch.num_kept = "committed", len(step.tokens)
-        self._commit(step, "target", verdict, waited_for)
+        batch.outcome = "committed"
+        batch.num_kept = self._commit(step, "target", verdict, waited_for)
 
-    def commit_checked(self, step: Step, rounds: Sequence[Call[Any]]) -> None:
-        """Commit a step made of proposed and checked tokens."""
-        self._commit(step, "target", None, rounds)
+    def commit_checked(self, step: Step, rounds: Sequence[Call[Any]]) -> int:
+        """Commit a step made of proposed and checked tokens; how many of its tokens were kept."""
+        return self._commit(step, "target", None, rounds)
 
     def _commit(
         self, step: Step, source: Literal["draft", "target"], verdict: Verdict | None, waited_for: Sequence[Call[Any]]
-    ) -> None:
+    ) -> int:
+        """How many of its tokens were kept."""
         waits = list(waited_for)
         if self._prefill and any(call.role == "verifier" for call in waits):
             waits.append(self._prefill)
-        self._recorder.commit(step, source, verdict.score if verdict and verdict.judged else None, waits)
+        committed = self._recorder.commit(step, source, verdict.score if verdict and verdict.judged else None, waits)
+        return len(committed.tokens)
+
+    # -- phases ----------------------------------------------------------------------------------------------------
+
+    async def thought_end(self) -> ThoughtEnd:
+        """How the target's chain of thought ends. Raises Unable."""
+        target, call_id = self._handles.target, f"{self.request.id}/thought_end"
+        while True:
+            try:
+                return await target.thought_end(call_id, self._prompt)
+            except ActorLost:
+                await target.transport.recovered()
+
+    def begin_reasoning(self, thought: ThoughtEnd) -> Reasoning:
+        """Enter the phase of reasoning: the session also ends when that does."""
+        return self._recorder.begin_reasoning(thought)
+
+    def is_complete(self, step: Step) -> bool:
+        """Whether a step of checked tokens has reached its end, or the end of the reasoning."""
+        reasoning = self._recorder.reasoning
+        return step.finish != "stopped" or (reasoning is not None and reasoning.thought.token in step.tokens)
+
+    def begin_answer(self) -> None:
+        """Leave the phase of reasoning. Calls that are still open are stopped, and awaited in the end."""
+        for call in self._recorder.calls:
+            call.stop()
+        self._prefill = None
+        self._recorder.begin_answer()
 
     def trace(self) -> Trace:
         return self._recorder.trace()
@@ -327,7 +385,7 @@ class Session:
         try:
             await call.result(self.settings.stop_deadline_s)
         except Exception as error:
-            log.debug("request %s: %s ended with %s", self._request.id, call.id, error)
+            log.debug("request %s: %s ended with %s", self.request.id, call.id, error)
 
 
 def _argument(step: Step | Call[Step]) -> Step | Ref[Step]:

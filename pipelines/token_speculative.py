@@ -29,7 +29,7 @@ class _Open:
 
 async def token_speculative(session: Session) -> None:
     """Propose, check, and commit each step when its last token is checked."""
-    current = _Open()
+    current = _Open(Step(prefix=session.frontier.end))
     while not session.ended:
         await _round(session, current)
 
@@ -65,14 +65,14 @@ async def _checked(session: Session, step: Step, proposing: Call[Proposal] | Non
 
 def _commit(session: Session, current: _Open, checked: Checked) -> int:
     """Commit what is complete and keep what is open; the number of tokens of the round that were of use."""
-    num_kept = -len(current.step.tokens)
+    num_kept = -len(current.step.tokens)  # kept before
     for step in checked.steps:
         if session.ended:
             break
-        num_kept += len(step.tokens)
-        if step.finish == "stopped":
+        if not session.is_complete(step):
+            num_kept += len(step.tokens)
             current.step = step
         else:
-            session.commit_checked(step, current.rounds)
+            num_kept += session.commit_checked(step, current.rounds)
             current.step, current.rounds = Step(prefix=step.end), []
     return num_kept

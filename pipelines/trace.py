@@ -16,6 +16,8 @@ Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict
 early; it was finished but not needed (after a rejection or after the end); its actor was lost; it was a verdict; it
 read the prompt."""
 
+Phase = Literal["reasoning", "answer"]
+
 End = Literal["answered", "budget", "loop", "enough"]
 """Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; `on_commit`
 returned True."""
@@ -28,6 +30,15 @@ class Request:
     prompt: Prompt
     settings: PipelineSettings = field(default_factory=PipelineSettings)
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    schema: str | None = None
+    """A JSON schema, as text, that the answer follows; the chain of thought is free."""
+    thinks: bool = True
+    """The text begins inside the chain of thought. Matters for a schema and a thinking budget only."""
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether reasoning and answer are written one after the other, each under its own rules."""
+        return self.schema is not None or (self.thinks and self.settings.thinking_budget is not None)
 
     def sampling(self, step: int, role: Role) -> Sampling:
         """How step number `step` is sampled by `role`.
@@ -39,6 +50,8 @@ class Request:
         return Sampling(
             temperature=settings.temperature,
             top_p=settings.top_p,
+            top_k=settings.top_k,
+            min_p=settings.min_p,
             max_tokens=settings.max_step_tokens,
             seed=int.from_bytes(digest[:4], "big"),
             budget=settings.max_tokens,
@@ -57,6 +70,8 @@ class CommittedStep:
     """Verdict of the drafted step at this position, whether accepted or rejected; None when there was none."""
     at: float
     """Seconds since the request began."""
+    phase: Phase | None = None
+    """None where reasoning and answer are not written in phases (`Request.has_phases`)."""
 
 
 OnCommit = Callable[[CommittedStep], bool | None]
@@ -75,6 +90,8 @@ class Span:
     """Index of the step that the work was for."""
     num_tokens: int
     score: float | None = None
+    num_kept: int = 0
+    """Of these tokens, how many became part of the answer."""
 
     @property
     def number(self) -> str:

@@ -94,6 +94,8 @@ class ScriptedEngineConfig(Strict):
     """Fewest and most steps of an answer."""
     step_tokens: tuple[PositiveInt, PositiveInt] = (8, 24)
     """Fewest and most tokens of a step."""
+    thought_steps: tuple[PositiveInt, PositiveInt] | None = None
+    """Fewest and most steps of the chain of thought; the next step begins with `</think>`. None: there is none."""
     acceptance: float = Field(default=0.7, ge=0, le=1)
     """Share of steps that get a rho of 0.99; the others get 0.01."""
     imitates: int | None = None

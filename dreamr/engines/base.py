@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    ThoughtEnd,
+    Tokens,
+    Verdict,
+)
 
 COMPARISONS: frozenset[Criterion] = frozenset({"same", "embedding"})
 """Criteria that compare a step with a reference: another step after the same prefix. The others ask about one step
@@ -85,6 +97,22 @@ class TokenSpeculation(Protocol):
         follows when all are accepted: the tokens are distributed as if the model had sampled them. An empty proposal
         gives one token. `sampling.max_tokens` and `sampling.budget` bound each step.
         """
+        ...
+
+
+@runtime_checkable
+class Phases(Protocol):
+    """What an engine may offer besides: bounded reasoning, and answers that follow a JSON schema.
+
+    It then follows `sampling.grammar` in `next_step`.
+    """
+
+    async def thought_end(self) -> ThoughtEnd:
+        """How the model's chain of thought ends. Raises Unable when `END_OF_THOUGHT` is not one token."""
+        ...
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """Token ids of a prompt as the model reads it, or of a text as it is."""
         ...
 
 

@@ -12,6 +12,7 @@ verdict forward, of each call in line before it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from dreamr.engines.base import COMPARISONS
 from dreamr.engines.batched import BatchedSequences
 from dreamr.engines.branches import check_branches
 from dreamr.engines.calls import Calls
+from dreamr.engines.grammar import Grammars
 from dreamr.engines.hf_work import HFWork
 from dreamr.engines.loading import load_model, load_processor, new_kv, pick_device, pick_dtype
 from dreamr.engines.pairs import check_pairs
@@ -31,7 +33,19 @@ from dreamr.engines.sampling import TokenChooser
 from dreamr.engines.verdicts import check_chain
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    ThoughtEnd,
+    Tokens,
+    Verdict,
+)
 
 MAX_CALLS = 64
 """Calls that share the model token by token; more wait for one of these to end."""
@@ -43,6 +57,7 @@ class HFEngine(HFWork):
     def __init__(self, model: Any, encoder: PromptEncoder, max_cached_tokens: int) -> None:
         super().__init__(model, encoder, max_cached_tokens)
         self._calls = Calls(MAX_CALLS, name="engine")
+        self._grammars = Grammars(encoder.tokenizer, self.step_end.eos_tokens)
 
     @classmethod
     def load(
@@ -85,7 +100,10 @@ class HFEngine(HFWork):
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
         """Write the step that follows `after` (see `Engine`). Raises ValueError for sampling out of range."""
-        chooser = TokenChooser(sampling)
+        mask = None
+        if sampling.grammar:
+            mask = await asyncio.to_thread(self._grammars.mask_of, sampling.grammar, sampling.max_tokens)
+        chooser = TokenChooser(sampling, mask)
         if after.closed:
             now = time.time()
             return Step(prefix=after.end, finish="eos", started=now, ended=now)
@@ -141,6 +159,16 @@ class HFEngine(HFWork):
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`."""
         return await self._calls.run(f"count {prompt.key}", lambda _: len(self._placed(prompt).tokens))
+
+    async def thought_end(self) -> ThoughtEnd:
+        """See `Phases`."""
+        return self._encoder.thought_end
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`."""
+        if isinstance(text, str):
+            return self._encoder.ids(text)
+        return await self._calls.run(f"tokenize {text.key}", lambda _: self._placed(text).tokens)
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and forget all that the old ones computed.

@@ -18,6 +18,7 @@ from dreamr.engines.step_end import StepEnd
 from dreamr.errors import TooLong
 from dreamr.types import (
     DELIMITER,
+    END_OF_THOUGHT,
     Checked,
     Criterion,
     Finish,
@@ -27,6 +28,7 @@ from dreamr.types import (
     Proposal,
     Sampling,
     Step,
+    ThoughtEnd,
     Tokens,
     Verdict,
 )
@@ -36,6 +38,8 @@ END_OF_ANSWER = 1
 _WORDS = range(2, 1000)
 _SLIP = 1000
 """A token that no script holds."""
+THOUGHT_END, JSON_VALUE = 1001, 1002
+_SHOWN = {THOUGHT_END: END_OF_THOUGHT, JSON_VALUE: "{}"}
 
 
 class ScriptedEngine:
@@ -167,19 +171,37 @@ class ScriptedEngine:
         """See `Engine`. A scripted model reads words, and images not at all."""
         return len(prompt.question.split())
 
+    async def thought_end(self) -> ThoughtEnd:
+        """See `Phases`."""
+        return ThoughtEnd(THOUGHT_END, Step(tokens=(THOUGHT_END,), text=END_OF_THOUGHT))
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`: one token per word."""
+        words = (text if isinstance(text, str) else text.question).split()
+        return tuple(random.Random(word).choice(_WORDS) for word in words)
+
     def stop(self, call_id: str) -> None:
         """See `Engine`."""
         self._stopped.add(call_id)
 
     def script(self, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Tokens:
         """The whole step behind `prefix`. At temperature 0 the sampling seed changes nothing."""
+        if sampling.grammar:
+            return (JSON_VALUE, END_OF_ANSWER)[: sampling.max_tokens]
         seed = sampling.seed if sampling.temperature > 0 else 0
         rng = random.Random(f"step/{self._config.seed}/{prompt.key}/{prefix}/{seed}")
         num_steps = random.Random(f"length/{prompt.key}").randint(*self._config.num_steps)
         last = prefix.count(END_OF_STEP) + 1 >= num_steps
         length = rng.randint(*self._config.step_tokens)
         words = rng.choices(_WORDS, k=length - 1)
+        if self._ends_thought(prompt, prefix):
+            words = [THOUGHT_END, *words[1:]]
         return (*words, END_OF_ANSWER if last else END_OF_STEP)[: sampling.max_tokens]
+
+    def _ends_thought(self, prompt: Prompt, prefix: Tokens) -> bool:
+        if self._config.thought_steps is None or THOUGHT_END in prefix:
+            return False
+        return prefix.count(END_OF_STEP) >= random.Random(f"thought/{prompt.key}").randint(*self._config.thought_steps)
 
     def rho(self, prompt: Prompt, step: Step) -> float:
         """The verdict on a step behind its own prefix."""
@@ -215,7 +237,7 @@ class ScriptedEngine:
 
 
 def _text(tokens: Sequence[int]) -> str:
-    words = " ".join(str(token) for token in tokens if token in _WORDS)
+    words = " ".join(_SHOWN.get(token, str(token)) for token in tokens if token in _WORDS or token in _SHOWN)
     return words + (DELIMITER if tokens and tokens[-1] == END_OF_STEP else "")
 
 

@@ -44,12 +44,14 @@ from dreamr.types import (
     Prompt,
     Sampling,
     Step,
+    ThoughtEnd,
     Tokens,
     Verdict,
 )
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +144,16 @@ class VLLMEngine:
         """See `Engine`."""
         return len((await self._input.of(prompt, ()))["prompt_token_ids"])
 
+    async def thought_end(self) -> ThoughtEnd:
+        """See `Phases`."""
+        return self._chat.thought_end
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`."""
+        if isinstance(text, str):
+            return self._chat.ids(text)
+        return tuple((await self._input.of(text, ()))["prompt_token_ids"])
+
     async def warm_up(self) -> None:
         """Have vLLM compile what it compiles only when a verdict is asked for the first time."""
         await self.prefill(Prompt("?"))
@@ -211,9 +223,12 @@ class VLLMEngine:
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             seed=sampling.seed % 2**63,
             max_tokens=room,
             stop_token_ids=self._last_tokens,
+            structured_outputs=_followed(sampling.grammar),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -280,6 +295,13 @@ class VLLMEngine:
             raise EngineDied("vLLM's own process has died") from error
         finally:
             self._num_running -= 1
+
+
+def _followed(schema: str | None) -> StructuredOutputsParams | None:
+    """vLLM's own constraint of a request by a JSON schema."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return None if schema is None else StructuredOutputsParams(json=schema, disable_any_whitespace=True)
 
 
 async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:

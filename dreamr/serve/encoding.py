@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dreamr.serve.counts import metrics_of, usage_of
 from dreamr.serve.questions import Question
 from dreamr.serve.replies import (
     Answer,
@@ -14,11 +15,10 @@ from dreamr.serve.replies import (
     Chunk,
     ChunkChoice,
     Completion,
-    CompletionTokensDetails,
     Delta,
     FinishReason,
+    RequestMetrics,
     RunInfo,
-    Speculation,
     StepInfo,
     Usage,
 )
@@ -27,7 +27,6 @@ from dreamr.serve.text import Piece
 from dreamr.types import Verdict
 from pipelines import Trace, rule_of
 from pipelines.trace import CommittedStep, Span
-from pipelines.verification import Rule
 
 _FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
 """`loop`, an answer that repeats itself, is incomplete: to OpenAI's clients that is `length`."""
@@ -43,6 +42,10 @@ class Encoder:
         self._introduced: set[int] = set()
         self._answered: list[Answered] = []
 
+    @property
+    def _usage(self) -> Usage:
+        return usage_of(self._question.prompt_tokens, self._answered, self._rule)
+
     # -- as a stream -----------------------------------------------------------------------------------------------
 
     def chunks(self, event: Event) -> Iterator[Chunk]:
@@ -56,7 +59,7 @@ class Encoder:
     def last_chunks(self) -> Iterator[Chunk]:
         """What follows the last event."""
         if self._include_usage:
-            yield self._chunk(usage=self._usage())
+            yield self._chunk(usage=self._usage, metrics=metrics_of(self._answered))
 
     def _choices(self, event: Event) -> Iterator[ChunkChoice]:
         match event:
@@ -71,10 +74,16 @@ class Encoder:
                 info = self._run_info(event)
                 yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=_finish(event), dreamr=info)
 
-    def _chunk(self, choice: ChunkChoice | None = None, usage: Usage | None = None) -> Chunk:
-        choices = [choice] if choice else []
+    def _chunk(
+        self, choice: ChunkChoice | None = None, usage: Usage | None = None, metrics: RequestMetrics | None = None
+    ) -> Chunk:
         return Chunk(
-            id=f"chatcmpl-{self._question.id}", created=self._created, model=self._model, choices=choices, usage=usage
+            id=f"chatcmpl-{self._question.id}",
+            created=self._created,
+            model=self._model,
+            choices=[choice] if choice else [],
+            usage=usage,
+            metrics=metrics,
         )
 
     # -- as one answer ---------------------------------------------------------------------------------------------
@@ -94,7 +103,8 @@ class Encoder:
             created=self._created,
             model=self._model,
             choices=[self._choice(answered, texts[answered.choice]) for answered in self._answered],
-            usage=self._usage(),
+            usage=self._usage,
+            metrics=metrics_of(self._answered),
         )
 
     def _choice(self, answered: Answered, pieces: Sequence[Piece]) -> Choice:
@@ -107,7 +117,7 @@ class Encoder:
             dreamr=self._run_info(answered),
         )
 
-    # -- counts ----------------------------------------------------------------------------------------------------
+    # -- how an answer came about ----------------------------------------------------------------------------------
 
     def _run_info(self, answered: Answered) -> RunInfo:
         trace, settings = answered.trace, self._question.settings
@@ -146,45 +156,9 @@ class Encoder:
         """The score where it is a rho, and not a digit or a similarity."""
         return value if self._rule.kind == "rho" else None
 
-    def _usage(self) -> Usage:
-        traces = [answered.trace for answered in self._answered]
-        counts = _speculation(traces, self._rule)
-        completion = sum(len(trace.tokens) for trace in traces)
-        return Usage(
-            prompt_tokens=self._question.prompt_tokens,
-            completion_tokens=completion,
-            total_tokens=self._question.prompt_tokens + completion,
-            completion_tokens_details=CompletionTokensDetails(
-                reasoning_tokens=sum(answered.reasoning_tokens for answered in self._answered),
-                accepted_prediction_tokens=counts.num_accepted_tokens,
-                rejected_prediction_tokens=counts.wasted_draft_tokens,
-            ),
-            speculation=counts,
-        )
-
 
 def _finish(answered: Answered) -> FinishReason:
     return _FINISH[answered.trace.end]
-
-
-def _speculation(traces: Sequence[Trace], rule: Rule) -> Speculation:
-    rhos = [step.score for trace in traces for step in trace.steps if step.score is not None and rule.kind == "rho"]
-    drafted, wasted = sum(trace.drafted_tokens for trace in traces), sum(trace.wasted_draft_tokens for trace in traces)
-    lengths = [len(trace.tokens if trace.method == "token_speculative" else trace.steps) for trace in traces]
-    judged, accepted = sum(trace.num_judged for trace in traces), sum(trace.num_accepted for trace in traces)
-    return Speculation(
-        num_drafts=sum(trace.num_drafted for trace in traces),
-        num_judged=judged,
-        num_accepted=accepted,
-        num_draft_tokens=drafted,
-        num_accepted_tokens=drafted - wasted,
-        wasted_draft_tokens=wasted,
-        wasted_target_tokens=sum(trace.wasted_target_tokens for trace in traces),
-        acceptance_rate=accepted / judged if judged else None,
-        coverage=sum(trace.coverage * length for trace, length in zip(traces, lengths, strict=True)) / sum(lengths),
-        mean_rho=sum(rhos) / len(rhos) if rhos else None,
-        num_losses=sum(trace.num_losses for trace in traces),
-    )
 
 
 def _delta(piece: Piece) -> Delta:

@@ -87,7 +87,7 @@ def api_error(error: Exception) -> ApiError:
         case TooLong():
             return refused("messages", str(error), "context_length_exceeded")
         case Unable():
-            return refused("method", f"this server's models do not support that method: {error}.")
+            return refused("method", f"this server's models do not support that: {str(error).rstrip('.')}.")
         case _:
             log.error("a request failed", exc_info=error)
             return ApiError(500, "internal error; the server's log has the cause under this request's X-Request-ID.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -11,10 +12,19 @@ from typing import Literal
 
 from dreamr.config import Config, PipelineSettings
 from dreamr.config.serve import ServeSettings
+from dreamr.engines.grammar import check_schema
 from dreamr.errors import ActorLost, ConfigError, TooLong
 from dreamr.serve.errors import ApiError, refused, shortened, unavailable
 from dreamr.serve.images import ImageReader
-from dreamr.serve.schema import ChatRequest, ImagePart, Message, UserMessage
+from dreamr.serve.schema import (
+    ChatRequest,
+    ImagePart,
+    JsonObject,
+    JsonSchemaFormat,
+    Message,
+    ResponseFormat,
+    UserMessage,
+)
 from dreamr.tasks.images import cold_copy
 from dreamr.types import Prompt, Turn
 from pipelines import check
@@ -34,6 +44,15 @@ class Question:
     stop: tuple[str, ...] = ()
     timeline: bool = False
     """Report the calls of the actors as well."""
+    schema: str | None = None
+    """A JSON schema, as text, that the answer follows."""
+
+
+EFFORTS = {"none": 0.0, "minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2}
+"""Share of `max_tokens` that the chain of thought may have, by `reasoning_effort`; more effort: all of them."""
+
+MAX_SCHEMA_CHARS = 65_536
+ANY_OBJECT = '{"type": "object"}'
 
 
 def no_such_model(asked: str, served: str) -> ApiError:
@@ -59,6 +78,7 @@ class QuestionReader:
             TooLong: the prompt leaves no token for the answer.
         """
         settings = self._pipeline_settings(request)
+        schema = await _schema(request.response_format)
         num_choices = self.num_choices(request)
         # Our own id: actors stop calls by it, so two requests must never share one, whatever clients send.
         own_id = uuid.uuid4().hex
@@ -71,7 +91,7 @@ class QuestionReader:
         if max_positions:
             settings = _within_context(settings, num_tokens, max_positions)
         stop = tuple(request.stop or ())
-        return Question(own_id, prompt, num_tokens, settings, num_choices, stop, request.timeline)
+        return Question(own_id, prompt, num_tokens, settings, num_choices, stop, request.timeline, schema)
 
     def num_choices(self, request: ChatRequest) -> int:
         """How many answers it asks for. Raises ApiError (400)."""
@@ -101,6 +121,9 @@ class QuestionReader:
             "alpha": request.alpha,
             "window": request.window,
             "top_p": request.top_p,
+            "top_k": request.top_k and max(request.top_k, 0),
+            "min_p": request.min_p,
+            "thinking_budget": _thinking_budget(request, max_tokens),
             "temperature": temperature,
             "seed": seed,
             "max_tokens": max_tokens,
@@ -168,6 +191,36 @@ class QuestionReader:
             raise refused("messages", str(error)) from error
         except (ActorLost, TimeoutError) as error:
             raise unavailable("the target model does not answer at the moment: ask again later.") from error
+
+
+def _thinking_budget(request: ChatRequest, max_tokens: int) -> int | None:
+    """The smallest of the budgets that the request gives; None without any."""
+    options = request.chat_template_kwargs
+    budgets = [request.thinking_token_budget]
+    if request.reasoning_effort in EFFORTS:
+        budgets.append(int(EFFORTS[request.reasoning_effort] * max_tokens))
+    if request.enable_thinking is False or (options is not None and options.enable_thinking is False):
+        budgets.append(0)
+    return min((budget for budget in budgets if budget is not None), default=None)
+
+
+async def _schema(response_format: ResponseFormat | None) -> str | None:
+    """The JSON schema of the answer, as text. Raises ApiError (400) for one that cannot be followed."""
+    match response_format:
+        case JsonObject():
+            return ANY_OBJECT
+        case JsonSchemaFormat(json_schema=asked):
+            schema = json.dumps(asked.document)
+            if len(schema) > MAX_SCHEMA_CHARS:
+                raise refused("response_format", f"the schema is longer than {MAX_SCHEMA_CHARS} characters.")
+            try:
+                await asyncio.to_thread(check_schema, schema)
+            except ValueError as error:
+                said = shortened(str(error), 200)
+                raise refused("response_format", f"this JSON schema cannot be followed: {said}.") from None
+            return schema
+        case _:
+            return None
 
 
 def _within_context(settings: PipelineSettings, prompt_tokens: int, max_positions: int) -> PipelineSettings:

@@ -45,6 +45,39 @@ class Usage(BaseModel):
     speculation: Speculation
 
 
+class SpeculativeDecoding(BaseModel):
+    """Acceptance of one answer under vLLM's names, for load tools that read them.
+
+    One `spec step` is one decision on drafted tokens: on a drafted step, which is accepted as a whole or not at all, or
+    on the tokens proposed at a time in token_speculative.
+    """
+
+    mean_acceptance_length: float
+    """1 + accepted tokens per decision, as vLLM computes it."""
+    draft_acceptance_rate: float
+    """Accepted tokens / drafted tokens, with those that no decision was made on."""
+    acceptance_histogram: list[int]
+    """At place j: how many decisions accepted exactly j tokens."""
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: int
+    """Most tokens of one decision."""
+    per_step_accepted: list[int]
+    per_step_drafted: list[int]
+
+
+class RequestMetrics(BaseModel):
+    """Times of one answer under vLLM's names. The first token comes with the first step."""
+
+    time_to_first_token_ms: float
+    generation_time_ms: float
+    queue_time_ms: float
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+    speculative_decoding: SpeculativeDecoding | None
+
+
 class StepInfo(BaseModel):
     """Where a piece of text comes from."""
 
@@ -98,6 +131,8 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    metrics: RequestMetrics | None
+    """null for several choices."""
 
 
 class Delta(BaseModel):
@@ -122,6 +157,8 @@ class Chunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
+    metrics: RequestMetrics | None = None
+    """With the usage; none for several choices."""
 
 
 class Model(BaseModel):

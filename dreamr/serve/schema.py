@@ -1,11 +1,12 @@
-"""What a client may send to `/v1/chat/completions`. Nothing that is accepted is ignored: the rest is refused by name.
+"""What a client may send to `/v1/chat/completions`. What is accepted is used; everything else is refused by name.
 
-Fields of OpenAI's that say nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that value.
+Fields of OpenAI's that change nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that
+value only. Those that never change an answer here (`_Hints`) are accepted in every value.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -88,8 +89,34 @@ class PlainText(_Input):
     type: Literal["text"]
 
 
+class JsonObject(_Input):
+    type: Literal["json_object"]
+
+
+class JsonSchema(_Input):
+    name: str = Field(max_length=64)
+    document: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+    """The answer follows the schema in any case."""
+
+
+class JsonSchemaFormat(_Input):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[PlainText | JsonObject | JsonSchemaFormat, Field(discriminator="type")]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class ChatTemplateOptions(_Input):
+    enable_thinking: bool | None = None
+
+
 Nothing = Annotated[list[None], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[float, Field(ge=1, le=1)]
 
 
 StopText = Annotated[str, Field(min_length=1)]
@@ -100,27 +127,37 @@ _AS_LIST = BeforeValidator(
 
 
 class _NeutralOnly(_Input):
-    """Fields of OpenAI's that are understood in the value that changes nothing, and in no other."""
+    """Fields that are accepted in the value that changes nothing, and in no other."""
 
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
+    repetition_penalty: One | None = None
     logit_bias: Annotated[dict[str, None], Field(max_length=0)] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Zero | None = None
-    response_format: PlainText | None = None
     tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     functions: Nothing | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     store: Literal[False] | None = None
-    metadata: Annotated[dict[str, None], Field(max_length=0)] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
 
 NEUTRAL_ONLY = frozenset(_NeutralOnly.model_fields)
 
 
-class ChatRequest(_NeutralOnly):
+class _Hints(_Input):
+    """Fields that change no answer here: hints for caches, filing and tools, of which there are none."""
+
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = Field(default=None, max_length=256)
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    safety_identifier: str | None = Field(default=None, max_length=256)
+    verbosity: Literal["low", "medium", "high"] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+
+
+class ChatRequest(_NeutralOnly, _Hints):
     model: str
     messages: Annotated[list[Message], Field(min_length=1), _ONE_ERROR]
     stream: bool | None = None
@@ -130,10 +167,21 @@ class ChatRequest(_NeutralOnly):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    """0 and -1: all tokens."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-INT64, lt=INT64)
     stop: Annotated[list[StopText], Field(max_length=4), _AS_LIST] | None = None
     """Ends the answer; not looked for in the chain of thought."""
     n: int | None = Field(default=None, ge=1)
+    response_format: ResponseFormat | None = None
+    """The answer, not the chain of thought, follows the schema."""
+    reasoning_effort: Effort | None = None
+    thinking_token_budget: int | None = Field(default=None, ge=0)
+    """Most tokens of the chain of thought: then it is closed and the answer is written."""
+    enable_thinking: bool | None = None
+    """False: a thinking budget of 0."""
+    chat_template_kwargs: ChatTemplateOptions | None = None
     user: str | None = Field(default=None, max_length=256)
     """Written to the log beside the request id."""
 

@@ -184,7 +184,13 @@ class Answering:
     async def _run(self, choice: int, on_commit: OnCommit) -> Trace:
         question = self._question
         settings = question.settings.model_copy(update={"seed": question.settings.seed + choice})
-        request = Request(question.prompt, settings, f"{question.id}-{choice}")
+        request = Request(
+            question.prompt,
+            settings,
+            f"{question.id}-{choice}",
+            schema=question.schema,
+            thinks=self._settings.thinks,
+        )
         if not question.timeline:
             return await run(request, with_back_off(self._handles, self._load), on_commit)
         reporter = CallReporter(self._rule, lambda call: self._events.put_nowait(ActorWorked(choice, call)))
@@ -213,8 +219,8 @@ class _ChoiceListener:
 
     def commit(self, step: CommittedStep) -> bool:
         """See `OnCommit`: True when a stop string has ended the answer."""
-        piece = self.text.read(step.text)
-        if self.text.in_thought:
+        piece = self.text.read(step.text, step.phase)
+        if step.phase == "reasoning" or self.text.in_thought:
             self.reasoning_tokens += len(step.tokens)
         self._events.put_nowait(StepCommitted(self._choice, step, piece))
         return self.text.stopped

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-END_OF_THOUGHT = "</think>"
+from dreamr.types import END_OF_THOUGHT
+from pipelines.trace import Phase
+
 BEGIN_OF_THOUGHT = "<think>"
 
 
@@ -37,10 +39,17 @@ class AnswerSplitter:
     def in_thought(self) -> bool:
         return self._in_thought
 
-    def read(self, text: str) -> Piece:
-        """What can be sent now that `text` has been committed as well."""
+    def read(self, text: str, phase: Phase | None = None) -> Piece:
+        """What can be sent now that `text` has been committed as well.
+
+        With a phase, that decides what is reasoning, and not the text: a schema may follow any text of a model.
+        """
         if self.stopped:
             return Piece()
+        if phase == "reasoning":
+            return Piece(reasoning=self._without_marks(text))
+        if phase == "answer":
+            self._in_thought = False
         self._held += text
         reasoning = self._read_thought() if self._in_thought else ""
         content = "" if self._in_thought else self._read_content()
@@ -50,6 +59,13 @@ class AnswerSplitter:
         """What was held back; call it once, at the end."""
         held, self._held = self._held, ""
         return Piece(reasoning=held) if self._in_thought else Piece(content=self._trimmed(held))
+
+    def _without_marks(self, text: str) -> str:
+        if self._at_start:
+            self._at_start = False
+            text = text.removeprefix(BEGIN_OF_THOUGHT)
+        before, found, _ = text.rpartition(END_OF_THOUGHT)
+        return before if found else text
 
     def _read_thought(self) -> str:
         if self._at_start:

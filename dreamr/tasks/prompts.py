@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dreamr.types import Prompt
+from dreamr.types import END_OF_THOUGHT, Prompt
 
 PROMPT_FILE = "dreamr_prompt.json"
 """Optional file of a checkpoint folder: the prompt configuration that the checkpoint was trained with."""
@@ -39,6 +39,8 @@ class PromptConfig:
     """Appended to the question."""
     generation_suffix: str = ""
     """What the answer begins with, e.g. "<think>\\n"; it counts as part of the prompt."""
+    closing: str = "\n</think>\n\n"
+    """What ends a chain of thought whose budget is used up."""
     verdict_question: str = (
         "Is the last reasoning step above correct, given the question, the images and the steps before it? "
         "Answer with one word, positive or negative."
@@ -66,6 +68,8 @@ class PromptConfig:
         for name in ("verdict_question", "positive", "negative", "score_question"):
             if not values[name]:
                 raise ValueError(f"prompt setting {name} must not be empty")
+        if END_OF_THOUGHT not in self.closing:
+            raise ValueError(f"prompt setting closing must contain {END_OF_THOUGHT}: {self.closing!r}")
         if self.positive == self.negative:
             raise ValueError(f"prompt settings positive and negative must differ, both are {self.positive!r}")
         if not all(self.same_template.count(place) == 1 for place in ("{first}", "{second}")):

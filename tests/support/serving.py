@@ -36,13 +36,13 @@ def scripted(**changes: object) -> dict[str, Any]:
     return {"kind": "scripted", "num_steps": (4, 6), "step_tokens": (6, 10), "acceptance": 0.6} | changes
 
 
-def scripted_config(serve: dict[str, Any] | None = None, **latencies: float) -> Config:
+def scripted_config(serve: dict[str, Any] | None = None, **engine: Any) -> Config:
     """Draft, target and verifier; draft and target are different models, but for the tokens that the draft proposes."""
     actor = {"num_cpus": 0.1}
     group = {
-        "draft": actor | {"engine": scripted(seed=1, imitates=2, **latencies)},
-        "target": actor | {"engine": scripted(seed=2, **latencies)},
-        "verifier": actor | {"engine": scripted(seed=2, **latencies)},
+        "draft": actor | {"engine": scripted(seed=1, imitates=2, **engine)},
+        "target": actor | {"engine": scripted(seed=2, **engine)},
+        "verifier": actor | {"engine": scripted(seed=2, **engine)},
         "health_deadline_s": 2,
         "ready_deadline_s": 30,
     }
@@ -145,9 +145,9 @@ def with_image(url: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def running(**settings: Any) -> Iterator[Endpoint]:
-    engine = ("token_s", "verdict_s", "max_positions")
-    latencies = {name: settings.pop(name) for name in engine if name in settings}
-    config = scripted_config(settings, **latencies)
+    engine = ("token_s", "verdict_s", "max_positions", "thought_steps")
+    changes = {name: settings.pop(name) for name in engine if name in settings}
+    config = scripted_config(settings, **changes)
     group = LocalGroup(config)
     service = Service(group, config)
     with listening(make_app(service)) as url, httpx.Client(base_url=url) as http:

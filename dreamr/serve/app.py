@@ -16,11 +16,12 @@ from dreamr.errors import TooLong
 from dreamr.serve.chat import chat_routes
 from dreamr.serve.errors import MAX_PARAM, ApiError, BodyError, api_error, refused, shortened
 from dreamr.serve.middleware import RequestMiddleware, api_keys
+from dreamr.serve.responses import responses_routes
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
 from dreamr.serve.service import Service
 
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = ("/", "/health", "/ping")
 """Need no API key, like the page's files."""
 
 
@@ -37,6 +38,7 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
     )
     app.state.max_text_chars = service.settings.max_text_chars
     app.include_router(chat_routes(service))
+    app.include_router(responses_routes(service))
     app.include_router(routes(service))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     for kind in (ApiError, TooLong, RequestValidationError, HTTPException):

@@ -1,13 +1,78 @@
-"""The counts of finished answers: usage, what speculation did, and times under vLLM's names."""
+"""How answers came about: usage, what speculation did, every step, and times under vLLM's names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
-from dreamr.serve.replies import CompletionTokensDetails, RequestMetrics, Speculation, SpeculativeDecoding, Usage
+from dreamr.serve.questions import Question
+from dreamr.serve.replies import (
+    CompletionTokensDetails,
+    FinishReason,
+    RequestMetrics,
+    RunInfo,
+    Speculation,
+    SpeculativeDecoding,
+    StepInfo,
+    Usage,
+)
 from dreamr.serve.service import Answered
-from pipelines import Trace
+from dreamr.types import Verdict
+from pipelines import Trace, rule_of
+from pipelines.trace import CommittedStep, Span
 from pipelines.verification import Rule
+
+_FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
+"""`loop`, an answer that repeats itself, is incomplete: to OpenAI's clients that is `length`."""
+
+
+def finish_reason(answered: Answered) -> FinishReason:
+    """Why an answer ended."""
+    return _FINISH[answered.trace.end]
+
+
+def run_info(answered: Answered, question: Question) -> RunInfo:
+    """The whole run of one answer."""
+    trace, rule = answered.trace, rule_of(question.settings)
+    return RunInfo(
+        method=trace.method,
+        alpha=question.settings.alpha,
+        window=question.settings.window,
+        end=trace.end,
+        wall_s=trace.wall_s,
+        queued_s=answered.queued_s,
+        orchestration_s=trace.orchestration_s,
+        steps=[step_info(step, rule) for step in trace.steps],
+        timeline=[_span_info(span, trace, rule) for span in trace.spans] if question.timeline else None,
+    )
+
+
+def step_info(step: CommittedStep, rule: Rule) -> StepInfo:
+    """Where a step comes from."""
+    return StepInfo(
+        index=step.index,
+        source=step.source,
+        rho=_rho(step.score, rule),
+        accepted=None if step.score is None else step.source == "draft",
+        at=step.at,
+        num_tokens=len(step.tokens),
+    )
+
+
+def _span_info(span: Span, trace: Trace, rule: Rule) -> dict[str, Any]:
+    info = asdict(span) | {"rho": _rho(span.score, rule)}
+    if span.outcome != "verdict":
+        return info
+    if span.score is not None:
+        return info | {"accepted": rule.accepts(Verdict(span.score))}
+    # The verdicts on a whole chain: whether the first of them, at the frontier, accepted.
+    return info | {"accepted": trace.steps[span.step].source == "draft" if span.step < len(trace.steps) else None}
+
+
+def _rho(value: float | None, rule: Rule) -> float | None:
+    """The score where it is a rho, and not a digit or a similarity."""
+    return value if rule.kind == "rho" else None
 
 
 def usage_of(prompt_tokens: int, answered: Sequence[Answered], rule: Rule) -> Usage:

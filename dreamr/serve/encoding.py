@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
-from dreamr.serve.counts import metrics_of, usage_of
+from dreamr.serve.counts import finish_reason, metrics_of, run_info, step_info, usage_of
 from dreamr.serve.questions import Question
 from dreamr.serve.replies import (
     Answer,
@@ -16,20 +14,12 @@ from dreamr.serve.replies import (
     ChunkChoice,
     Completion,
     Delta,
-    FinishReason,
     RequestMetrics,
-    RunInfo,
-    StepInfo,
     Usage,
 )
 from dreamr.serve.service import ActorWorked, Answered, Event, StepCommitted
 from dreamr.serve.text import Piece
-from dreamr.types import Verdict
-from pipelines import Trace, rule_of
-from pipelines.trace import CommittedStep, Span
-
-_FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
-"""`loop`, an answer that repeats itself, is incomplete: to OpenAI's clients that is `length`."""
+from pipelines import rule_of
 
 
 class Encoder:
@@ -66,13 +56,15 @@ class Encoder:
             case ActorWorked():
                 yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.call)
             case StepCommitted():
-                yield ChunkChoice(index=event.choice, delta=_delta(event.piece), dreamr=self._step_info(event.step))
+                yield ChunkChoice(
+                    index=event.choice, delta=_delta(event.piece), dreamr=step_info(event.step, self._rule)
+                )
             case Answered():
                 self._answered.append(event)
                 if event.piece != Piece():
                     yield ChunkChoice(index=event.choice, delta=_delta(event.piece))
-                info = self._run_info(event)
-                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=_finish(event), dreamr=info)
+                info = run_info(event, self._question)
+                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=finish_reason(event), dreamr=info)
 
     def _chunk(
         self, choice: ChunkChoice | None = None, usage: Usage | None = None, metrics: RequestMetrics | None = None
@@ -113,52 +105,9 @@ class Encoder:
         return Choice(
             index=answered.choice,
             message=Answer(content=content, reasoning=reasoning, reasoning_content=reasoning),
-            finish_reason=_finish(answered),
-            dreamr=self._run_info(answered),
+            finish_reason=finish_reason(answered),
+            dreamr=run_info(answered, self._question),
         )
-
-    # -- how an answer came about ----------------------------------------------------------------------------------
-
-    def _run_info(self, answered: Answered) -> RunInfo:
-        trace, settings = answered.trace, self._question.settings
-        return RunInfo(
-            method=trace.method,
-            alpha=settings.alpha,
-            window=settings.window,
-            end=trace.end,
-            wall_s=trace.wall_s,
-            queued_s=answered.queued_s,
-            orchestration_s=trace.orchestration_s,
-            steps=[self._step_info(step) for step in trace.steps],
-            timeline=[self._span_info(span, trace) for span in trace.spans] if self._question.timeline else None,
-        )
-
-    def _step_info(self, step: CommittedStep) -> StepInfo:
-        return StepInfo(
-            index=step.index,
-            source=step.source,
-            rho=self._rho(step.score),
-            accepted=None if step.score is None else step.source == "draft",
-            at=step.at,
-            num_tokens=len(step.tokens),
-        )
-
-    def _span_info(self, span: Span, trace: Trace) -> dict[str, Any]:
-        info = asdict(span) | {"rho": self._rho(span.score)}
-        if span.outcome != "verdict":
-            return info
-        if span.score is not None:
-            return info | {"accepted": self._rule.accepts(Verdict(span.score))}
-        # The verdicts on a whole chain: whether the first of them, at the frontier, accepted.
-        return info | {"accepted": trace.steps[span.step].source == "draft" if span.step < len(trace.steps) else None}
-
-    def _rho(self, value: float | None) -> float | None:
-        """The score where it is a rho, and not a digit or a similarity."""
-        return value if self._rule.kind == "rho" else None
-
-
-def _finish(answered: Answered) -> FinishReason:
-    return _FINISH[answered.trace.end]
 
 
 def _delta(piece: Piece) -> Delta:

@@ -82,11 +82,7 @@ class QuestionReader:
         num_choices = self.num_choices(request)
         # Our own id: actors stop calls by it, so two requests must never share one, whatever clients send.
         own_id = uuid.uuid4().hex
-        async with self._slots:
-            prompt = await self._prompt(request.messages)
-            if request.cold:
-                prompt = await asyncio.to_thread(cold_copy, prompt, own_id)
-            await asyncio.to_thread(lambda: prompt.key)  # the digest of large images, which the prompt keeps
+        prompt = await self.prompt(request.messages, own_id if request.cold else None)
         num_tokens = await self._count_tokens(target, own_id, prompt)
         if max_positions:
             settings = _within_context(settings, num_tokens, max_positions)
@@ -149,8 +145,19 @@ class QuestionReader:
 
     # -- prompt ----------------------------------------------------------------------------------------------------
 
-    async def _prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The conversation; its last message, a user's, is the question. Raises ApiError (400)."""
+    async def prompt(self, messages: Sequence[Message], mark: str | None = None) -> Prompt:
+        """The conversation; its last message, a user's, is the question. Raises ApiError (400).
+
+        With a `mark` it is a copy that no prefix cache holds.
+        """
+        async with self._slots:
+            prompt = await self._conversation(messages)
+            if mark is not None:
+                prompt = await asyncio.to_thread(cold_copy, prompt, mark)
+            await asyncio.to_thread(lambda: prompt.key)  # the digest of large images, which the prompt keeps
+            return prompt
+
+    async def _conversation(self, messages: Sequence[Message]) -> Prompt:
         last = messages[-1]
         if not isinstance(last, UserMessage):
             raise refused("messages", "the last message must be the user's.")

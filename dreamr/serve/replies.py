@@ -175,6 +175,17 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class Tokenized(BaseModel):
+    count: int
+    max_model_len: int
+    """Most tokens of a prompt and its answer together; 0 when unknown."""
+    tokens: list[int]
+
+
+class Version(BaseModel):
+    version: str
+
+
 class Health(BaseModel):
     status: Literal["ok", "degraded", "unavailable"]
     """degraded: the target answers, but without draft or verifier it writes every step itself."""

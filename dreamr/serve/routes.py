@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import secrets
 import time
+from importlib import metadata
 from pathlib import Path
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
+from dreamr.serve.bodies import JsonRoute
+from dreamr.serve.chat import ERRORS
 from dreamr.serve.metrics import CONTENT_TYPE, scrape
 from dreamr.serve.questions import no_such_model
-from dreamr.serve.replies import ErrorReply, Health, Model, ModelList
+from dreamr.serve.replies import ErrorReply, Health, Model, ModelList, Tokenized, Version
+from dreamr.serve.schema import TokenizeRequest
 from dreamr.serve.service import Service
 from dreamr.tasks.images import data_url
 from dreamr.tasks.ledger import make_problem
 from pipelines import SCHEDULES
 
 PAGE = Path(__file__).parent / "page"
+
+
+def installed_version() -> str:
+    """The version of the installed package; of a checkout that is not installed, `0`."""
+    try:
+        return metadata.version("dreamr")
+    except metadata.PackageNotFoundError:
+        return "0"
 
 
 class SampleProblem(BaseModel):
@@ -31,7 +43,7 @@ class SampleProblem(BaseModel):
 
 def routes(service: Service) -> APIRouter:
     """All endpoints but the chat."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
     started = int(time.time())
 
     def described() -> Model:
@@ -64,6 +76,25 @@ def routes(service: Service) -> APIRouter:
             waiting=service.queue.num_waiting,
         )
         return JSONResponse(body.model_dump(), 503 if status == "unavailable" else 200)
+
+    @router.get("/ping", responses={503: {"model": Health}}, response_model=Health)
+    async def ping() -> Response:
+        """`/health` under the name that other platforms ask for."""
+        return await health()
+
+    @router.get("/version")
+    async def version() -> Version:
+        """The version of dreamr."""
+        return Version(version=installed_version())
+
+    @router.post("/tokenize", responses=ERRORS)
+    async def tokenize(request: TokenizeRequest) -> Tokenized:
+        """The tokens of a conversation as the target reads it, images included, or of a text."""
+        if request.model not in (None, service.settings.model_name):
+            raise no_such_model(request.model, service.settings.model_name)
+        tokens = await service.tokenize(request)
+        context = service.group.infos["target"].max_positions
+        return Tokenized(count=len(tokens), max_model_len=context, tokens=list(tokens))
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={503: {"model": ErrorReply}})
     async def metrics() -> Response:

@@ -1,7 +1,7 @@
 """What a client may send to `/v1/chat/completions`. What is accepted is used; everything else is refused by name.
 
 Fields of OpenAI's that change nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that
-value only. Those that never change an answer here (`_Hints`) are accepted in every value.
+value only. Those that never change an answer here (`Hints`) are accepted in every value.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known_method), Field(json_schema_extra={"enum": list(SCHEDULES)})]
 
 
-_ONE_ERROR = Field(fail_fast=True)
+ONE_ERROR = Field(fail_fast=True)
 """Of a list of junk, report the first error only: reporting all of them takes seconds."""
 
 
-class _Input(BaseModel):
+class Input(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class TextPart(_Input):
+class TextPart(Input):
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(_Input):
+class ImageUrl(Input):
     url: str
     """A data URL, or an http(s) URL of a host that the server allows."""
     detail: Literal["auto"] | None = None
 
 
-class ImagePart(_Input):
+class ImagePart(Input):
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -51,22 +51,22 @@ class ImagePart(_Input):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class SystemMessage(_Input):
+class SystemMessage(Input):
     role: Literal["system", "developer"]
-    content: str | Annotated[list[TextPart], _ONE_ERROR]
+    content: str | Annotated[list[TextPart], ONE_ERROR]
 
 
-class UserMessage(_Input):
+class UserMessage(Input):
     role: Literal["user"]
-    content: str | Annotated[list[Part], _ONE_ERROR]
+    content: str | Annotated[list[Part], ONE_ERROR]
     """In each message the model sees the images first, then the text."""
 
 
-class AssistantMessage(_Input):
+class AssistantMessage(Input):
     """An answer of before. Its chain of thought is dropped, as the models' own chat templates do."""
 
     role: Literal["assistant"]
-    content: str | Annotated[list[TextPart], _ONE_ERROR] | None = None
+    content: str | Annotated[list[TextPart], ONE_ERROR] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     # What clients send back of a message that they were sent.
@@ -80,20 +80,20 @@ class AssistantMessage(_Input):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class StreamOptions(_Input):
+class StreamOptions(Input):
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
 
-class PlainText(_Input):
+class PlainText(Input):
     type: Literal["text"]
 
 
-class JsonObject(_Input):
+class JsonObject(Input):
     type: Literal["json_object"]
 
 
-class JsonSchema(_Input):
+class JsonSchema(Input):
     name: str = Field(max_length=64)
     document: dict[str, Any] = Field(alias="schema")
     description: str | None = None
@@ -101,7 +101,7 @@ class JsonSchema(_Input):
     """The answer follows the schema in any case."""
 
 
-class JsonSchemaFormat(_Input):
+class JsonSchemaFormat(Input):
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
@@ -110,7 +110,7 @@ ResponseFormat = Annotated[PlainText | JsonObject | JsonSchemaFormat, Field(disc
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
-class ChatTemplateOptions(_Input):
+class ChatTemplateOptions(Input):
     enable_thinking: bool | None = None
 
 
@@ -126,7 +126,7 @@ _AS_LIST = BeforeValidator(
 )
 
 
-class _NeutralOnly(_Input):
+class _NeutralOnly(Input):
     """Fields that are accepted in the value that changes nothing, and in no other."""
 
     presence_penalty: Zero | None = None
@@ -146,7 +146,7 @@ class _NeutralOnly(_Input):
 NEUTRAL_ONLY = frozenset(_NeutralOnly.model_fields)
 
 
-class _Hints(_Input):
+class Hints(Input):
     """Fields that change no answer here: hints for caches, filing and tools, of which there are none."""
 
     parallel_tool_calls: bool | None = None
@@ -157,9 +157,9 @@ class _Hints(_Input):
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
 
 
-class ChatRequest(_NeutralOnly, _Hints):
+class ChatRequest(_NeutralOnly, Hints):
     model: str
-    messages: Annotated[list[Message], Field(min_length=1), _ONE_ERROR]
+    messages: Annotated[list[Message], Field(min_length=1), ONE_ERROR]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -194,3 +194,14 @@ class ChatRequest(_NeutralOnly, _Hints):
     """With `stream`: also tell what the actors do, as it happens; without: the whole timeline with the answer."""
     cold: bool = False
     """Answer from cold prefix caches, so that two methods can be compared on the same images."""
+
+
+class TokenizeRequest(Input):
+    """A conversation or a text, to be split into tokens; field names as in vLLM."""
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1), ONE_ERROR] | None = None
+    prompt: str | None = None
+    add_special_tokens: Literal[False] | None = None
+    add_generation_prompt: Literal[True] | None = None
+    return_token_strs: Literal[False] | None = None

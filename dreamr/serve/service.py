@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ import anyio
 
 from dreamr.config import Config
 from dreamr.config.serve import ServeSettings
-from dreamr.serve.errors import ApiError
+from dreamr.serve.errors import ApiError, refused
 from dreamr.serve.images import ImageFetcher, ImageReader
 from dreamr.serve.load import Load, RequestQueue, with_back_off
 from dreamr.serve.metrics import Metrics
 from dreamr.serve.questions import Question, QuestionReader
-from dreamr.serve.schema import ChatRequest
+from dreamr.serve.schema import ChatRequest, TokenizeRequest
 from dreamr.serve.text import AnswerSplitter, Piece
 from dreamr.serve.timeline import CallReporter
-from dreamr.types import EngineInfo, Role
+from dreamr.types import EngineInfo, Prompt, Role, Tokens
 from pipelines import OnCommit, Request, Trace, rule_of, run
 from pipelines.handles import Handles
 from pipelines.trace import CommittedStep
@@ -101,6 +102,15 @@ class Service:
         self.queue.check(self._reader.num_choices(request))  # before images are fetched and decoded for nothing
         context = self.group.infos["target"].max_positions
         return await self._reader.read(request, self.group.handles.target, context)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a conversation as the target reads it, or of a text as it is. Raises ApiError, Unable."""
+        target, own_id = self.group.handles.target, f"tokenize-{uuid.uuid4().hex}"
+        if (request.messages is None) == (request.prompt is None):
+            raise refused("messages", "give either messages, a conversation, or prompt, a text.")
+        if request.messages is None:
+            return await target.tokenize(own_id, Prompt(""), request.prompt)
+        return await target.tokenize(own_id, await self._reader.prompt(request.messages))
 
     def answer(self, question: Question) -> Answering:
         """The events of its answers; nothing begins before they are read."""

@@ -45,6 +45,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=limits.drain_deadline_s,
     )
     return deployment(serve.ingress()(EndpointReplica)).bind(config)
 

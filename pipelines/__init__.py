@@ -86,6 +86,9 @@ async def run(
         on_commit=on_commit,
         clock=clock,
     ) as session:
+        session.restore()
+        if session.ended:
+            return session.trace()
         if request.has_phases:
             await run_in_phases(session, schedule.run)
         else:

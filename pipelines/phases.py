@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dreamr.types import END_OF_THOUGHT, Step, ThoughtEnd
+from dreamr.types import END_OF_THOUGHT, Step, ThoughtEnd, Tokens
 
 if TYPE_CHECKING:
     from pipelines.session import Session
@@ -31,8 +31,14 @@ class Reasoning:
         self.thought, self.budget = thought, budget
         self._answers_always = answers_always
         self.is_closed = False
-        """True when the model has ended its chain of thought itself."""
-        self.ended = budget == 0
+        """True when the text has ended its chain of thought."""
+        self.ended = False
+
+    def resume(self, committed: Tokens) -> None:
+        """Note what an earlier run has committed."""
+        self.is_closed = self.thought.token in committed
+        out_of_budget = self.budget is not None and len(committed) >= self.budget
+        self.ended = self.is_closed or out_of_budget
 
     def part_of(self, step: Step) -> Step:
         """The step without what does not belong to the chain of thought."""

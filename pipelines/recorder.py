@@ -131,7 +131,9 @@ class Recorder:
         """Append a step to the answer; the step as it was committed, which the phase of reasoning may shorten."""
         if self.reasoning:
             step = self.reasoning.part_of(step)
-        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, score, self.now(), self.phase)
+        committed = CommittedStep(
+            self.num_committed, source, step.tokens, step.text, score, self.now(), step.finish, self.phase
+        )
         self._steps.append(committed)
         self._waits.append(waited_for)
         end = self._end_after(step)
@@ -141,12 +143,28 @@ class Recorder:
             self.end = self.end or "enough"
         return step
 
+    def restore(self) -> None:
+        """Take over what an earlier run has committed; its time counts as this run's."""
+        restored = self._request.committed
+        if restored:
+            self._began -= restored[-1].at
+        for committed in restored:
+            step = Step(self.frontier.end, committed.tokens, committed.text, committed.finish)
+            self._steps.append(committed)
+            self._waits.append([])
+            end = self._end_after(step)
+            self.end = end if committed.phase != "reasoning" or end == "budget" else None
+            self.frontier = step
+            if self._on_commit and self._on_commit(committed):
+                self.end = self.end or "enough"
+
     def begin_reasoning(self, thought: ThoughtEnd) -> Reasoning:
         """Enter the phase of reasoning."""
         request = self._request
         answers_always = request.schema is not None
         self.phase = "reasoning"
         self.reasoning = Reasoning(thought, request.settings.thinking_budget, answers_always=answers_always)
+        self.reasoning.resume(self.frontier.end)
         return self.reasoning
 
     def begin_answer(self) -> None:
@@ -227,7 +245,10 @@ class Recorder:
     def _orchestration_s(self) -> float:
         """Between two commits, the time in which none of the calls that the second one waited for was computing."""
         previous, idle = 0.0, 0.0
-        for step, waits in zip(self._steps, self._waits, strict=True):
+        num_restored = len(self._request.committed)
+        if num_restored:
+            previous = self._steps[num_restored - 1].at
+        for step, waits in zip(self._steps[num_restored:], self._waits[num_restored:], strict=True):
             busy = [self._interval(call) for call in waits if call.value is not None]
             idle += (step.at - previous) - _covered(busy, previous, step.at)
             previous = step.at

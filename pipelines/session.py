@@ -338,6 +338,10 @@ class Session:
         committed = self._recorder.commit(step, source, verdict.score if verdict and verdict.judged else None, waits)
         return len(committed.tokens)
 
+    def restore(self) -> None:
+        """Begin with what an earlier run of the request has committed."""
+        self._recorder.restore()
+
     # -- phases ----------------------------------------------------------------------------------------------------
 
     async def thought_end(self) -> ThoughtEnd:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dreamr.config import PipelineSettings
-from dreamr.types import Prompt, Role, Sampling, Tokens
+from dreamr.types import Finish, Prompt, Role, Sampling, Tokens
 
 Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
 """What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
@@ -32,6 +32,8 @@ class Request:
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     schema: str | None = None
     """A JSON schema, as text, that the answer follows; the chain of thought is free."""
+    committed: tuple[CommittedStep, ...] = ()
+    """Steps that an earlier run of the same request has committed: the answer goes on after them, as it would have."""
     thinks: bool = True
     """The text begins inside the chain of thought. Matters for a schema and a thinking budget only."""
 
@@ -70,6 +72,7 @@ class CommittedStep:
     """Verdict of the drafted step at this position, whether accepted or rejected; None when there was none."""
     at: float
     """Seconds since the request began."""
+    finish: Finish = "delimiter"
     phase: Phase | None = None
     """None where reasoning and answer are not written in phases (`Request.has_phases`)."""
 

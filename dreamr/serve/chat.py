@@ -23,6 +23,7 @@ from dreamr.serve.errors import api_error
 from dreamr.serve.middleware import FIELDS
 from dreamr.serve.questions import Question
 from dreamr.serve.replies import Chunk, Completion, ErrorReply
+from dreamr.serve.retries import key_of
 from dreamr.serve.schema import ChatRequest
 from dreamr.serve.service import Event, Service
 from dreamr.serve.streaming import CLIENT_GONE, EventStream, first_of, while_connected
@@ -30,7 +31,7 @@ from dreamr.serve.streaming import CLIENT_GONE, EventStream, first_of, while_con
 log = logging.getLogger(__name__)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (400, 401, 404, 408, 413, 500, 503, 504)
+    status: {"model": ErrorReply} for status in (400, 401, 404, 408, 409, 413, 500, 503, 504)
 }
 """Errors of every endpoint that answers questions."""
 
@@ -48,7 +49,8 @@ def chat_routes(service: Service) -> APIRouter:
         """Answer a conversation. Steps are streamed as soon as they are committed."""
         question = await service.read(asked)
         log_question(question, asked)
-        events = service.answer(question).events()
+        answering = await service.answer(question, key_of(request.headers))
+        question, events = answering.question, answering.events()
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         encoder = Encoder(question, asked.model, include_usage=usage)
         if not asked.stream:

@@ -18,7 +18,7 @@ RETRY_AFTER_S = 2
 MAX_MESSAGE, MAX_PARAM = 500, 120
 """Characters; what a client has sent is never echoed in full."""
 
-_TYPES = {401: "authentication_error", 404: "not_found_error"}
+_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error"}
 
 
 class ApiError(Exception):

@@ -36,6 +36,7 @@ class Question:
     """A request as the pipeline needs it."""
 
     id: str
+    """In replies and logs."""
     prompt: Prompt
     prompt_tokens: int
     settings: PipelineSettings
@@ -46,6 +47,10 @@ class Question:
     """Report the calls of the actors as well."""
     schema: str | None = None
     """A JSON schema, as text, that the answer follows."""
+    call_id: str = ""
+    """At the actors: two questions never share one, since calls are stopped by it, whatever clients send."""
+    content_key: str = ""
+    """Digest of the conversation as the client sent it."""
 
 
 EFFORTS = {"none": 0.0, "minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2}
@@ -80,14 +85,27 @@ class QuestionReader:
         settings = self._pipeline_settings(request)
         schema = await _schema(request.response_format)
         num_choices = self.num_choices(request)
-        # Our own id: actors stop calls by it, so two requests must never share one, whatever clients send.
         own_id = uuid.uuid4().hex
-        prompt = await self.prompt(request.messages, own_id if request.cold else None)
+        prompt = await self.prompt(request.messages)
+        content_key = prompt.key
+        if request.cold:
+            prompt = await self.cold(prompt, own_id)
         num_tokens = await self._count_tokens(target, own_id, prompt)
         if max_positions:
             settings = _within_context(settings, num_tokens, max_positions)
         stop = tuple(request.stop or ())
-        return Question(own_id, prompt, num_tokens, settings, num_choices, stop, request.timeline, schema)
+        return Question(
+            id=own_id,
+            prompt=prompt,
+            prompt_tokens=num_tokens,
+            settings=settings,
+            num_choices=num_choices,
+            stop=stop,
+            timeline=request.timeline,
+            schema=schema,
+            call_id=own_id,
+            content_key=content_key,
+        )
 
     def num_choices(self, request: ChatRequest) -> int:
         """How many answers it asks for. Raises ApiError (400)."""
@@ -145,17 +163,15 @@ class QuestionReader:
 
     # -- prompt ----------------------------------------------------------------------------------------------------
 
-    async def prompt(self, messages: Sequence[Message], mark: str | None = None) -> Prompt:
-        """The conversation; its last message, a user's, is the question. Raises ApiError (400).
-
-        With a `mark` it is a copy that no prefix cache holds.
-        """
+    async def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The conversation; its last message, a user's, is the question. Raises ApiError (400)."""
         async with self._slots:
-            prompt = await self._conversation(messages)
-            if mark is not None:
-                prompt = await asyncio.to_thread(cold_copy, prompt, mark)
-            await asyncio.to_thread(lambda: prompt.key)  # the digest of large images, which the prompt keeps
-            return prompt
+            return await asyncio.to_thread(_with_key, await self._conversation(messages))
+
+    async def cold(self, prompt: Prompt, mark: str) -> Prompt:
+        """A copy that no prefix cache holds."""
+        async with self._slots:
+            return await asyncio.to_thread(lambda: _with_key(cold_copy(prompt, mark)))
 
     async def _conversation(self, messages: Sequence[Message]) -> Prompt:
         last = messages[-1]
@@ -238,6 +254,12 @@ def _within_context(settings: PipelineSettings, prompt_tokens: int, max_position
             "shorten the conversation or shrink the images."
         )
     return settings.model_copy(update={"max_tokens": min(settings.max_tokens, max_positions - prompt_tokens)})
+
+
+def _with_key(prompt: Prompt) -> Prompt:
+    """The prompt, with its digest computed: of large images that takes a while."""
+    assert prompt.key
+    return prompt
 
 
 def _role(message: Message) -> Literal["system", "user", "assistant"]:

@@ -17,6 +17,8 @@ import contextlib
 import hashlib
 import logging
 import re
+from collections.abc import Awaitable
+from typing import Any
 
 import ray
 from fastapi import FastAPI
@@ -28,6 +30,7 @@ from actors.group import ActorGroup
 from dreamr.config import Config, GroupConfig
 from dreamr.serve.app import make_app
 from dreamr.serve.middleware import api_keys, log_as_json
+from dreamr.serve.retries import AnswerStore
 from dreamr.serve.service import Service
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,8 @@ class EndpointReplica:
         self._group_config = named(config.group, context.app_name)
         self._group = ActorGroup(self._group_config, detached=True)
         await self._group.start()
-        self._service = Service(self._group, config)
+        self._answers = _RayAnswers(self._group_config, config.serve.keep_answers_s)
+        self._service = Service(self._group, config, answers=self._answers)
         self._headers = {"X-Replica-ID": context.replica_tag}
         log.info("replica %s is ready", context.replica_tag)
         if not api_keys(config.serve.api_key_env):
@@ -69,12 +73,44 @@ class EndpointReplica:
             return
         if await asyncio.to_thread(self._application_is_deleted):
             await group.stop()
+            self._answers.stop()
         else:
             await group.leave()
 
     def _application_is_deleted(self) -> bool:
         application = serve.status().applications.get(self._app_name)
         return application is None or application.status == ApplicationStatus.DELETING
+
+
+class _RayAnswers:
+    """The store of answers, a detached actor that the replicas share. See `Answers`."""
+
+    def __init__(self, group: GroupConfig, keep_s: float) -> None:
+        self._actor: Any = (
+            ray.remote(AnswerStore)
+            .options(
+                name=f"{base_name(group)}-answers",
+                namespace=group.namespace,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+            )
+            .remote(keep_s)
+        )
+
+    def submit(self, method: str, *arguments: Any) -> Awaitable[Any]:
+        call: Awaitable[Any] = getattr(self._actor, method).remote(*arguments)
+        return call
+
+    def stop(self) -> None:
+        ray.kill(self._actor, no_restart=True)
+
+
+def base_name(group: GroupConfig) -> str:
+    """The name of a named group without its digest: the same before and after an update."""
+    assert group.name, "the group has been named"
+    return group.name[: -DIGEST - 1]
 
 
 def named(group: GroupConfig, app_name: str) -> GroupConfig:
@@ -102,8 +138,7 @@ def stop_superseded(group: GroupConfig, app_name: str) -> None:
 
 def _superseded(group: GroupConfig) -> dict[str, list[str]]:
     """The actors of each group whose name differs from this one in its digest only."""
-    assert group.name, "the group has been named"
-    same_application = re.compile(rf"({re.escape(group.name[:-DIGEST])}[0-9a-f]{{{DIGEST}}})-[a-z]+")
+    same_application = re.compile(rf"({re.escape(base_name(group))}-[0-9a-f]{{{DIGEST}}})-[a-z]+")
     groups: dict[str, list[str]] = {}
     for actor in list_named_actors(all_namespaces=True):
         match = same_application.fullmatch(actor["name"])

@@ -25,6 +25,7 @@ from dreamr.serve.counts import finish_reason, metrics_of, run_info, usage_of
 from dreamr.serve.errors import ApiError, api_error
 from dreamr.serve.questions import Question
 from dreamr.serve.responses_schema import ResponsesRequest
+from dreamr.serve.retries import key_of
 from dreamr.serve.service import Answered, Event, Service, StepCommitted
 from dreamr.serve.streaming import CLIENT_GONE, EventStream, first_of, while_connected
 from pipelines import rule_of
@@ -48,7 +49,8 @@ def responses_routes(service: Service) -> APIRouter:
         except ApiError as error:
             raise _renamed(error) from None
         log_question(question, chat)
-        events = service.answer(question).events()
+        answering = await service.answer(question, key_of(request.headers))
+        question, events = answering.question, answering.events()
         encoder = ResponseEncoder(question, asked)
         if not asked.stream:
             response = await while_connected(request, _whole(encoder, events))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import anyio
@@ -25,6 +25,7 @@ from dreamr.serve.images import ImageFetcher, ImageReader
 from dreamr.serve.load import Load, RequestQueue, with_back_off
 from dreamr.serve.metrics import Metrics
 from dreamr.serve.questions import Question, QuestionReader
+from dreamr.serve.retries import AnswerKeeper, Answers, Finished, Kept
 from dreamr.serve.schema import ChatRequest, TokenizeRequest
 from dreamr.serve.text import AnswerSplitter, Piece
 from dreamr.serve.timeline import CallReporter
@@ -82,8 +83,12 @@ class Group(Protocol):
 class Service:
     """Reads requests and answers them. Use it from one event loop."""
 
-    def __init__(self, group: Group, config: Config, fetcher: ImageFetcher | None = None) -> None:
+    def __init__(
+        self, group: Group, config: Config, fetcher: ImageFetcher | None = None, answers: Answers | None = None
+    ) -> None:
+        """`answers`: where answers are kept for retries; None: nowhere."""
         self.group, self.settings = group, config.serve.of_one_replica()
+        self._answers = answers
         self.metrics = Metrics()
         self.queue = RequestQueue(
             self.settings.max_running, self.settings.max_queued, self.settings.queue_deadline_s, self.metrics.load
@@ -112,9 +117,21 @@ class Service:
             return await target.tokenize(own_id, Prompt(""), request.prompt)
         return await target.tokenize(own_id, await self._reader.prompt(request.messages))
 
-    def answer(self, question: Question) -> Answering:
-        """The events of its answers; nothing begins before they are read."""
-        return Answering(question, self.group.handles, self.settings, self.queue, self.metrics)
+    async def answer(self, question: Question, key: str | None = None) -> Answering:
+        """The answers to a question; nothing begins before their events are read.
+
+        With a `key` (`retries.key_of`), a later request may find them. Raises ApiError (400) when it is another
+        question's.
+        """
+        keeper = AnswerKeeper(self._answers, key)
+        claim = await keeper.claim(question)
+        kept = [Kept() for _ in range(question.num_choices)]
+        if claim is not None:
+            kept = claim.choices
+            question = replace(
+                question, id=claim.id, settings=question.settings.model_copy(update={"seed": claim.seed})
+            )
+        return Answering(question, self.group.handles, self.settings, self.queue, self.metrics, keeper, kept)
 
     async def check(self) -> tuple[Status, dict[Role, bool]]:
         """Whether the service can answer, and which actors are up; those that hang are restarted.
@@ -139,10 +156,18 @@ class Answering:
     """The answers to one question. `events` may be read once."""
 
     def __init__(
-        self, question: Question, handles: Handles, settings: ServeSettings, queue: RequestQueue, metrics: Metrics
+        self,
+        question: Question,
+        handles: Handles,
+        settings: ServeSettings,
+        queue: RequestQueue,
+        metrics: Metrics,
+        keeper: AnswerKeeper,
+        kept: Sequence[Kept],
     ) -> None:
-        self._question, self._handles, self._settings = question, handles, settings
+        self.question, self._handles, self._settings = question, handles, settings
         self._queue, self._metrics = queue, metrics
+        self._keeper, self._kept = keeper, kept
         self._rule = rule_of(question.settings)
         self._load = Load(lambda: queue.num_running, settings.write_ahead_up_to, settings.draft_up_to)
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
@@ -151,13 +176,13 @@ class Answering:
         """Everything until the last choice has ended.
 
         Raises:
-            ApiError: the queue is full, or an answer took too long.
+            ApiError: the queue is full, an answer took too long, or a later request has taken over.
             ActorLost: the target is gone.
             TooLong: the answer has outgrown the model.
             Unable: the models do not support the method.
         """
-        self._queue.check(self._question.num_choices)
-        names = [f"{self._question.id}/{choice}" for choice in range(self._question.num_choices)]
+        self._queue.check(sum(kept.finished is None for kept in self._kept))
+        names = [f"{self.question.id}/{choice}" for choice in range(self.question.num_choices)]
         tasks = [asyncio.create_task(self._answer(choice), name=name) for choice, name in enumerate(names)]
         try:
             open_choices = len(tasks)
@@ -174,31 +199,43 @@ class Answering:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, choice: int) -> None:
-        text = AnswerSplitter(self._settings.thinks, self._question.stop)
-        listener = _ChoiceListener(choice, text, self._events)
-        arrived = time.monotonic()
+        text = AnswerSplitter(self._settings.thinks, self.question.stop)
+        listener = _ChoiceListener(choice, text, self._events, self._keeper, len(self._kept[choice].steps))
         try:
-            async with self._queue.slot(), self._deadline():
-                queued_s = time.monotonic() - arrived
-                trace = await self._run(choice, listener.commit)
+            finished = self._kept[choice].finished
+            if finished is None:
+                finished = await self._run(choice, listener)
+            else:
+                for step in self._kept[choice].steps:
+                    listener.commit(step)
         except asyncio.CancelledError:
-            self._metrics.ended(self._question.settings.method, "cancelled")
+            self._metrics.ended(self.question.settings.method, "cancelled")
             raise
         except Exception as error:
-            self._metrics.ended(self._question.settings.method, "failed")
+            self._metrics.ended(self.question.settings.method, "failed")
             self._events.put_nowait(error)
             return
-        self._metrics.answered(trace, self._rule, queued_s)
-        self._events.put_nowait(Answered(choice, trace, text.finish(), queued_s, listener.reasoning_tokens))
+        answered = Answered(choice, finished.trace, text.finish(), finished.queued_s, listener.reasoning_tokens)
+        self._events.put_nowait(answered)
 
-    async def _run(self, choice: int, on_commit: OnCommit) -> Trace:
-        question = self._question
-        settings = question.settings.model_copy(update={"seed": question.settings.seed + choice})
+    async def _run(self, choice: int, listener: _ChoiceListener) -> Finished:
+        arrived = time.monotonic()
+        async with self._queue.slot(), self._deadline():
+            queued_s = time.monotonic() - arrived
+            trace = await self._trace(choice, listener.commit)
+        finished = Finished(trace, queued_s)
+        await self._keeper.finish(choice, finished)
+        self._metrics.answered(trace, self._rule, queued_s)
+        return finished
+
+    async def _trace(self, choice: int, on_commit: OnCommit) -> Trace:
+        question = self.question
         request = Request(
             question.prompt,
-            settings,
-            f"{question.id}-{choice}",
+            question.settings.model_copy(update={"seed": question.settings.seed + choice}),
+            f"{question.call_id}-{choice}",
             schema=question.schema,
+            committed=tuple(self._kept[choice].steps),
             thinks=self._settings.thinks,
         )
         if not question.timeline:
@@ -220,17 +257,26 @@ class Answering:
 
 
 class _ChoiceListener:
-    """Turns the steps of one choice into events."""
+    """Turns the steps of one choice into events, and keeps those that are new for a retry."""
 
-    def __init__(self, choice: int, text: AnswerSplitter, events: asyncio.Queue[Event | Exception]) -> None:
+    def __init__(
+        self,
+        choice: int,
+        text: AnswerSplitter,
+        events: asyncio.Queue[Event | Exception],
+        keeper: AnswerKeeper,
+        num_kept: int,
+    ) -> None:
         self.text = text
         self.reasoning_tokens = 0
-        self._choice, self._events = choice, events
+        self._choice, self._events, self._keeper, self._num_kept = choice, events, keeper, num_kept
 
     def commit(self, step: CommittedStep) -> bool:
-        """See `OnCommit`: True when a stop string has ended the answer."""
+        """See `OnCommit`: True when a stop string, or a later request for the same answer, ends this one."""
         piece = self.text.read(step.text, step.phase)
         if step.phase == "reasoning" or self.text.in_thought:
             self.reasoning_tokens += len(step.tokens)
+        if step.index >= self._num_kept:
+            self._keeper.append(self._choice, step)
         self._events.put_nowait(StepCommitted(self._choice, step, piece))
-        return self.text.stopped
+        return self.text.stopped or self._keeper.is_superseded

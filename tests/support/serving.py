@@ -7,8 +7,8 @@ import base64
 import io
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
 from dreamr.serve.app import make_app
+from dreamr.serve.retries import AnswerStore, LocalAnswers
 from dreamr.serve.service import Service
 from dreamr.types import EngineInfo, Role
 from pipelines.handles import Handles, Verifier, Writer
@@ -114,6 +115,14 @@ def listening(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
+async def settled(is_so: Callable[[], bool]) -> None:
+    """Wait for another thread's event loop; bounded by the test's own time."""
+    while True:
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     url: str
@@ -141,6 +150,15 @@ def with_image(url: str) -> list[dict[str, Any]]:
             "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "how many?"}],
         }
     ]
+
+
+@contextmanager
+def replicas(config: Config, num_replicas: int) -> Iterator[tuple[LocalGroup, list[str]]]:
+    """Endpoints over one group that keep their answers in one place; their URLs."""
+    group, answers = LocalGroup(config), LocalAnswers(AnswerStore(60))
+    with ExitStack() as stack:
+        services = [Service(group, config, answers=answers) for _ in range(num_replicas)]
+        yield group, [stack.enter_context(listening(make_app(service))) for service in services]
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 from support.scripted import World
@@ -17,7 +19,6 @@ OBJECT = '{"type": "object"}'
 
 
 async def phased(world: World, method: str, schema: str | None, **settings: object) -> Trace:
-    import asyncio
 
     asked = PipelineSettings.model_validate({"method": method} | settings)
     clock = asyncio.get_running_loop().time
@@ -91,3 +92,32 @@ def test_without_space_for_an_answer_the_budget_ends_the_request() -> None:
         assert (trace.end, trace.tokens[-2:]) == ("budget", (THOUGHT_END, JSON_VALUE))
 
     virtual(check())
+
+
+# What the two lookaheads commit depends on where their rounds begin, and on which model is faster.
+@pytest.mark.parametrize("method", [name for name in SCHEDULES if not name.startswith("lookahead")])
+@pytest.mark.parametrize(("schema", "budget"), [(None, None), (None, 11), (OBJECT, 11), (OBJECT, None)])
+def test_an_answer_goes_on_where_an_earlier_run_was_cut_off(
+    method: str, schema: str | None, budget: int | None
+) -> None:
+    async def check(seed: int) -> None:
+
+        settings = PipelineSettings(method=method, thinking_budget=budget)
+        request = Request(Prompt("how many?"), settings, schema=schema)
+        clock = asyncio.get_running_loop().time
+        whole = await run(request, world(seed).handles, clock=clock)
+        for kept in range(len(whole.steps) + 1):
+            again, said = world(seed), []
+            resumed = await run(
+                replace(request, committed=whole.steps[:kept]), again.handles, on_commit=said.append, clock=clock
+            )
+            assert [(s.tokens, s.text, s.source, s.phase) for s in resumed.steps] == [
+                (s.tokens, s.text, s.source, s.phase) for s in whole.steps
+            ]
+            assert resumed.end == whole.end
+            assert [step.index for step in said] == list(range(len(whole.steps)))
+            if kept == len(whole.steps):
+                assert not again.target.watch.priorities
+
+    for seed in range(6):
+        virtual(check(seed))

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.serving import QUESTION, Endpoint, data_url, png, running, with_image
+from support.serving import QUESTION, Endpoint, data_url, png, running, settled, with_image
 
 from dreamr.errors import ActorLost
 from dreamr.serve.service import Service
@@ -275,14 +275,6 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
         assert slow.service.queue.num_running == 1
     await settled(lambda: slow.service.queue.num_running == 0)
     assert slow.group.num_open_calls == 0
-
-
-async def settled(is_so: Any) -> None:
-    """Wait for another thread's event loop; bounded by the test's own time."""
-    while True:
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
 
 
 def test_with_a_key_only_health_and_the_page_are_open(monkeypatch: pytest.MonkeyPatch) -> None:

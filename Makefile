@@ -27,10 +27,11 @@ test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for C
 test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
 	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py
 
-lint: $(INSTALLED)-dev  ## format, lint and types
+lint: $(INSTALLED)-dev  ## format, lint, types, and tables in documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.doc_tables --check
 
 format: $(INSTALLED)-dev
 	$(BIN)/ruff format .

@@ -4,14 +4,15 @@
     score(d2) ─▶ waits ┐
     score(d3) ─▶ waits ┴▶ forward [d2, d3]      d3 follows d2, so one tree of branches holds both verdicts
 
-A step never waits for others to join it: one that arrives alone is judged alone. One task per prompt drains its queue
-and ends with it.
+A step never waits for others to join it: one that arrives alone is judged alone. A call that is stopped while it waits
+is never judged. One task per prompt drains its queue and ends with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamr.engines.base import COMPARISONS, Engine
@@ -21,8 +22,9 @@ from dreamr.types import NO_VERDICT, Criterion, Prompt, Step, Verdict
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     call_id: str
-    step: Step
-    verdict: asyncio.Future[Verdict]
+    chain: tuple[Step, ...]
+    """Steps that follow each other."""
+    verdicts: asyncio.Future[tuple[Verdict, ...]]
 
 
 _QueueKey = tuple[str, Criterion]
@@ -34,66 +36,72 @@ class VerdictBatcher:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queues: dict[_QueueKey, deque[_Waiting]] = {}
-        """Waiting steps by prompt and criterion; a queue exists while its task runs."""
+        """Waiting calls by prompt and criterion; a queue exists while its task runs."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def score(
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
         """Judge one step on its own prefix; a blank step is not judged."""
-        if step.is_blank:
-            return NO_VERDICT
-        if criterion in COMPARISONS:
-            return await self._compare(call_id, prompt, step, criterion, reference)
-        waiting = _Waiting(call_id, step, asyncio.get_running_loop().create_future())
-        queue = (prompt.key, criterion)
-        if queue in self._queues:
-            self._queues[queue].append(waiting)
-        else:
-            self._queues[queue] = deque([waiting])
-            task = asyncio.create_task(self._drain(prompt, criterion), name=f"verdicts {call_id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await waiting.verdict
-
-    def stop(self, call_id: str) -> None:
-        """Take a call out of its queue; one that is being judged already, or is unknown, goes on."""
-        for queue in self._queues.values():
-            for waiting in queue:
-                if waiting.call_id == call_id and not waiting.verdict.done():
-                    waiting.verdict.set_result(NO_VERDICT)
-
-    async def _compare(
-        self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion, reference: Step | None
-    ) -> Verdict:
-        if reference is None or reference.is_blank:
+        if criterion not in COMPARISONS:
+            return (await self.score_chain(call_id, prompt, (step,), criterion))[0]
+        if reference is None or step.is_blank or reference.is_blank:
             return NO_VERDICT
         if same_text(step.text, reference.text):
             now = max(step.ended, reference.ended)
             return Verdict(score=1.0, started=now, ended=now)
         return (await self._engine.score(call_id, prompt, [step], criterion, [reference]))[0]
 
+    async def score_chain(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho"
+    ) -> tuple[Verdict, ...]:
+        """Judge steps that follow each other; those from the first blank one on are not judged."""
+        judged = next((place for place, step in enumerate(chain) if step.is_blank), len(chain))
+        if judged == 0:
+            return (NO_VERDICT,) * len(chain)
+        waiting = _Waiting(call_id, tuple(chain[:judged]), asyncio.get_running_loop().create_future())
+        key = (prompt.key, criterion)
+        if key in self._queues:
+            self._queues[key].append(waiting)
+        else:
+            self._queues[key] = deque([waiting])
+            task = asyncio.create_task(self._drain(prompt, criterion), name=f"verdicts {call_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        verdicts = await waiting.verdicts
+        return (*verdicts, *(NO_VERDICT,) * (len(chain) - len(verdicts)))
+
+    def stop(self, call_id: str) -> None:
+        """Take a call out of its queue; one that is being judged already, or is unknown, is not stopped."""
+        for queue in self._queues.values():
+            for waiting in queue:
+                if waiting.call_id == call_id and not waiting.verdicts.done():
+                    waiting.verdicts.set_result(())
+
     async def _drain(self, prompt: Prompt, criterion: Criterion) -> None:
         queue = self._queues[prompt.key, criterion]
         try:
             while queue:
-                if batch := _next_chain(queue):
+                if batch := _next_batch(queue):
                     await self._judge(prompt, batch, criterion)
         finally:
             del self._queues[prompt.key, criterion]
 
     async def _judge(self, prompt: Prompt, batch: list[_Waiting], criterion: Criterion) -> None:
         try:
-            chain = [waiting.step for waiting in batch]
+            chain = [step for waiting in batch for step in waiting.chain]
             verdicts = await self._engine.score(batch[0].call_id, prompt, chain, criterion)
         except Exception as error:
             for waiting in batch:
-                if not waiting.verdict.done():
-                    waiting.verdict.set_exception(error)
+                if not waiting.verdicts.done():
+                    waiting.verdicts.set_exception(error)
             return
-        for waiting, verdict in zip(batch, verdicts, strict=True):
-            if not waiting.verdict.done():
-                waiting.verdict.set_result(verdict)
+        start = 0
+        for waiting in batch:
+            own = tuple(verdicts[start : start + len(waiting.chain)])
+            start += len(waiting.chain)
+            if not waiting.verdicts.done():
+                waiting.verdicts.set_result(own)
 
 
 def same_text(first: str, second: str) -> bool:
@@ -101,11 +109,11 @@ def same_text(first: str, second: str) -> bool:
     return "".join(first.split()).lower() == "".join(second.split()).lower()
 
 
-def _next_chain(queue: deque[_Waiting]) -> list[_Waiting]:
-    """Take steps off the queue as long as each follows the one before; empty when all of them were stopped."""
-    chain: list[_Waiting] = []
-    while queue and (queue[0].verdict.done() or not chain or queue[0].step.prefix == chain[-1].step.end):
+def _next_batch(queue: deque[_Waiting]) -> list[_Waiting]:
+    """Take calls off the queue as long as each follows the one before; empty when all of them were stopped."""
+    batch: list[_Waiting] = []
+    while queue and (queue[0].verdicts.done() or not batch or queue[0].chain[0].prefix == batch[-1].chain[-1].end):
         waiting = queue.popleft()
-        if not waiting.verdict.done():
-            chain.append(waiting)
-    return chain
+        if not waiting.verdicts.done():
+            batch.append(waiting)
+    return batch

@@ -24,6 +24,7 @@ from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
 from actors.supervisor import ActorSupervisor
 from dreamr.config import GroupConfig
 from dreamr.types import EngineInfo, Role
+from pipelines.costs import Costs
 from pipelines.handles import Handles, Verifier, Writer
 
 _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": TargetActor, "verifier": VerifierActor}
@@ -43,6 +44,7 @@ class ActorGroup:
         self._supervisors: dict[Role, ActorSupervisor] = {}
         self._placement: PlacementGroup | None = None
         self._prompts = StoredPrompts()
+        self._costs = Costs()
 
     async def start(self) -> None:
         """Return when every actor has loaded its model.
@@ -98,13 +100,19 @@ class ActorGroup:
     def handles(self) -> Handles:
         """All three, as schedules take them; the verifier is the target's actor where it is `shared`."""
         return Handles(
-            Writer(self.transport("draft")), Writer(self.transport("target")), Verifier(self.transport("verifier"))
+            Writer(self.transport("draft")),
+            Writer(self.transport("target")),
+            Verifier(self.transport("verifier")),
+            self._costs,
         )
 
     def transport(self, role: Role) -> RayTransport:
         """The calls to one actor."""
-        supervisor = self._supervisors[role] if role in self._supervisors else self._supervisors["target"]
-        return RayTransport(supervisor, self._prompts)
+        return RayTransport(self.supervisor(role), self._prompts)
+
+    def supervisor(self, role: Role) -> ActorSupervisor:
+        """What keeps an actor alive; the target's for a shared verifier."""
+        return self._supervisors[role] if role in self._supervisors else self._supervisors["target"]
 
     async def __aenter__(self) -> Self:
         await self.start()

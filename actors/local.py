@@ -13,10 +13,13 @@ from typing import Any, Generic, TypeVar
 from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
 from dreamr.engines.base import Engine
 from dreamr.errors import ActorLost
-from dreamr.types import Prompt, Role
-from pipelines.handles import Handles, Verifier, Writer
+from dreamr.types import Prompt, Role, Tokens
+from pipelines.handles import Handles, Ref, Verifier, Writer
 
 T = TypeVar("T")
+
+TICK_S = 1e-3
+"""Less than this is no time to wait: a virtual clock would not advance by it."""
 
 
 class LocalRef(Generic[T]):
@@ -38,10 +41,10 @@ class LocalRef(Generic[T]):
 class LocalTransport:
     """See `Transport`. `lose` makes it behave as an actor whose process died."""
 
-    def __init__(self, kind: type[EngineActor], engine: Engine, *, background: bool = False) -> None:
+    def __init__(self, kind: type[EngineActor], engine: Engine) -> None:
         """An actor of that kind around a loaded engine."""
         self.engine = engine
-        self._new_actor = lambda: kind.around(engine, background=background)
+        self._new_actor = lambda: kind.around(engine)
         self.actor = self._new_actor()
         self.tasks: set[asyncio.Task[Any]] = set()
         """Calls in flight."""
@@ -61,11 +64,18 @@ class LocalTransport:
     def stop(self, call_id: str) -> None:
         self.actor.stop_now(call_id)
 
-    def report_lost(self) -> None:
-        """A local engine cannot be restarted: the calls in flight end, and it goes on."""
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        self.actor.promote_now(call_id, hint)
+
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        """A local engine cannot be restarted: its calls in flight end, and it continues."""
+        grace_s = deadline_s - self.actor.idle_s()
+        if grace_s > TICK_S:
+            return grace_s
         if self.up:
             self.lose()
             self.restore()
+        return 0.0
 
     async def recovered(self) -> None:
         await self._up.wait()

@@ -25,7 +25,8 @@ from ray.exceptions import (
 
 from actors.roles import NotLoaded
 from dreamr.errors import ActorLost
-from dreamr.types import Prompt
+from dreamr.types import Prompt, Tokens
+from pipelines.handles import Ref
 
 if TYPE_CHECKING:
     from actors.supervisor import ActorSupervisor
@@ -96,6 +97,11 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def last_line(error: BaseException) -> str:
+    """What an error of Ray says, without the traceback above it."""
+    return str(error).strip().splitlines()[-1]
+
+
 def names_role(cause: BaseException, role: str) -> bool:
     """True when the error says by itself that an actor of this role has no model loaded."""
     return isinstance(cause, NotLoaded) and cause.role == role
@@ -127,8 +133,11 @@ class RayTransport:
         # No result to wait for: the stopped call's own reference tells how it ended.
         self._supervisor.actor.stop.remote(call_id)
 
-    def report_lost(self) -> None:
-        self._supervisor.report_lost()
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        self._supervisor.actor.promote.remote(call_id, hint)
+
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        return await self._supervisor.grace_s(deadline_s)
 
     async def recovered(self) -> None:
         await self._supervisor.recovered()

@@ -76,9 +76,9 @@ class EngineActor:
         os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
 
     @classmethod
-    def around(cls, engine: Engine, *, background: bool = False) -> Self:
-        """An actor in this process, around an engine that is loaded already; `background` as in its configuration."""
-        actor = cls(ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), background=background))
+    def around(cls, engine: Engine) -> Self:
+        """An actor in this process, around an engine that is loaded already."""
+        actor = cls(ActorConfig(engine=ScriptedEngineConfig(kind="scripted")))
         actor._loaded = LoadedEngine(engine, model="", device="", num_parameters=0)
         return actor
 
@@ -110,8 +110,17 @@ class EngineActor:
         """Answers when the event loop turns and the engine is loaded."""
         self._require()
 
+    async def progress(self) -> float:
+        """Seconds since the engine last finished a forward."""
+        return self.idle_s()
+
+    def idle_s(self) -> float:
+        return self._engine.idle_s()
+
     async def lifeline(self) -> None:
-        """Never returns; fails at the caller when this process dies."""
+        """Never returns; fails at the caller when this process dies, as it does when one behind its engine has."""
+        if self._loaded is not None and self._loaded.died is not None:
+            await self._alive(self._loaded.died())
         await asyncio.Event().wait()
 
     async def prefill(self, call_id: str, prompt: Prompt) -> Prefill:
@@ -137,6 +146,15 @@ class EngineActor:
     @ray.method(num_returns=0)
     async def stop(self, call_id: str) -> None:
         self.stop_now(call_id)
+
+    @ray.method(num_returns=0)
+    async def promote(self, call_id: str, hint: Tokens) -> None:
+        self.promote_now(call_id, hint)
+
+    def promote_now(self, call_id: str, hint: Tokens) -> None:
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
+        if self._loaded is not None:
+            self._loaded.engine.promote(call_id, hint)
 
     def stop_now(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is not an error."""
@@ -176,8 +194,6 @@ class _Writes(EngineActor):
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
-        if not self._config.background:
-            priority = "needed"
         if sampling.grammar:
             self._able(Phases, _PHASES)
         sampling = sampling.within_budget(len(after.end))
@@ -213,16 +229,20 @@ class _Judges(EngineActor):
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
         """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
-        engine = self._engine  # raises NotLoaded
-        if self._batcher is None:
-            self._batcher = VerdictBatcher(engine)
-        return await self._alive(self._batcher.score(call_id, prompt, step, criterion, reference))
+        return await self._alive(self._verdicts.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
         self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
     ) -> tuple[Verdict, ...]:
-        """Judge steps that follow each other in one forward."""
-        return tuple(await self._alive(self._engine.score(call_id, prompt, chain, criterion)))
+        """Judge steps that follow each other in one forward; those from the first blank one on get no verdict."""
+        return await self._alive(self._verdicts.score_chain(call_id, prompt, chain, criterion))
+
+    @property
+    def _verdicts(self) -> VerdictBatcher:
+        engine = self._engine  # raises NotLoaded
+        if self._batcher is None:
+            self._batcher = VerdictBatcher(engine)
+        return self._batcher
 
     def stop_now(self, call_id: str) -> None:
         super().stop_now(call_id)

@@ -3,9 +3,9 @@
                      create, start
                            │
         ┌──────────────────▼─────┐  lifeline breaks (process died), notice_death,     ┌────────────────────────┐
-        │ up                     │  report_lost (kill -9, then the lifeline breaks)   │ down                   │
+        │ up                     │  no progress (kill -9, then the lifeline breaks)   │ down                   │
         │ supervisor waits for   ├───────────────────────────────────────────────────▶│ supervisor waits for   │
-        │ lifeline or failure       │◀───────────────────────────────────────────────────┤ Ray's restart + start  │
+        │ lifeline or failure    │◀───────────────────────────────────────────────────┤ Ray's restart + start  │
         └────────────────────────┘  generation + 1, `recovered()` returns             └───────────┬────────────┘
                                                                                          deadline │ restarts used up
                                                                                       ┌───────────▼────────────┐
@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -32,7 +34,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.ray_transport import RayRef, names_role, root_cause
+from actors.ray_transport import RayRef, last_line, names_role, root_cause
 from actors.roles import MAX_CONCURRENCY, EngineActor
 from dreamr.config import ActorConfig, GroupConfig
 from dreamr.errors import ActorLost
@@ -42,6 +44,10 @@ log = logging.getLogger(__name__)
 
 KILL_DEADLINE_S = 30.0
 """A killed process that is not gone by then never will be. Ray itself waits 5 s before it uses SIGKILL."""
+
+SHORT_LIFE_S = 60.0
+MAX_PAUSE_S = 30.0
+"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause of up to so long."""
 
 Failure = Literal["died", "hangs"]
 
@@ -63,6 +69,8 @@ class ActorSupervisor:
         self._config = config
         self._group = group
         self._detached = detached
+        self._restarts: list[float] = []
+        """When it was restarted lately."""
         self._supervisor: asyncio.Task[None] | None = None
         self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: asyncio.Future[Failure] = asyncio.get_running_loop().create_future()
@@ -129,24 +137,54 @@ class ActorSupervisor:
             self._notice(generation, "died")
         return self.up
 
-    # -- failurees ----------------------------------------------------------------------------------------------------
+    # -- losses ----------------------------------------------------------------------------------------------------
 
     def notice_death(self, generation: int) -> None:
         """A call of that generation failed because the process was gone."""
         self._notice(generation, "died")
 
-    def report_lost(self) -> None:
-        """Somebody waited too long. Kill the process if one of its own calls is open; a call that only waits for the
-        result of another actor's call puts the blame on that actor; without an open call the report is late."""
+    async def grace_s(self, deadline_s: float) -> float:
+        """Seconds that a call which has reached its deadline may still take; 0 when its actor is lost and restarted.
+
+        Under load a call waits for its turn, and killing a busy actor would only add to the load: what counts is how
+        long ago each actor that could be to blame has made progress.
+        """
         if not self.up:
-            return
+            return 0.0
+        idle = await asyncio.gather(*(one._idle_s() for one in self._to_blame()))
+        grace_s = deadline_s - max(idle, default=deadline_s)
+        if grace_s > 0:
+            return grace_s
+        self.report_lost()
+        return 0.0
+
+    def report_lost(self) -> None:
+        """A call has taken too long: kill the process that is to blame. Without an open call the report is late."""
+        for supervisor in self._to_blame() if self.up else ():
+            supervisor._notice(supervisor.generation, "hangs")
+
+    def _to_blame(self) -> set[ActorSupervisor]:
+        """This actor if one of its own calls is open. A call that only waits for the result of another actor's call
+        puts the blame on that actor."""
         waiting = [call for call in self.calls if not _has_result(call)]
         awaited = [[argument for argument in call.arguments if not _has_result(argument)] for call in waiting]
         if not all(awaited):
-            self._notice(self.generation, "hangs")
-            return
-        for supervisor in {argument.supervisor for arguments in awaited for argument in arguments} - {self}:
-            supervisor.report_lost()
+            return {self}
+        others = {argument.supervisor for arguments in awaited for argument in arguments} - {self}
+        return {one for other in others for one in other._to_blame()}
+
+    async def _idle_s(self) -> float:
+        """Seconds since the engine last finished a forward; infinite when the process does not answer."""
+        generation = self.generation
+        try:
+            async with asyncio.timeout(self._group.health_deadline_s):
+                idle_s: float = await self.actor.progress.remote()
+        except TimeoutError:
+            return math.inf
+        except RayError:
+            self._notice(generation, "died")
+            return math.inf
+        return idle_s
 
     def is_named_by(self, cause: BaseException) -> bool:
         """True when the error names this actor as the one that was lost."""
@@ -167,6 +205,7 @@ class ActorSupervisor:
             await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
             self._mark_down()
             log.warning("the %s actor (process %s) was lost, restarting it", self.role, self.info and self.info.pid)
+            await asyncio.sleep(self._pause_s())
             try:
                 async with _deadline(self.role, self._group.ready_deadline_s):
                     await self._kill_if_it_hangs()
@@ -175,6 +214,12 @@ class ActorSupervisor:
                 log.error("the %s actor did not come back: %s", self.role, error)
                 self._mark_gone(ActorLost(f"the {self.role} actor did not come back: {error}"))
                 return
+
+    def _pause_s(self) -> float:
+        """Seconds until the next restart: none after a long life, doubled after each short one."""
+        now = time.monotonic()
+        self._restarts = [at for at in self._restarts if now - at < SHORT_LIFE_S] + [now]
+        return min(MAX_PAUSE_S, 2.0 ** (len(self._restarts) - 2)) if len(self._restarts) > 1 else 0.0
 
     async def _kill_if_it_hangs(self) -> None:
         if self._failure.done() and self._failure.result() == "hangs" and not self._lifeline.done():
@@ -196,8 +241,7 @@ class ActorSupervisor:
 
     def _start_error(self, cause: BaseException) -> BaseException:
         if isinstance(cause, RayActorError):
-            last_line = str(cause).strip().splitlines()[-1]
-            return ActorLost(f"the {self.role} actor died while it started: {last_line}")
+            return ActorLost(f"the {self.role} actor died while it started: {last_line(cause)}")
         return cause
 
     def _mark_down(self) -> None:

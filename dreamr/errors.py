@@ -36,6 +36,10 @@ class NotEnoughResources(RuntimeError):
     """The cluster cannot hold the actors; the sentence says what is needed and what there is."""
 
 
+class TrainingFailed(RuntimeError):
+    """A training run cannot go on; the sentence says why, and how to go on."""
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Turn a failure of the block into one sentence on stderr and an exit code.
@@ -55,6 +59,6 @@ def reported() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, ValueError | ActorLost | ConnectionError | NotEnoughResources):
+    if isinstance(error, ValueError | ActorLost | ConnectionError | NotEnoughResources | TrainingFailed):
         return text
     return f"{type(error).__name__}: {text} (set {DEBUG_VARIABLE}=1 to see where)"

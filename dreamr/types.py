@@ -81,6 +81,14 @@ class Sampling:
     """Most tokens of the whole answer; see `within_budget`."""
     grammar: str | None = None
     """A JSON schema as text: the step is one JSON value that follows it, and ends the answer."""
+    hint: Tokens = ()
+    """Tokens that the step may begin with, such as a rejected drafted step: an engine may check them in one forward
+    instead of writing them again. Changes no token."""
+    assisted: bool = True
+    """Whether an engine that has an assistant may use it. Changes no greedy token, and no sampling distribution."""
+    logprobs: bool = False
+    """Also return the log-probability of every token at this temperature, for a learner; image tokens are then never
+    chosen, since the learner would take one for another image."""
 
     def within_budget(self, num_before: int) -> Sampling:
         """The sampling of a step that begins after so many tokens of the answer: no longer than the budget allows."""
@@ -100,6 +108,12 @@ class Step:
     started: float = 0.0
     ended: float = 0.0
     """Seconds on the engine's clock (`time.time` for real engines, so that lanes of several actors line up)."""
+    rounds: tuple[tuple[int, int], ...] = ()
+    """Per forward in which an assistant's tokens were checked: how many were proposed and how many accepted."""
+    num_salvaged: int = 0
+    """Tokens kept of a rejected drafted step, because the target's own step begins with them."""
+    logprobs: tuple[float, ...] = ()
+    """Of each token, where `Sampling.logprobs` asked for them."""
 
     @property
     def end(self) -> Tokens:
@@ -142,9 +156,20 @@ class Verdict:
     ended: float = 0.0
     judged: bool = True
     """False when nothing was computed: the call was stopped first, or the step is blank; the score is 0 then."""
+    mass: float | None = None
+    """Probability of all the words that the score is read from; a score read from a small mass says little. None for
+    scores that are not read from words."""
 
 
 NO_VERDICT = Verdict(score=0.0, judged=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """A drafted step as the target sees it: its verdict, and the log-probabilities of its tokens where asked for."""
+
+    verdict: Verdict
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

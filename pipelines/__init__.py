@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dreamr.config import PipelineSettings
 from dreamr.errors import ConfigError
+from pipelines.auto import auto
 from pipelines.fpsr import fpsr
 from pipelines.handles import Handles
 from pipelines.lookahead import lookahead, lookahead_batch
@@ -24,7 +25,7 @@ from pipelines.token_speculative import token_speculative
 from pipelines.trace import OnCommit, Request, Trace
 from pipelines.verification import VERDICTS, Rule
 
-__all__ = ["BASELINE", "SCHEDULES", "OnCommit", "Request", "Schedule", "Trace", "check", "rule_of", "run"]
+__all__ = ["BASELINE", "SCHEDULES", "OnCommit", "Request", "Schedule", "Trace", "check", "rule_of", "run", "window_of"]
 
 _STEPS = frozenset({"alpha", "threshold", "verdict", "first_target_steps"})
 """Settings that every step-level schedule reads."""
@@ -41,6 +42,8 @@ class Schedule:
     """Kind of verdict when the settings name none."""
     first_target_steps: int = 0
     """Steps at the beginning that are the target's when the settings give no number."""
+    window: int = 4
+    """How many steps the draft may be ahead of the frontier when the settings do not say."""
     compares: bool = True
     """Whether the target writes its own step beside every drafted one, as verdicts that compare need it."""
 
@@ -51,6 +54,7 @@ BASELINE = "autoregressive"
 SCHEDULES: dict[str, Schedule] = {
     BASELINE: Schedule(autoregressive, reads=frozenset()),
     "sequential": Schedule(sequential),
+    "auto": Schedule(auto, reads=_STEPS | {"window"}, window=8, compares=False),
     "fpsr": Schedule(fpsr, reads=_STEPS | {"window"}, compares=False),
     "specreason": Schedule(sequential, verdict="digit"),
     "lookahead": Schedule(lookahead, reads=_STEPS | {"window"}, verdict="same", first_target_steps=1),
@@ -83,17 +87,18 @@ async def run(
         request,
         rule_of(settings),
         first_target_steps=schedule.first_target_steps if first is None else first,
+        window=window_of(settings),
         on_commit=on_commit,
         clock=clock,
     ) as session:
-        session.restore()
+        session.recorder.restore()
         if session.ended:
-            return session.trace()
+            return session.recorder.trace()
         if request.has_phases:
             await run_in_phases(session, schedule.run)
         else:
             await schedule.run(session)
-    return session.trace()
+    return session.recorder.trace()
 
 
 def rule_of(settings: PipelineSettings) -> Rule:
@@ -103,6 +108,11 @@ def rule_of(settings: PipelineSettings) -> Rule:
     if default is None:
         return Rule(kind, settings.alpha)
     return Rule(kind, default if settings.threshold is None else settings.threshold)
+
+
+def window_of(settings: PipelineSettings) -> int:
+    """How many steps the draft may be ahead of the frontier under these settings."""
+    return settings.window or SCHEDULES[settings.method].window
 
 
 def check(settings: PipelineSettings) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipelines.session import Drafted, Session
+from pipelines.calls import Drafted
+from pipelines.session import Session
 
 
 async def fpsr(session: Session) -> None:
@@ -38,7 +39,7 @@ async def fpsr(session: Session) -> None:
 
 def _extend(session: Session, chain: deque[Drafted]) -> None:
     """Draft ahead, as long as both draft and verifier are up."""
-    while len(chain) < session.settings.window and session.can_speculate:
+    while len(chain) < session.window and session.can_speculate:
         after = chain[-1].draft if chain else session.frontier
         chain.append(session.draft_and_judge(session.next_index + len(chain), after))
 

@@ -10,7 +10,7 @@ call. `actors.ray_transport` carries calls over Ray, `actors.local` inside this 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from dreamr.types import (
@@ -26,6 +26,7 @@ from dreamr.types import (
     Tokens,
     Verdict,
 )
+from pipelines.costs import Costs
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -52,8 +53,16 @@ class Transport(Protocol):
         """Ask for the end of a call between two tokens; its Ref then resolves to a step with finish "stopped"."""
         ...
 
-    def report_lost(self) -> None:
-        """Tell the owner of the actor that it is dead or hangs; it is killed if needed and restarted."""
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
+        ...
+
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        """Seconds that a call which has reached its deadline may still take; 0 when it is lost.
+
+        While the actor that it waits for makes progress, the call only waits for its turn. An actor without progress
+        for `deadline_s` is reported to its owner, who kills and restarts it.
+        """
         ...
 
     async def recovered(self) -> None:
@@ -77,8 +86,11 @@ class WrappedTransport:
     def stop(self, call_id: str) -> None:
         self._inner.stop(call_id)
 
-    def report_lost(self) -> None:
-        self._inner.report_lost()
+    def promote(self, call_id: str, hint: Tokens) -> None:
+        self._inner.promote(call_id, hint)
+
+    async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
+        return await self._inner.grace_s(ref, deadline_s)
 
     async def recovered(self) -> None:
         await self._inner.recovered()
@@ -172,3 +184,5 @@ class Handles:
     draft: Writer
     target: Writer
     verifier: Verifier
+    costs: Costs = field(default_factory=Costs)
+    """What was measured on these actors, for `auto`; requests that share it learn from each other."""

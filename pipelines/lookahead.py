@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamr.types import Step, Verdict
-from pipelines.recorder import Call
-from pipelines.session import Drafted, Session
+from pipelines.calls import Call, Drafted
+from pipelines.session import Session
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ async def lookahead(session: Session) -> None:
 
 
 def _extend(session: Session, chain: deque[_Ahead], target: Call[Step]) -> None:
-    while len(chain) < session.settings.window and session.can_speculate:
+    while len(chain) < session.window and session.can_speculate:
         index = session.next_index + len(chain)
         after, beside = (chain[-1].drafted.draft, chain[-1].target) if chain else (session.frontier, target)
         drafted = session.draft_and_judge(index, after, beside)
@@ -102,7 +102,7 @@ async def lookahead_batch(session: Session) -> None:
 
 
 async def _commit_round(session: Session) -> None:
-    drafts = session.draft_chain(session.settings.window)
+    drafts = session.draft_chain(session.window)
     # What follows a step that was cut off by its length is the target's, as published.
     chain = await session.drafted_steps(drafts, whole=True)
     if not chain:

@@ -9,7 +9,8 @@ One after the other: only the verdicts run at the same time.
 
 from __future__ import annotations
 
-from pipelines.session import Drafted, Session
+from pipelines.calls import Drafted
+from pipelines.session import Session
 
 
 async def parallel_prefix(session: Session) -> None:
@@ -24,7 +25,7 @@ async def parallel_prefix(session: Session) -> None:
 
 
 async def _commit_round(session: Session) -> None:
-    calls = session.draft_chain(session.settings.window)
+    calls = session.draft_chain(session.window)
     chain = await session.drafted_steps(calls)
     judging = session.judge_chain(session.next_index, chain) if chain else None
     verdicts = await session.unless_lost(judging) if judging else None
@@ -35,5 +36,6 @@ async def _commit_round(session: Session) -> None:
         if session.ended:
             return
         if not session.commit_if_accepted(call, verdict, [*calls, judging]):
-            await session.commit_target(session.target_step(), Drafted(call, judging), verdict)
+            rejected = Drafted(call, judging)
+            await session.commit_target(session.target_step(hint=rejected.tokens), rejected, verdict)
             return

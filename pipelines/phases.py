@@ -66,7 +66,7 @@ async def run_in_phases(session: Session, schedule: Callable[[Session], Awaitabl
     """
     request = session.request
     if request.thinks:
-        reasoning = session.begin_reasoning(await session.thought_end())
+        reasoning = session.recorder.begin_reasoning(await session.thought_end())
         if not reasoning.ended:
             await schedule(session)
         session.begin_answer()

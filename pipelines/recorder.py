@@ -1,92 +1,19 @@
-"""`Call` and `Recorder`: every piece of work of a request, what became of it, and the `Trace` made of that.
-
-start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
-             │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
-             └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
-"""
+"""`Recorder`: what a request has committed, when it ends, and the `Trace` made of all its calls."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from dreamr.errors import ActorLost
-from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Verdict
-from pipelines.handles import Ref, Transport
+from dreamr.types import ROOT, Checked, Prefill, Role, Step, ThoughtEnd, Verdict
+from pipelines.calls import Call
+from pipelines.costs import Decision
 from pipelines.phases import Reasoning
 from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Phase, Request, Span, Trace
 
-Verdicts = tuple[Verdict, ...]
-Steps = tuple[Step, ...]
-T = TypeVar("T", Step, Verdict, Verdicts, Steps, Proposal, Checked, Prefill)
-
 MARKERS = ("boxed", "Answer:", "ANSWER:")
 """What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
-
-
-@dataclass(slots=True, eq=False)
-class Call(Generic[T]):
-    """One call of an actor, for step number `step`."""
-
-    id: str
-    role: Role
-    step: int
-    transport: Transport
-    ref: Ref[T]
-    submitted: float
-    outcome: Outcome = "unused"
-    """What became of it, as far as is known yet."""
-    value: T | None = None
-    is_stopped: bool = False
-    num_kept: int | None = None
-    """Written tokens that became part of the answer; None: all of them when `outcome` is committed, else none."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens written, as far as they are known."""
-        match self.value:
-            case Step() | Proposal():
-                return len(self.value.tokens)
-            case Checked():
-                return 1
-            case tuple() as several:
-                return sum(len(one.tokens) for one in several if isinstance(one, Step))
-            case _:
-                return 0
-
-    @property
-    def num_wasted(self) -> int:
-        """Tokens written and not committed."""
-        if self.num_kept is not None:
-            return self.num_tokens - self.num_kept
-        return 0 if self.outcome == "committed" else self.num_tokens
-
-    async def result(self, deadline_s: float) -> T:
-        """Wait for the value.
-
-        Raises ActorLost when the actor dies, or when the deadline passes, which is then reported to its owner.
-        """
-        if self.value is not None:
-            return self.value
-        try:
-            async with asyncio.timeout(deadline_s):
-                self.value = await self.ref
-        except TimeoutError:
-            self.outcome = "lost"
-            self.transport.report_lost()
-            raise ActorLost(f"the {self.role} did not answer within {deadline_s:g} s") from None
-        except Exception:
-            self.outcome = "lost"
-            raise
-        return self.value
-
-    def stop(self) -> None:
-        """The result is not needed. May be called again, and when the work is done."""
-        if self.value is None and not self.is_stopped:
-            self.is_stopped = True
-            self.transport.stop(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +40,7 @@ class Recorder:
         self.frontier: Step = ROOT
         """The last committed step: the next one is written from `frontier.end`."""
         self.end: End | None = None
+        self.decisions: list[Decision] = []
         self.num_losses = 0
         self.phase: Phase | None = None
         self.reasoning: Reasoning | None = None
@@ -121,6 +49,15 @@ class Recorder:
     @property
     def num_committed(self) -> int:
         return len(self._steps)
+
+    @property
+    def num_judged(self) -> int:
+        """Committed steps at which a verdict decided something."""
+        return sum(step.score is not None for step in self._steps)
+
+    @property
+    def num_accepted(self) -> int:
+        return sum(step.source == "draft" and step.score is not None for step in self._steps)
 
     def now(self) -> float:
         return self._clock() - self._began
@@ -212,14 +149,14 @@ class Recorder:
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
+            decisions=tuple(self.decisions),
         )
 
     def _step_counts(self) -> _Counts:
-        decided = [step for step in self._steps if step.score is not None]
         return _Counts(
             drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in self.calls),
-            judged=len(decided),
-            accepted=sum(step.source == "draft" for step in decided),
+            judged=self.num_judged,
+            accepted=self.num_accepted,
             from_draft=sum(step.source == "draft" for step in self._steps),
             committed=len(self._steps),
         )

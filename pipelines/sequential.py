@@ -37,4 +37,4 @@ async def _commit_next(session: Session) -> None:
         if target:
             target.stop()
     else:
-        await session.commit_target(target or session.target_step(), drafted, verdict)
+        await session.commit_target(target or session.target_step(hint=drafted.tokens), drafted, verdict)

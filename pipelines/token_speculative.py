@@ -14,7 +14,7 @@ from typing import Any
 
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import Checked, Proposal, Step
-from pipelines.recorder import Call
+from pipelines.calls import Call
 from pipelines.session import Session
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from dreamr.config import PipelineSettings
 from dreamr.types import Finish, Prompt, Role, Sampling, Tokens
+from pipelines.costs import Decision
 
 Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
 """What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
@@ -126,6 +127,8 @@ class Trace:
     wasted_target_tokens: int
     num_losses: int = 0
     """How often an actor was lost during the request."""
+    decisions: tuple[Decision, ...] = ()
+    """Plans that `auto` has chosen, and why."""
 
     @property
     def text(self) -> str:

@@ -1,1 +1,1 @@
-"""SAPO: trains the draft to write steps that the target accepts, that lead to right answers, and that are short."""
+"""SAPO: trains the draft to write steps that the target accepts, that lead to correct answers, and that are short."""

@@ -1,4 +1,4 @@
-"""What a rollout is made of, as plain data between workers and learner: standard library only."""
+"""Rollouts as plain data: requests from the learner to the workers, and judged chains on the way back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreamr.types import Prompt, Tokens
-from rl.rewards import DraftedStep
+from pipelines.verification import Rule
 
 RolloutMode = Literal["free", "in_pipeline"]
 
@@ -15,8 +15,17 @@ ChainEnd = Literal["answered", "budget", "loop"]
 
 
 @dataclass(frozen=True, slots=True)
+class DraftedStep:
+    """One step that the draft wrote, and whether the target accepts it."""
+
+    num_tokens: int
+    """The delimiter included."""
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ChainStep:
-    """One step of a chain: the draft's, or the target's in the place of a rejected one."""
+    """One step of a chain: the draft's, or the target's in place of a rejected one."""
 
     source: Literal["draft", "target"]
     tokens: Tokens
@@ -26,7 +35,9 @@ class ChainStep:
     score: float | None
     """Verdict on the drafted step at this place; None when there was nothing to judge."""
     drafted: DraftedStep
-    """What the draft wrote at this place: this step, or the rejected one that is gone."""
+    """What the draft wrote at this place: this step, or the rejected one that it replaces."""
+    target_logprobs: tuple[float, ...] = ()
+    """The target's log-probabilities of the draft's tokens, where they were asked for; zeros for its own tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +46,23 @@ class Chain:
 
     steps: tuple[ChainStep, ...]
     end: ChainEnd
+    opening: str = ""
+    """`<think>` when the prompt ends with it: the chain then begins within the reasoning."""
 
     @property
     def text(self) -> str:
         return "".join(step.text for step in self.steps)
+
+    @property
+    def reply(self) -> str:
+        """The text with the opening of its reasoning: what an answer is looked for in."""
+        return self.opening + self.text
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the chain was ended before its answer could be: by the budget, or by a loop within the reasoning."""
+        reasoning = self.reply.rfind("<think>") > self.reply.rfind("</think>")
+        return self.end == "budget" or (self.end == "loop" and reasoning)
 
     @property
     def tokens(self) -> Tokens:
@@ -49,16 +73,21 @@ class Chain:
         return tuple(logprob for step in self.steps for logprob in step.logprobs)
 
     @property
+    def target_logprobs(self) -> tuple[float, ...]:
+        return tuple(logprob for step in self.steps for logprob in step.target_logprobs)
+
+    @property
     def drafted(self) -> list[DraftedStep]:
         return [step.drafted for step in self.steps]
 
     @property
-    def written_by_draft(self) -> tuple[int, ...]:
-        """Per token 1 where the draft wrote it, else 0: the mask of the loss."""
+    def loss_mask(self) -> tuple[int, ...]:
+        """Per token 1 where the draft wrote it, else 0."""
         return tuple(int(step.source == "draft") for step in self.steps for _ in step.tokens)
 
     @property
-    def rhos(self) -> list[float]:
+    def scores(self) -> list[float]:
+        """Verdicts on the drafted steps that were judged."""
         return [step.score for step in self.steps if step.score is not None]
 
 
@@ -67,8 +96,10 @@ class RolloutTask:
     """What all requests of one rollout share."""
 
     mode: RolloutMode
-    alpha: float
-    """A drafted step is accepted when rho > alpha."""
+    rule: Rule
+    """Which verdicts accept a drafted step."""
+    target_logprobs: bool = False
+    """Whether the target's log-probabilities of the draft's tokens are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +108,10 @@ class GroupRequest:
 
     prompt: Prompt
     seeds: tuple[int, ...]
-    """One per chain. A chain depends on its seed and the weights alone, not on who writes it nor what beside it."""
+    """One per chain. A chain depends on its seed, weights and kind of device, not on the worker or its batch."""
     temperature: float
+    count_target_steps: bool = False
+    """Also asks for the number of steps of the target's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +121,6 @@ class Group:
     prompt_tokens: Tokens
     chains: tuple[Chain, ...]
     version: int
-    """Which weights wrote them: the optimizer step that made these."""
+    """The optimizer step whose weights wrote them."""
+    target_steps: int | None = None
+    """Steps of the target's greedy answer; None when it was not asked for, or has no end within `max_tokens`."""

@@ -1,18 +1,33 @@
-"""The typed configuration of a training run; read from YAML, unknown keys refused. Imports no torch, Ray or trl."""
+"""The typed configuration of a training run, read from YAML; unknown keys are refused. Imports no torch, Ray or trl."""
 
 from __future__ import annotations
 
+import os
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from dreamr.config import ActorConfig, ClusterSettings, Strict, parse_strict
+from dreamr.config import ActorConfig, ClusterSettings, PipelineSettings, Strict, parse_strict
 from dreamr.errors import ConfigError
+from pipelines import rule_of
+from pipelines.verification import Rule
 from rl.chains import RolloutMode
 
+CONFIG_VARIABLE = "DREAMR_SAPO_CONFIG"
+"""Environment variable with the configuration file of a run that names none."""
+DEFAULT_CONFIG = "embedded-sapo.yaml"
+"""In dreamr/configs, which is part of the package: what trains when no file is named at all."""
 
-class DataSettings(Strict):
+
+class Settings(Strict):
+    """Base of the settings of a run: no number is infinite or NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class DataSettings(Settings):
     """What the draft is trained and evaluated on."""
 
     name: Literal["ledger", "geometry3k", "scienceqa", "ocr_vqa"] = "ledger"
@@ -24,42 +39,52 @@ class DataSettings(Strict):
     """Seed of the ledger problems, and of the order of the others."""
 
 
-class RolloutSettings(Strict):
-    """How the draft is sampled, and how its steps are judged."""
+class RolloutSettings(Settings):
+    """How the draft is sampled, and which of its steps count as accepted."""
 
     workers: PositiveInt = 2
     """Actors that write chains with the current draft."""
     verifiers: PositiveInt = 2
     """Actors that judge them; each holds the target."""
     mode: RolloutMode = "free"
-    """`free`: the draft writes the whole chain, each step judged on its own prefix. `in_pipeline`: a rejected step is
-    replaced by the target's and masked from the loss, as the draft meets it when deployed."""
+    """`free`: the draft writes the whole chain, each step judged on the prefix that the draft wrote. `in_pipeline`: a
+    rejected step is replaced by the target's and masked from the loss, as in deployment."""
     prompts_per_step: PositiveInt = 8
     group_size: int = Field(default=8, ge=2)
-    """Chains per prompt: what one chain is compared with."""
+    """Chains per prompt; the advantage of a chain is relative to its group."""
     groups_per_call: PositiveInt = 4
-    """Groups that a worker writes side by side."""
+    """Groups that a worker writes in one batch."""
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: PositiveInt = 512
     max_step_tokens: PositiveInt = 96
     alpha: float = Field(default=0.7, ge=0, lt=1)
-    """A drafted step earns its reward when rho > alpha; `evaluation.alpha` is the one to deploy with."""
+    """A drafted step is rewarded as accepted when rho > alpha; `evaluation.alpha` is the one to deploy with."""
     deadline_s: PositiveFloat = 600.0
-    """A worker that does not return its chains within this time is restarted."""
+    """A worker that writes no token and gets no verdict for so long is restarted."""
+
+    @property
+    def rule(self) -> Rule:
+        """Which verdicts accept a drafted step of a rollout."""
+        return _rule(self.alpha)
 
 
-class RewardSettings(Strict):
-    """Weights of the reward's parts, and what R_length counts."""
+class RewardSettings(Settings):
+    """Weights of the parts of the reward (`rl.rewards.REWARD_PARTS`), and what R_length counts."""
 
     outcome: float = Field(default=1.0, ge=0)
     draft: float = Field(default=1.0, ge=0)
     length: float = Field(default=1.0, ge=0)
     step_allowance: PositiveInt = 32
-    """Tokens that a needed step may take; what it leaves of them is rewarded."""
+    """Tokens that a needed step may take; the share that it does not use is rewarded."""
+    form: Literal["needed", "paper"] = "needed"
+    """R_draft: `paper` is N_accepted / N_draft; `needed` counts needed steps that are missing as drafted."""
+    needed_from: Literal["target", "group"] = "target"
+    """Where the task gives no number of needed steps (`rl.rewards.needed_steps`): `target` has the target answer each
+    problem once; `group` does without, and lets chains with accepted filler pass for whole ones."""
 
 
-class LearnerSettings(Strict):
+class LearnerSettings(Settings):
     """The policy's update."""
 
     world_size: PositiveInt = 1
@@ -83,42 +108,54 @@ class LearnerSettings(Strict):
     iterations: PositiveInt = 1
     """Optimizer steps per batch of rollouts."""
     kl_beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL term to the draft that the run began with; 0 loads no reference model."""
+    """Weight of the KL term to the draft at the beginning of the run; 0 loads no reference model."""
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
+    distill_beta: float = Field(default=0.0, ge=0)
+    """Weight of on-policy distillation from the target (`rl.rewards.distillation_gaps`); 0 does without."""
     credit: Literal["chain", "step"] = "chain"
-    """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: what a verdict says about a step counts
-    for the tokens of that step alone (scoring.py)."""
+    """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: a verdict on a step counts for the
+    tokens of that step alone (`rl.rewards.token_advantages`)."""
     negative_weight: float = Field(default=1.0, ge=0, le=1)
-    """Factor on negative advantages. What should not have been written says little about what should: in the gradient
-    of a small model it is mostly noise, and a factor near 0 lets it learn faster and at higher rates."""
+    """Factor on negative advantages. That a step was bad says little about what would have been good: in the gradient
+    of a small model it is mostly noise, and a factor near 0 allows it to learn faster and at higher rates."""
     freeze_vision: bool = True
     gradient_checkpointing: bool = False
-    """Less memory for a third more time; for models that would not fit else."""
+    """Less memory for a third more time; for models that would not fit otherwise."""
+    collective_timeout_s: PositiveFloat = 4 * 3600.0
+    """A rank that waits so long for the others in a collective ends the run. Rollouts of one rank may take far longer
+    than those of another, so minutes are too short."""
 
 
-class EvaluationSettings(Strict):
+class EvaluationSettings(Settings):
     """Held-out problems, answered by draft and target together, greedily."""
 
     every: PositiveInt = 25
     """Optimizer steps between two evaluations; there is one before the first step and one after the last."""
     problems: PositiveInt = 32
+    problems_per_call: PositiveInt = 16
+    """Problems that a worker answers in one batch; only these are repeated when it is lost."""
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is committed when rho > alpha."""
     speedup_problems: int = Field(default=0, ge=0)
     """Problems on which FPSR with the current draft is timed against the target alone; 0 skips it."""
 
+    @property
+    def rule(self) -> Rule:
+        """Which verdicts commit a drafted step of an evaluation."""
+        return _rule(self.alpha)
 
-class CheckpointSettings(Strict):
-    """What is kept to go on from."""
+
+class CheckpointSettings(Settings):
+    """How often a run can be resumed from, and how many checkpoints are kept."""
 
     every: PositiveInt = 25
     keep: int = Field(default=2, ge=2)
-    """Fewer would leave none while the newest is written."""
+    """At least 2: one is complete while the newest is written."""
 
 
-class LogSettings(Strict):
-    """Where curves and completions go, besides the run's own folder."""
+class LogSettings(Settings):
+    """Where curves and completions go, besides the folder of the run."""
 
     wandb: Literal["auto", "offline", "off"] = "auto"
     """`auto`: online when there is an API key, else offline."""
@@ -128,13 +165,13 @@ class LogSettings(Strict):
     """Optimizer steps between two tables of completions."""
 
 
-class SapoConfig(Strict):
+class SapoConfig(Settings):
     """One training run."""
 
-    run: Path
-    """The run's folder: history, checkpoints, the trained draft."""
+    run: Path | None = None
+    """Folder of the run: history, checkpoints, the trained draft. None: a new folder (`rl.checkpoints.run_folder`)."""
     draft: ActorConfig
-    """The rollout workers' actor; its engine names the draft that the run begins with."""
+    """The rollout workers' actor; its engine names the draft that is trained."""
     target: ActorConfig
     """The verifiers' actor."""
     data: DataSettings = DataSettings()
@@ -154,7 +191,7 @@ class SapoConfig(Strict):
         if rollout.prompts_per_step % learner.world_size:
             raise ValueError(
                 f"rollout.prompts_per_step = {rollout.prompts_per_step} has to be a multiple of learner.world_size = "
-                f"{learner.world_size}: a group stays on one learner."
+                f"{learner.world_size}: each learner takes whole groups."
             )
         if self.chains_per_learner % learner.micro_batch:
             raise ValueError(
@@ -177,6 +214,12 @@ class SapoConfig(Strict):
         return plain
 
     @property
+    def folder(self) -> Path:
+        """`run`, which every run has by the time that it begins."""
+        assert self.run is not None
+        return self.run
+
+    @property
     def chains_per_learner(self) -> int:
         """Chains of one optimizer step on one learner."""
         return self.rollout.prompts_per_step * self.rollout.group_size // self.learner.world_size
@@ -192,7 +235,19 @@ def load_sapo_config(path: Path) -> SapoConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file; configs/ has some to start from.") from None
+        raise ConfigError(
+            f"{path}: no such configuration file; without one the built-in draft is trained, and configs/ has others."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a configuration file: {error}") from error
     return parse_strict(SapoConfig, text, str(path))
+
+
+def default_config() -> Path:
+    """The file that DREAMR_SAPO_CONFIG names, else the recipe of the built-in draft."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else Path(str(resources.files("dreamr") / "configs" / DEFAULT_CONFIG))
+
+
+def _rule(alpha: float) -> Rule:
+    return rule_of(PipelineSettings(method="sequential", alpha=alpha))

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from rl.history import read_history
+from rl.rewards import REWARD_PARTS
 
 Rows = Sequence[dict[str, Any]]
 
+_BESIDE = {"outcome": ("eval/accuracy",), "draft": ("rewards/draft_plain/mean",)}
+"""Curves that share the panel of a part of the reward."""
 PANELS: dict[str, tuple[str, ...]] = {
     "reward, weighted": ("reward",),
-    "R_outcome": ("rewards/outcome/mean", "eval/accuracy"),
-    "R_draft": ("rewards/draft/mean", "rewards/draft_plain/mean"),
+    **{f"R_{part.name}": (f"rewards/{part.name}/mean", *_BESIDE.get(part.name, ())) for part in REWARD_PARTS},
     "acceptance": ("acceptance/rate", "eval/acceptance_rate"),
-    "R_length": ("rewards/length/mean",),
     "tokens of a drafted step": ("rollout/step_tokens", "eval/drafted_step_tokens"),
     "FPSR speedup": ("eval/fpsr_speedup",),
     "answers not found, cut off": ("eval/unparsed_rate", "eval/truncated_rate"),
@@ -26,12 +27,12 @@ PANELS: dict[str, tuple[str, ...]] = {
     "entropy": ("entropy",),
     "gradient norm": ("grad_norm",),
 }
-"""Title and the names of the curves in it; names without a value in the history are left out."""
+"""Titles and the curves of each panel; curves without a value in the history are left out."""
 _SMOOTH = 0.85
 
 
 def draw_curves(runs: dict[str, Rows], path: Path) -> None:
-    """Draw the histories of one or several runs over optimizer steps; the ending of `path` chooses PNG or HTML.
+    """Draw the histories of one or several runs over optimizer steps, as PNG or HTML by the suffix of `path`.
 
     Raises ValueError when no run has anything to draw.
     """
@@ -108,7 +109,7 @@ def _points(rows: Rows, name: str) -> list[tuple[int, float]]:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average that begins at the mean of what it has seen, not at zero."""
+    """Exponential moving average, corrected for its start as in Adam."""
     total = weight = 0.0
     smooth = []
     for value in values:

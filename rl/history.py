@@ -15,7 +15,7 @@ from rl.config import LogSettings
 
 
 class History:
-    """One line per optimizer step that has something to tell: `{"step": 3, "reward": 1.2, ...}`.
+    """One line per optimizer step that has metrics: `{"step": 3, "reward": 1.2, ...}`.
 
     `start` is the step that the run goes on from; lines of later steps, from before a crash, are dropped.
     """
@@ -27,7 +27,7 @@ class History:
         self._wandb = _open_wandb(run, settings, config) if settings.wandb != "off" else None
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line, on disk when this returns."""
+        """Add one line; it is on disk when this returns."""
         row = {"step": step, **{name: value for name, value in values.items() if _is_number(value)}}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -64,6 +64,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 def _open_wandb(run: Path, settings: LogSettings, config: Mapping[str, Any]) -> Any:
     import wandb
 
+    os.environ["WANDB_DATA_DIR"] = str(run / "wandb")  # otherwise pictures are staged in the home folder
     offline = settings.wandb == "offline" or not (os.environ.get("WANDB_API_KEY") or _has_netrc())
     saved = run / WANDB_ID
     run_id = saved.read_text(encoding="utf-8") if saved.exists() else uuid.uuid4().hex[:8]

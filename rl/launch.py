@@ -1,9 +1,9 @@
-"""From a configuration to a trained draft: room, actors, training, and their end.
+"""From a configuration to a trained draft: placement group, actors, training, and their end.
 
-    reserve room for all ──▶ pool: workers, verifiers   ──▶ fit on all ranks ──▶ folder of the trained draft
-                             learners, rank 0's address     └─ lines of progress to the caller
+    reserve resources for all ──▶ pool: workers, verifiers   ──▶ fit on all ranks ──▶ folder of the trained draft
+                                  learners, rank 0's address     └─ metrics to the caller, step by step
 
-The first failure ends everything; whatever happens, the actors are gone and the room is given back when this returns.
+The first failure ends everything. However `launch` ends, all actors have ended and the placement group is removed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import EMPTY_BUNDLE, reserve_bundles
-from actors.ray_transport import root_cause
+from actors.ray_transport import last_line, root_cause
+from dreamr.errors import TrainingFailed
+from rl import checkpoints
 from rl.config import SapoConfig
 from rl.learner import Learner
 
@@ -31,11 +33,12 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
 
     Raises:
         NotEnoughResources: the cluster cannot hold the run; nothing was created.
-        RuntimeError: a learner died.
+        ConfigError: a learner's node does not share the folder of the run.
+        TrainingFailed: a learner's process died, or what it trains is of no use.
         ValueError, ActorLost: see `ActorSupervisor.start` and `RolloutPool.roll_out`.
     """
     placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
-    from rl.pool import RolloutPool  # slow to import: only once it is known that there is room
+    from rl.pool import RolloutPool  # slow to import: only once the resources are reserved
 
     actors: list[Any] = []
     try:
@@ -46,6 +49,8 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
             for rank in range(config.learner.world_size)
         ]
         actors += learners
+        written = checkpoints.read_config(config.folder)
+        await asyncio.gather(*(_answer(learner.check_folder.remote(written)) for learner in learners))
         await _answer(pool.start.remote())
         return await _fit(learners, checkpoint, report)
     finally:
@@ -54,7 +59,7 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
 
 
 def bundles(config: SapoConfig) -> list[dict[str, float]]:
-    """Room per actor: learners, workers, verifiers, in this order."""
+    """Resources of each actor: learners, workers, verifiers, in this order."""
     rollout = config.rollout
     return [
         *[_learner_bundle(config) or EMPTY_BUNDLE] * config.learner.world_size,
@@ -68,11 +73,11 @@ def _learner_bundle(config: SapoConfig) -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount > 0}
 
 
-def _create(kind: type, placement: PlacementGroup, bundle: int | None, room: dict[str, float], *arguments: Any) -> Any:
+def _create(kind: type, placement: PlacementGroup, bundle: int | None, takes: dict[str, float], *arguments: Any) -> Any:
     strategy = "DEFAULT" if bundle is None else PlacementGroupSchedulingStrategy(placement, bundle)
     options = {
-        "num_cpus": room.get("CPU", 0),
-        "num_gpus": room.get("GPU", 0),
+        "num_cpus": takes.get("CPU", 0),
+        "num_gpus": takes.get("GPU", 0),
         "max_concurrency": 100,
         "scheduling_strategy": strategy,
     }
@@ -82,37 +87,40 @@ def _create(kind: type, placement: PlacementGroup, bundle: int | None, room: dic
 async def _fit(learners: list[Any], checkpoint: Path | None, report: Report) -> Path:
     host, port = await _answer(learners[0].address.remote())
     fits = [asyncio.ensure_future(_answer(learner.fit.remote(host, port, checkpoint))) for learner in learners]
-    lines = asyncio.create_task(_forward(learners[0], report), name="progress")
+    metrics = asyncio.create_task(_forward(learners[0], report), name="progress")
     try:
         folder, *_ = await asyncio.gather(*fits)
-        await lines
+        await metrics
     finally:
-        for task in (*fits, lines):
+        for task in (*fits, metrics):
             task.cancel()
-        await asyncio.gather(*fits, lines, return_exceptions=True)
+        await asyncio.gather(*fits, metrics, return_exceptions=True)
     assert isinstance(folder, Path)
     return folder
 
 
 async def _forward(learner: Any, report: Report) -> None:
-    async for line in learner.progress.options(num_returns="streaming").remote():
-        report(await line)
+    async for metrics in learner.progress.options(num_returns="streaming").remote():
+        report(await metrics)
 
 
 async def _answer(reference: Any) -> Any:
     try:
         return await reference
     except OutOfMemoryError as error:  # its own text lists every process of the node
-        raise RuntimeError(
+        raise TrainingFailed(
             "Ray ended a process of the run because its node was short of memory: give it more, or lower "
-            "rollout.workers, rollout.verifiers or learner.micro_batch; --resume goes on."
+            "rollout.workers, rollout.verifiers or learner.micro_batch"
         ) from error
     except RayError as error:
-        raise root_cause(error) from error
+        cause = root_cause(error)
+        if isinstance(cause, RayActorError):
+            raise TrainingFailed(f"a process of the run died: {last_line(cause)}") from error
+        raise cause from error
 
 
 async def _end(actors: list[Any]) -> None:
-    """The pool ends its members first, which it supervises."""
+    """The pool ends the actors that it supervises before it is killed itself."""
     if actors:
         await asyncio.wait([asyncio.ensure_future(actors[0].stop.remote())], timeout=30)
     for actor in actors:

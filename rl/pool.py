@@ -1,12 +1,13 @@
 """`RolloutPool`: the workers and verifiers of a run, kept alive; one call rolls out a whole batch.
 
     learner ── set_weights([ref]) ─▶ pool ── ref ─▶ every worker, before its next call
-    learner ── roll_out(requests) ─▶ pool ── calls of a few groups ─▶ line ─▶ worker 1 ─▶ verifier 1
-                                                                       └───▶ worker 2 ─▶ verifier 2
+    learner ── roll_out(requests) ─▶ pool ── calls of a few groups ─▶ queue ─┬▶ worker 1 ─┬▶ verifier 1
+                                                                             └▶ worker 2 ─┴▶ verifier 2
 
-One task per worker takes calls from the line. A call whose worker or verifier was lost goes back to the line, and the
-task waits for both to recover; meanwhile the others go on. Seeds belong to requests, so nothing depends on who served
-what. Members restart by themselves (`actors.member`); a restarted worker gets the newest weights first.
+One task per worker takes calls from the queue. A call whose worker was lost, or all verifiers, returns to the queue,
+and the task waits for them to recover; meanwhile the others go on. A worker is lost as well when it makes no progress
+for `rollout.deadline_s`. Seeds belong to requests, so no chain depends on the worker that wrote it. Actors are
+restarted by `actors.supervisor`; a restarted worker gets the newest weights first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -35,7 +37,17 @@ from rl.verifier import RolloutVerifier
 from rl.writing import ChainLimits
 
 MAX_TRIES = 5
-"""A call that has lost its actors so often is what kills them."""
+"""A call that has lost its actors so often is itself what kills them."""
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """Some neighbouring requests."""
+
+    start: int
+    requests: list[GroupRequest]
+    tries: int = 0
+    """How often serving them has failed."""
 
 
 class RolloutPool:
@@ -43,11 +55,15 @@ class RolloutPool:
 
     def __init__(self, config: SapoConfig, placement: PlacementGroup, first_bundle: int) -> None:
         self._config, self._placement, self._first_bundle = config, placement, first_bundle
-        self._workers: list[ActorSupervisor] = []
-        self._verifiers: list[ActorSupervisor] = []
+        self.workers: list[ActorSupervisor] = []
+        self.verifiers: list[ActorSupervisor] = []
         self._weights: tuple[int, ray.ObjectRef[Any]] | None = None
         self._loaded: dict[ActorSupervisor, tuple[int, int]] = {}
         """Per worker the generation and the version that it has loaded."""
+        self._target_steps: dict[str, int | None] = {}
+        """By prompt the number of steps of the target's answer, once it was counted."""
+        self._milestones: dict[str, int] = {}
+        self._passed = asyncio.Condition()
         rollout = config.rollout
         self._limits = ChainLimits(rollout.max_tokens, rollout.max_step_tokens, rollout.top_p)
 
@@ -55,45 +71,52 @@ class RolloutPool:
         """Create all actors and load their models. Raises what `ActorSupervisor.start` raises."""
         config = self._config
         group = GroupConfig(draft=config.draft, target=config.target)
-        self._workers = [ActorSupervisor(RolloutWorker, config.draft, group) for _ in range(config.rollout.workers)]
-        self._verifiers = [
+        self.workers = [ActorSupervisor(RolloutWorker, config.draft, group) for _ in range(config.rollout.workers)]
+        self.verifiers = [
             ActorSupervisor(RolloutVerifier, config.target, group) for _ in range(config.rollout.verifiers)
         ]
-        members = [*self._workers, *self._verifiers]
+        actors = [*self.workers, *self.verifiers]
         await asyncio.gather(
-            *(member.start(self._placement, self._first_bundle + bundle) for bundle, member in enumerate(members))
+            *(actor.start(self._placement, self._first_bundle + bundle) for bundle, actor in enumerate(actors))
         )
 
     async def stop(self) -> None:
-        """Kill all actors; returns when they are gone."""
-        await asyncio.gather(*(member.stop() for member in [*self._workers, *self._verifiers]))
-
-    async def pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [worker.info.pid for worker in self._workers if worker.info is not None]
+        """Kill all actors; returns when they have ended."""
+        await asyncio.gather(*(actor.stop() for actor in [*self.workers, *self.verifiers]))
 
     async def set_weights(self, weights: list[ray.ObjectRef[Any]], version: int) -> None:
         """Have every worker load `weights` (one reference, in a list so that it arrives as one) before it goes on."""
         self._weights = version, weights[0]
-        await asyncio.gather(*(self._sync(worker) for worker in self._workers))
+        await asyncio.gather(*(self._sync(worker) for worker in self.workers))
 
     async def roll_out(
         self, requests: Sequence[GroupRequest], task: RolloutTask, size: int | None = None
     ) -> list[Group]:
         """A group per request, in their order; `size` requests go to a worker at a time.
 
-        Raises ActorLost when an actor is gone for good, and whatever the engines raise.
+        Raises ActorLost when an actor does not come back, and whatever the engines raise.
         """
         size = size or self._config.rollout.groups_per_call
-        line = deque(_Call(start, list(requests[start : start + size])) for start in range(0, len(requests), size))
+        queue = deque(_Call(start, list(requests[start : start + size])) for start in range(0, len(requests), size))
         groups: list[Group | None] = [None] * len(requests)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for number in range(len(self._workers)):
-                    tasks.create_task(self._serve(number, line, groups, task), name=f"worker {number}")
+                for number in range(len(self.workers)):
+                    tasks.create_task(self._serve(number, queue, groups, task), name=f"worker {number}")
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from failed
         return [group for group in groups if group is not None]
+
+    async def pass_milestone(self, name: str, step: int) -> None:
+        """Rank 0 has done this at that optimizer step: those that wait for it go on."""
+        async with self._passed:
+            self._milestones[name] = step
+            self._passed.notify_all()
+
+    async def reached(self, name: str, step: int) -> None:
+        """Return when rank 0 has passed the milestone at that step or a later one."""
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._milestones.get(name, -1) >= step)
 
     async def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:
         """Per prompt the wall time of the target alone, and of FPSR with the first worker as its draft.
@@ -101,10 +124,10 @@ class RolloutPool:
         Target and verifier are one actor where there is only one verifier. A prompt during which an actor is lost is
         timed again: the pipelines go on without it, or with a draft that has not got the newest weights yet.
 
-        Raises ActorLost when an actor is gone for good.
+        Raises ActorLost when an actor does not come back.
         """
         store = StoredPrompts()
-        draft, target, judge = self._workers[0], self._verifiers[0], self._verifiers[-1]
+        draft, target, verifier = self.workers[0], self.verifiers[0], self.verifiers[-1]
         rollout = self._config.rollout
         settings = PipelineSettings(
             alpha=self._config.evaluation.alpha,
@@ -114,12 +137,12 @@ class RolloutPool:
         handles = Handles(
             Writer(RayTransport(draft, store)),
             Writer(RayTransport(target, store)),
-            Verifier(RayTransport(judge, store)),
+            Verifier(RayTransport(verifier, store)),
         )
         times: list[tuple[float, float]] = []
         for prompt in prompts:
             for _ in range(MAX_TRIES):
-                await asyncio.gather(*(member.recovered() for member in {draft, target, judge}))
+                await asyncio.gather(*(actor.recovered() for actor in {draft, target, verifier}))
                 await self._sync(draft)
                 traces = [await _answered(handles, prompt, settings, method) for method in ("autoregressive", "fpsr")]
                 if not any(trace.num_losses for trace in traces):
@@ -129,33 +152,65 @@ class RolloutPool:
                 raise ActorLost(f"actors were lost {MAX_TRIES} times while one problem was timed")
         return times
 
-    async def _serve(self, number: int, line: deque[_Call], groups: list[Group | None], task: RolloutTask) -> None:
-        worker, verifier = self._workers[number], self._verifiers[number % len(self._verifiers)]
-        while line:
-            call = line.popleft()
+    async def _serve(self, number: int, queue: deque[_Call], groups: list[Group | None], task: RolloutTask) -> None:
+        worker, actors = self.workers[number], [self.workers[number], *self.verifiers]
+        # Each worker begins with another verifier, so that their first calls do not meet.
+        verifiers = [*self.verifiers[number % len(self.verifiers) :], *self.verifiers[: number % len(self.verifiers)]]
+        while queue:
+            call = queue.popleft()
             try:
-                groups[call.start : call.start + len(call.requests)] = await self._call(worker, verifier, call, task)
+                groups[call.start : call.start + len(call.requests)] = await self._call(worker, verifiers, call, task)
             except ActorLost as lost:
                 call.tries += 1
                 if call.tries == MAX_TRIES:
                     raise ActorLost(f"a rollout call has lost its actors {MAX_TRIES} times: {lost}") from lost
-                line.append(call)
-                await asyncio.gather(worker.check(), verifier.check())  # the loss may have been either's
-                await asyncio.gather(worker.recovered(), verifier.recovered())
+                queue.append(call)
+                await asyncio.gather(*(actor.check() for actor in actors))  # the loss may have been any one's
+                await asyncio.gather(*(actor.recovered() for actor in actors))
 
     async def _call(
-        self, worker: ActorSupervisor, verifier: ActorSupervisor, call: _Call, task: RolloutTask
+        self, worker: ActorSupervisor, verifiers: Sequence[ActorSupervisor], call: _Call, task: RolloutTask
     ) -> list[Group]:
         await self._sync(worker)
+        requests = [self._without_known_steps(request) for request in call.requests]
+        handles = [verifier.actor for verifier in verifiers]
+        remote = worker.actor.roll_out.remote(requests, handles, task, self._limits)
+        groups = await self._while_progressing(worker, RayRef(remote, worker))
+        for request, group in zip(requests, groups, strict=True):
+            if request.count_target_steps:
+                self._target_steps[request.prompt.key] = group.target_steps
+        return [
+            replace(group, target_steps=self._target_steps.get(request.prompt.key))
+            for request, group in zip(requests, groups, strict=True)
+        ]
+
+    def _without_known_steps(self, request: GroupRequest) -> GroupRequest:
+        known = request.prompt.key in self._target_steps
+        return replace(request, count_target_steps=request.count_target_steps and not known)
+
+    async def _while_progressing(self, worker: ActorSupervisor, reply: RayRef[list[Group]]) -> list[Group]:
+        """Await the reply for as long as the worker goes on. Raises ActorLost when it does not."""
         deadline_s = self._config.rollout.deadline_s
-        remote = worker.actor.roll_out.remote(call.requests, verifier.actor, task, self._limits)
-        reply: RayRef[list[Group]] = RayRef(remote, worker)
+        answer = asyncio.ensure_future(_awaited(reply))
+        progress: int | None = None
         try:
-            async with asyncio.timeout(deadline_s):
-                return await reply
-        except TimeoutError as error:
-            worker.report_lost()
-            raise ActorLost(f"a rollout worker was silent for {deadline_s:g} s") from error
+            while not (await asyncio.wait({answer}, timeout=deadline_s))[0]:
+                before, progress = progress, await self._progress(worker)
+                if progress == before:
+                    worker.report_lost()
+                    raise ActorLost(f"a rollout worker made no progress for {deadline_s:g} s")
+            return answer.result()
+        finally:
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def _progress(self, worker: ActorSupervisor) -> int | None:
+        """None when the process does not answer, whether it is dead or hangs."""
+        try:
+            async with asyncio.timeout(self._config.rollout.deadline_s):
+                return await RayRef[int](worker.actor.num_done.remote(), worker)
+        except (TimeoutError, ActorLost):
+            return None
 
     async def _sync(self, worker: ActorSupervisor) -> None:
         """Give the worker the newest weights, unless its present process has them."""
@@ -172,14 +227,11 @@ class RolloutPool:
             self._loaded[worker] = wanted
 
 
+async def _awaited(reply: RayRef[list[Group]]) -> list[Group]:
+    return await reply
+
+
 async def _answered(handles: Handles, prompt: Prompt, settings: PipelineSettings, method: str) -> Trace:
     """Answer from cold prefix caches: no run may profit from what another has cached."""
     request = Request(cold_copy(prompt, f"timing {uuid.uuid4().hex}"), settings.model_copy(update={"method": method}))
     return await run(request, handles)
-
-
-class _Call:
-    """Some neighbouring requests, and how often serving them has failed."""
-
-    def __init__(self, start: int, requests: list[GroupRequest]) -> None:
-        self.start, self.requests, self.tries = start, requests, 0

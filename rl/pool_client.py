@@ -1,21 +1,27 @@
-"""`PoolClient`: the pool as one learner rank sees it, from the thread that trains."""
+"""`PoolClient`: the pool as one learner rank sees it, from the thread that trains.
+
+Ranks that wait for what rank 0 does alone wait for the pool, not in a collective, whose timeout would end the run.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 import torch
+from torch import Tensor, nn
 
-from actors.ray_transport import root_cause
+from actors.ray_transport import last_line, root_cause
+from dreamr.errors import TrainingFailed
+from dreamr.types import Prompt
 from rl.chains import Group, GroupRequest, RolloutTask
-from rl.weights import gather_weights
 
 
 class PoolClient:
-    """Blocking calls, made by no event loop."""
+    """Blocking calls of one learner rank."""
 
     def __init__(self, pool: Any, rank: int) -> None:
         self._pool, self._rank = pool, rank
@@ -32,23 +38,31 @@ class PoolClient:
         began = time.perf_counter()
         weights = self.gather(model)
         if weights is not None:
+            for name, weight in weights.items():
+                stop_unless_finite(f"weight {name}", weight, version)
             self._reference = ray.put(weights)
             self._get(self._pool.set_weights.remote([self._reference], version))
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            torch.distributed.barrier()  # nobody samples from the old weights
+        self.wait_for_rank_0("weights", version)  # no rank samples from the old ones
         self._version = version
         self.sync_seconds = time.perf_counter() - began
 
-    def gather(self, model: Any) -> dict[str, torch.Tensor] | None:
+    def wait_for_rank_0(self, name: str, step: int) -> None:
+        """Return when rank 0 has called this with the same arguments."""
+        if self._rank == 0:
+            self._get(self._pool.pass_milestone.remote(name, step))
+        else:
+            self._get(self._pool.reached.remote(name, step))
+
+    def gather(self, model: Any) -> dict[str, Tensor] | None:
         """The weights on rank 0, None on the others. Collective."""
-        return gather_weights(_unwrapped(model), keep=self._rank == 0)
+        return gather_weights(model.module if hasattr(model, "module") else model, keep=self._rank == 0)
 
     def roll_out(self, requests: Sequence[GroupRequest], task: RolloutTask, size: int | None = None) -> list[Group]:
         """See `RolloutPool.roll_out`."""
         groups: list[Group] = self._get(self._pool.roll_out.remote(requests, task, size))
         return groups
 
-    def time_pipelines(self, prompts: Sequence[Any]) -> list[tuple[float, float]]:
+    def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:
         """See `RolloutPool.time_pipelines`."""
         times: list[tuple[float, float]] = self._get(self._pool.time_pipelines.remote(prompts))
         return times
@@ -56,9 +70,37 @@ class PoolClient:
     def _get(self, reference: Any) -> Any:
         try:
             return ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            raise TrainingFailed(f"the actor that runs the rollouts died: {last_line(error)}") from error
         except ray.exceptions.RayError as error:
             raise root_cause(error) from error
 
 
-def _unwrapped(model: Any) -> Any:
-    return model.module if hasattr(model, "module") else model
+def stop_unless_finite(name: str, values: Tensor, step: int) -> None:
+    """Raises TrainingFailed: nothing good can come of it, and the next checkpoint would hold it."""
+    if not torch.isfinite(values).all():
+        raise TrainingFailed(
+            f"{name} is not finite after optimizer step {step}: lower learner.learning_rate or learner.max_grad_norm"
+        )
+
+
+def gather_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor] | None:
+    """Copies of all parameters on the CPU where `keep` is true, else None; the whole of each, also under ZeRO-3.
+
+    Collective: every rank has to call it. Under ZeRO-3 each parameter is gathered by itself, so no rank ever holds
+    the whole model twice.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        with _gathered(parameter), torch.no_grad():
+            if keep:
+                weights[name] = parameter.detach().to("cpu", copy=True)
+    return weights if keep else None
+
+
+def _gathered(parameter: Any) -> Any:
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])

@@ -1,11 +1,12 @@
-"""`RolloutWorker`: the current draft; writes groups of chains and has them judged.
+"""`RolloutWorker`: writes groups of chains with the current draft and has them judged.
 
-    free          chains of all groups, side by side ─▶ judge: one call per group ─▶ groups
-    in pipeline   next step of every chain ─▶ judge ─▶ accepted: kept; rejected: the target's step takes its place
+    free          chains of all groups in one batch ─▶ verdicts ─▶ groups
+    in_pipeline   next step of every chain ─▶ verdicts ─▶ accepted: kept; rejected: replaced by the target's step
                       ▲                                    │
                       └──────── until all chains end ──────┘
 
-The worker awaits the verifier, the verifier nobody. Chains are written in a thread, so that health calls are answered.
+The worker awaits verifiers; a verifier awaits no other actor. Models compute in the engines' own threads, so that
+health calls are answered meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from actors.roles import DraftActor
 from dreamr.config import ActorConfig
-from dreamr.engines.hf import HFEngine
-from dreamr.types import Step
-from rl.chains import Chain, ChainStep, Group, GroupRequest, RolloutTask
-from rl.rewards import DraftedStep, is_accepted
-from rl.verifier import Frontier
-from rl.writing import ChainBatch, ChainLimits, Row, WrittenStep
+from dreamr.engines.hf.engine import HFEngine
+from dreamr.types import JudgedStep, Step, Tokens
+from rl.chains import Chain, ChainStep, DraftedStep, Group, GroupRequest, RolloutTask
+from rl.verifier import Frontier, Verifiers
+from rl.writing import ChainBatch, ChainLimits
+
+_TAIL = 64
+"""Last tokens of a prompt, among which it opens the reasoning if it does."""
 
 
 class RolloutWorker(DraftActor):
@@ -33,126 +36,188 @@ class RolloutWorker(DraftActor):
     def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
         super().__init__(config, ids_of)
         self._version = 0
+        self._rollouts: set[_Rollout] = set()
+        self._num_done = 0
 
     async def set_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Load what the optimizer step `version` has made; Ray resolves the reference once per node."""
+        """Load the weights of the optimizer step `version`; Ray resolves their reference once per node."""
         await cast(HFEngine, self._engine).update_weights(weights)
         self._version = version
 
+    async def num_done(self) -> int:
+        """A number that changes with every step that is written and every answer of a verifier."""
+        return self._num_done + sum(rollout.num_done for rollout in self._rollouts)
+
     async def roll_out(
-        self, requests: Sequence[GroupRequest], verifier: Any, task: RolloutTask, limits: ChainLimits
+        self, requests: Sequence[GroupRequest], verifiers: Sequence[Any], task: RolloutTask, limits: ChainLimits
     ) -> list[Group]:
-        """Chains for every request, judged by the actor `verifier` (a handle of `RolloutVerifier`)."""
+        """Chains for every request, judged by the actors `verifiers` (handles of `RolloutVerifier`)."""
         engine = cast(HFEngine, self._engine)
-        batch = await asyncio.to_thread(ChainBatch, engine, requests, limits)
-        write = _write_free if task.mode == "free" else _write_in_pipeline
-        chains = await write(batch, requests, verifier, task.alpha, limits)
-        by_group: dict[int, list[Chain]] = defaultdict(list)
-        for row, chain in zip(batch.rows, chains, strict=True):
-            by_group[row.group].append(chain)
+        rollout = _Rollout(requests, Verifiers(verifiers), task, limits)
+        self._rollouts.add(rollout)
+        try:
+            target_steps = asyncio.ensure_future(rollout.count_target_steps())
+            try:
+                await rollout.begin(engine)
+                chains = await (rollout.write_free() if task.mode == "free" else rollout.write_in_pipeline())
+                counts = await target_steps
+            finally:
+                target_steps.cancel()
+                await asyncio.gather(target_steps, return_exceptions=True)
+        finally:
+            self._rollouts.discard(rollout)
+            self._num_done += rollout.num_done
         return [
-            Group(engine.prompt_tokens(request.prompt), tuple(by_group[index]), self._version)
+            Group(await engine.prompt_tokens(request.prompt), tuple(chains[index]), self._version, counts[index])
             for index, request in enumerate(requests)
         ]
 
 
-async def _write_free(
-    batch: ChainBatch, requests: Sequence[GroupRequest], verifier: Any, alpha: float, limits: ChainLimits
-) -> list[Chain]:
-    written = await asyncio.to_thread(batch.write_chains)
-    rhos = await _judged(batch.rows, [[one.step for one in steps] for steps in written], requests, verifier)
-    return [
-        _chain(row, [_drafted(one, rho, alpha) for one, rho in zip(steps, verdicts, strict=True)])
-        for row, steps, verdicts in zip(batch.rows, written, rhos, strict=True)
-    ]
+class _Rollout:
+    """One call of a worker: a batch of rows, and the verifiers that judge them."""
+
+    def __init__(
+        self, requests: Sequence[GroupRequest], verifiers: Verifiers, task: RolloutTask, limits: ChainLimits
+    ) -> None:
+        self._requests, self._verifiers, self._task, self._limits = requests, verifiers, task, limits
+        self._batch: ChainBatch | None = None
+        self._openings: list[str] = []
+        self._num_answers = 0
+
+    async def begin(self, engine: HFEngine) -> None:
+        """Read the prompts."""
+        prompts = [await engine.prompt_tokens(request.prompt) for request in self._requests]
+        self._openings = [_opening(engine, prompt) for prompt in prompts]
+        self._batch = ChainBatch(engine, self._requests, self._limits)
+
+    @property
+    def num_done(self) -> int:
+        """Tokens written and answers of verifiers so far."""
+        return self._num_answers + (self._batch.num_tokens if self._batch else 0)
+
+    async def count_target_steps(self) -> list[int | None]:
+        """Per request the number of steps of the target's answer, where it is wanted."""
+        return await asyncio.gather(
+            *(
+                self._ask("count_steps", request.prompt, self._limits) if request.count_target_steps else _nothing()
+                for request in self._requests
+            )
+        )
+
+    async def write_free(self) -> list[list[Chain]]:
+        """The chains of each request: written whole, then judged."""
+        batch = self._required
+        written = await batch.write_chains()
+        judged = await self._judged(written)
+        return self._by_request(
+            [
+                [self._drafted(*pair) for pair in zip(steps, of_chain, strict=True)]
+                for steps, of_chain in zip(written, judged, strict=True)
+            ]
+        )
+
+    async def write_in_pipeline(self) -> list[list[Chain]]:
+        """The chains of each request: judged step by step, rejected steps replaced by the target's."""
+        batch = self._required
+        chains: list[list[ChainStep]] = [[] for _ in batch.rows]
+        while any(row.end is None for row in batch.rows):
+            before = [row.frontier for row in batch.rows]
+            written = await batch.write_steps()
+            judged = await self._judged([[one] if one else [] for one in written])
+            rejected: dict[int, ChainStep] = {}
+            for index, one in enumerate(written):
+                if one is None:
+                    continue
+                step = self._drafted(one, judged[index][0])
+                if step.drafted.accepted:
+                    chains[index].append(step)
+                else:
+                    rejected[index] = step
+            for index, replacement in (await self._target_steps(list(rejected), before)).items():
+                batch.replace(batch.rows[index], before[index], replacement)
+                chains[index].append(self._replaced(rejected[index], replacement))
+        return self._by_request(chains)
+
+    async def _judged(self, chains: Sequence[Sequence[Step]]) -> list[list[JudgedStep]]:
+        """What the target says about each step of every row; the calls of all groups at once."""
+        shares = self._shares([index for index, chain in enumerate(chains) if chain])
+        temperature = self._requests[0].temperature if self._task.target_logprobs else None
+        answers = await asyncio.gather(
+            *(
+                self._ask("judge", self._requests[group].prompt, [chains[index] for index in rows], temperature)
+                for group, rows in shares
+            )
+        )
+        judged: list[list[JudgedStep]] = [[] for _ in chains]
+        for (_, rows), answer in zip(shares, answers, strict=True):
+            for index, of_chain in zip(rows, answer, strict=True):
+                judged[index] = of_chain
+        return judged
+
+    async def _target_steps(self, rejected: Sequence[int], before: Sequence[Step]) -> dict[int, Step]:
+        """The target's step in place of each rejected one; the calls of all groups at once."""
+        rows_of_batch = self._required.rows
+        shares, calls = self._shares(rejected), []
+        for group, rows in shares:
+            # The row has counted the rejected step already.
+            frontiers = [
+                Frontier(before[index], rows_of_batch[index].num_steps - 1, rows_of_batch[index].request.settings.seed)
+                for index in rows
+            ]
+            request = self._requests[group]
+            calls.append(self._ask("write", request.prompt, frontiers, request.temperature, self._limits))
+        return {
+            index: step
+            for (_, rows), steps in zip(shares, await asyncio.gather(*calls), strict=True)
+            for index, step in zip(rows, steps, strict=True)
+        }
+
+    def _shares(self, indices: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Groups and rows of calls: a call per group, or several where there are more verifiers than groups."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index in indices:
+            groups[self._required.rows[index].group].append(index)
+        shares = []
+        for group, rows in groups.items():
+            size = -(-len(rows) // max(1, len(self._verifiers) // len(groups)))
+            shares += [(group, rows[start : start + size]) for start in range(0, len(rows), size)]
+        return shares
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        answer = await self._verifiers.call(method, *arguments)
+        self._num_answers += 1
+        return answer
+
+    def _drafted(self, step: Step, judged: JudgedStep) -> ChainStep:
+        verdict = judged.verdict
+        drafted = DraftedStep(len(step.tokens), self._task.rule.accepts(verdict))
+        score = verdict.score if verdict.judged else None
+        return ChainStep("draft", step.tokens, step.text, step.logprobs, score, drafted, judged.logprobs)
+
+    def _replaced(self, rejected: ChainStep, step: Step) -> ChainStep:
+        zeros = (0.0,) * len(step.tokens)
+        of_target = zeros if self._task.target_logprobs else ()
+        return ChainStep("target", step.tokens, step.text, zeros, rejected.score, rejected.drafted, of_target)
+
+    def _by_request(self, steps: Sequence[Sequence[ChainStep]]) -> list[list[Chain]]:
+        chains: list[list[Chain]] = [[] for _ in self._requests]
+        for row, of_chain in zip(self._required.rows, steps, strict=True):
+            assert row.end is not None
+            chains[row.group].append(Chain(tuple(of_chain), row.end, self._openings[row.group]))
+        return chains
+
+    @property
+    def _required(self) -> ChainBatch:
+        assert self._batch is not None
+        return self._batch
 
 
-async def _write_in_pipeline(
-    batch: ChainBatch, requests: Sequence[GroupRequest], verifier: Any, alpha: float, limits: ChainLimits
-) -> list[Chain]:
-    chains: list[list[ChainStep]] = [[] for _ in batch.rows]
-    while any(row.end is None for row in batch.rows):
-        before = [row.frontier for row in batch.rows]
-        written = await asyncio.to_thread(batch.write_steps)
-        drafted = [[one.step] if one else [] for one in written]
-        rhos = await _judged(batch.rows, drafted, requests, verifier)
-        rejected: dict[int, ChainStep] = {}
-        for index, one in enumerate(written):
-            if one is None:
-                continue
-            own = _drafted(one, rhos[index][0], alpha)
-            if own.drafted.accepted:
-                chains[index].append(own)
-            else:
-                rejected[index] = own
-        replacements = await _replacements(batch.rows, rejected, before, requests, verifier, limits)
-        for index, step in replacements.items():
-            batch.replace(batch.rows[index], before[index], step)
-            chains[index].append(_replaced(rejected[index], step))
-    return [_chain(row, steps) for row, steps in zip(batch.rows, chains, strict=True)]
+def _opening(engine: HFEngine, prompt: Tokens) -> str:
+    """`<think>` when the prompt ends with an open reasoning, else nothing."""
+    text = str(engine.tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
+    begun = text.rpartition("<|im_start|>")[2]
+    return "<think>" if begun.rfind("<think>") > begun.rfind("</think>") else ""
 
 
-async def _judged(
-    rows: Sequence[Row], chains: Sequence[Sequence[Step]], requests: Sequence[GroupRequest], verifier: Any
-) -> list[list[float | None]]:
-    """rho per step of every row; one call per group that has something to judge, all at once."""
-    members = _members(rows, [index for index, chain in enumerate(chains) if chain])
-    calls = [
-        verifier.judge.remote(requests[group].prompt, [chains[index] for index in own])
-        for group, own in members.items()
-    ]
-    rhos: list[list[float | None]] = [[] for _ in rows]
-    for own, answer in zip(members.values(), await asyncio.gather(*calls), strict=True):
-        for index, verdicts in zip(own, answer, strict=True):
-            rhos[index] = verdicts
-    return rhos
-
-
-async def _replacements(
-    rows: Sequence[Row],
-    rejected: Mapping[int, ChainStep],
-    before: Sequence[Step],
-    requests: Sequence[GroupRequest],
-    verifier: Any,
-    limits: ChainLimits,
-) -> dict[int, Step]:
-    """The target's step in the place of each rejected one; one call per group, all at once."""
-    members = _members(rows, list(rejected))
-    calls = []
-    for group, own in members.items():
-        # The row has counted the rejected step already.
-        frontiers = [
-            Frontier(before[index], rows[index].num_steps - 1, rows[index].request.settings.seed) for index in own
-        ]
-        request = requests[group]
-        calls.append(verifier.write.remote(request.prompt, frontiers, request.temperature, limits))
-    answers = await asyncio.gather(*calls)
-    return {
-        index: step
-        for own, steps in zip(members.values(), answers, strict=True)
-        for index, step in zip(own, steps, strict=True)
-    }
-
-
-def _members(rows: Sequence[Row], indices: Sequence[int]) -> dict[int, list[int]]:
-    """Indices of rows by the group they belong to."""
-    members: dict[int, list[int]] = defaultdict(list)
-    for index in indices:
-        members[rows[index].group].append(index)
-    return dict(members)
-
-
-def _drafted(written: WrittenStep, rho: float | None, alpha: float) -> ChainStep:
-    step = written.step
-    drafted = DraftedStep(len(step.tokens), is_accepted(step.text, rho, alpha))
-    return ChainStep("draft", step.tokens, step.text, written.logprobs, rho, drafted)
-
-
-def _replaced(rejected: ChainStep, step: Step) -> ChainStep:
-    zeros = (0.0,) * len(step.tokens)
-    return ChainStep("target", step.tokens, step.text, zeros, rejected.score, rejected.drafted)
-
-
-def _chain(row: Row, steps: Sequence[ChainStep]) -> Chain:
-    assert row.end is not None
-    return Chain(tuple(steps), row.end)
+async def _nothing() -> None:
+    return None

@@ -1,11 +1,16 @@
-"""The training command: `python rl/train.py --config configs/smoke-sapo.yaml`, here or by `ray job submit`."""
+"""The training command: `python rl/train.py`, here or by `ray job submit`; `dreamr train` is the same.
+
+configuration ─▶ checks, without anything heavy ─▶ folder of the run ─▶ cluster ─▶ launch ─▶ trained draft
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,76 +19,137 @@ import typer
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # `python rl/train.py` puts rl/ first: a checkout needs its root there
 
-from dreamr.errors import BadInput, reported
+from dreamr.config import ActorConfig, HFEngineConfig, names_a_path
+from dreamr.engines.factory import model_location
+from dreamr.errors import ActorLost, ConfigError, TrainingFailed, reported
 from rl import checkpoints
-from rl.checks import check, run_folder
-from rl.config import SapoConfig, load_sapo_config
+from rl.config import CONFIG_VARIABLE, SapoConfig, default_config, load_sapo_config
+from rl.curves import draw_curves, load_runs
+from rl.data import load_data
+from rl.rewards import REWARD_PARTS
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+CURVES = "curves.png"
+"""In the folder of the run."""
+PACKAGES = ("trl", "deepspeed", "accelerate", "datasets", "wandb")
 SHOWN = {
     "reward": "reward",
-    "rewards/outcome/mean": "outcome",
-    "rewards/draft/mean": "draft",
-    "rewards/length/mean": "length",
+    **{f"rewards/{part.name}/mean": part.name for part in REWARD_PARTS},
     "acceptance/rate": "accepted",
     "rollout/step_tokens": "tokens/step",
-    "eval/accuracy": "eval right",
+    "eval/accuracy": "eval correct",
     "eval/acceptance_rate": "eval accepted",
     "eval/drafted_step_tokens": "eval tokens/step",
     "eval/fpsr_speedup": "eval speedup",
 }
+"""What a line of progress shows of the metrics."""
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="YAML file; configs/*-sapo.yaml are ready to use.")],
-    run: Annotated[Path | None, typer.Option(help="The run's folder, instead of the file's `run`.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help=f"YAML file; without it, {CONFIG_VARIABLE}, else the built-in draft's recipe.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, in place of the file's `run`.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
 ) -> None:
-    """Train a draft by SAPO: steps that the target accepts, right answers, few tokens."""
+    """Train a draft by SAPO: steps that the target accepts, correct answers, few tokens."""
     with reported():
-        settings = load_sapo_config(config)
-        if run is not None:
-            settings = settings.model_copy(update={"run": run})
-        folder = start(settings.model_copy(update={"run": run_folder(settings.run)}), resume=resume)
-    typer.echo(f"trained draft: {folder}")
+        train_draft(config, run, resume=resume)
+
+
+def train_draft(file: Path | None, run: Path | None, *, resume: bool) -> None:
+    """Run the command; says first and last where the run is. Raises ConfigError and what `start` raises."""
+    path = file or default_config()
+    typer.echo(f"configuration: {path} (another one: --config FILE, or {CONFIG_VARIABLE}=FILE)")
+    config = load_sapo_config(path)
+    folder = checkpoints.run_folder(run or config.run, path.stem, resume=resume)
+    typer.echo(f"run: {folder} (another folder: --run FOLDER, or {checkpoints.RUNS_VARIABLE}=FOLDER for all runs)")
+    draft = start(config.model_copy(update={"run": folder}), resume=resume)
+    typer.echo(f"run: {folder} (curves: {CURVES})\ntrained draft: {draft}")
 
 
 def start(config: SapoConfig, *, resume: bool) -> Path:
-    """Check everything that can be checked without loading anything heavy, then train."""
+    """Check everything that can be checked without loading anything heavy, then train; folder of the trained draft."""
     check(config, resume=resume)
-    checkpoint = _begin(config, resume=resume)
-    from actors.cluster import connected
-    from dreamr.errors import NotEnoughResources
-    from rl.launch import launch
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with checkpoints.locked(config.folder), checkpoints.full_disk_named(config.folder):
+        checkpoint = _begin(config, resume=resume)
+        from actors.cluster import connected
+        from rl.launch import launch
 
-    with connected(config.cluster):
-        try:
-            return asyncio.run(launch(config, checkpoint, _print))
-        except NotEnoughResources as error:
-            raise BadInput(str(error)) from error
+        with connected(config.cluster):
+            try:
+                return asyncio.run(launch(config, checkpoint, partial(_report, config.folder)))
+            except (ActorLost, TrainingFailed) as error:
+                raise TrainingFailed(f"{str(error).rstrip('.')}; {_how_to_go_on(config.folder)}") from error
+
+
+def _how_to_go_on(run: Path) -> str:
+    checkpoint = checkpoints.newest(run)
+    if checkpoint is None:
+        return f"there is no checkpoint yet: --run {run} --resume starts over"
+    return f"--run {run} --resume goes on after step {checkpoints.step_of(checkpoint)}"
+
+
+def check(config: SapoConfig, *, resume: bool) -> None:
+    """Raises ConfigError in one sentence for the first thing that would stop the run."""
+    _check_packages(config)
+    for role, actor in (("draft", config.draft), ("target", config.target)):
+        _check_model(role, actor)
+    checkpoints.check_folder(config, resume=resume)
+    _check_data(config)
+
+
+def _check_packages(config: SapoConfig) -> None:
+    needed = [name for name in PACKAGES if name != "wandb" or config.log.wandb != "off"]
+    if absent := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"training needs {', '.join(absent)}: pip install -e '.[train]'")
+
+
+def _check_model(role: str, actor: ActorConfig) -> None:
+    assert isinstance(actor.engine, HFEngineConfig)
+    location = model_location(actor.engine.model)
+    if names_a_path(location) and not (Path(location) / "config.json").is_file():
+        raise ConfigError(
+            f"{role}.engine.model = '{actor.engine.model}': there is no checkpoint in that folder; give a folder with "
+            "a config.json, a hub id, or a built-in model."
+        )
+
+
+def _check_data(config: SapoConfig) -> None:
+    wanted = config.rollout.prompts_per_step
+    load_data(config.data, "eval", wanted)
+    if (found := len(load_data(config.data, "train", wanted))) < wanted:
+        raise ConfigError(
+            f"data: {found} training problems are too few for rollout.prompts_per_step = {wanted}; lower it or give "
+            "more data."
+        )
 
 
 def _begin(config: SapoConfig, *, resume: bool) -> Path | None:
-    """Make the run's folder ready; the checkpoint to go on from, if there is one."""
-    checkpoint = checkpoints.newest(config.run) if resume else None
+    """Make the folder ready; the checkpoint to go on from, if there is one."""
+    run = config.folder
+    checkpoint = checkpoints.newest(run) if resume else None
     if checkpoint:
-        typer.echo(f"resuming behind step {checkpoints.step_of(checkpoint)}: {checkpoint}")
+        typer.echo(f"resuming after step {checkpoints.step_of(checkpoint)}: {checkpoint}")
     else:
         if resume:
-            log.warning("no whole checkpoint in %s, starting over; what is there keeps another name", config.run)
-        checkpoints.set_aside(config.run)
-    config.run.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_at_once(config.run / checkpoints.CONFIG, json.dumps(config.public(), indent=2) + "\n")
+            log.warning("no whole checkpoint in %s: the run starts over, what is there gets another name", run)
+        checkpoints.set_aside(run)
+    checkpoints.write_at_once(run / checkpoints.CONFIG, json.dumps(config.public(), indent=2) + "\n")
     return checkpoint
 
 
-def _print(line: dict[str, float]) -> None:
-    values = [f"{label} {line[name]:.3g}" for name, label in SHOWN.items() if name in line]
-    if values:  # a second update on the same rollouts has nothing new to tell
-        typer.echo(f"step {int(line['step']):>4}  " + "  ".join(values))
+def _report(run: Path, metrics: dict[str, float]) -> None:
+    """Print a line of progress; after each evaluation also draw the curves anew."""
+    values = [f"{label} {metrics[name]:.3g}" for name, label in SHOWN.items() if name in metrics]
+    if values:  # a second update on the same rollouts has none of them
+        typer.echo(f"step {int(metrics['step']):>4}  " + "  ".join(values))
+    if "eval/accuracy" in metrics:
+        draw_curves(load_runs([run]), run / CURVES)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""One run per weighting of the reward: `python -m tools.ablation run`, then `document`; see docs/training.md.
+"""One run per weighting of the reward: `python -m tools.ablation`, then `tools.doc_tables`; see docs/training.md.
 
-Writes the runs' folders, one picture with all of them, and one JSON file with what each run ended with.
+Writes a folder per run, one picture with the curves of all, and one JSON file with their results.
 """
 
 from __future__ import annotations
@@ -11,59 +11,49 @@ from typing import Annotated, Any
 
 import typer
 
-from dreamr.documents import fill, markdown_table, percent
 from dreamr.errors import reported
-from rl.checkpoints import CONFIG
-from rl.checks import run_folder
+from dreamr.markdown import markdown_table, percent
+from rl.checkpoints import CONFIG, run_folder
 from rl.config import RewardSettings, load_sapo_config
 from rl.curves import draw_curves, load_runs
 from rl.history import read_history
+from rl.rewards import REWARD_PARTS
 from rl.train import start
 
-WEIGHTS: dict[str, tuple[float, float, float]] = {
-    "equal": (1, 1, 1),
-    "outcome-heavy": (5, 1, 1),
-    "draft-heavy": (1, 5, 1),
-    "length-heavy": (1, 1, 5),
+HEAVY = 5.0
+REWARDS: dict[str, dict[str, Any]] = {
+    "equal": {},
+    **{f"{part.name}-heavy": {part.name: HEAVY} for part in REWARD_PARTS},
 }
-"""Weights of R_outcome, R_draft, R_length."""
-NAME = "ablation"
+"""What each run changes in the rewards of the configuration, whose weights are equal."""
 PICTURE = "images/ablation.png"
-"""Where the page has the picture."""
+"""Path of the picture from the page."""
 _LAST = 20
-"""Batches of rollouts, the last ones, over which the training curves are averaged."""
+"""The training curves are averaged over so many of the last batches of rollouts."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Option(help="YAML file of one run; its `run` is the folder of all of them.")],
+    config: Annotated[Path, typer.Option(help="YAML file of one run, with equal weights; `run` is the folder of all.")],
     out: Annotated[Path, typer.Option(help="JSON file for the results.")],
     picture: Annotated[Path, typer.Option(help="Picture of all curves: .png or .html.")],
 ) -> None:
-    """Train once per weighting, from the same draft on the same problems. Runs that are finished are not made again."""
+    """Train once per weighting, from the same draft on the same problems. Finished runs are not repeated."""
     with reported():
         settings = load_sapo_config(config)
-        folders = []
-        for name, (outcome, draft, length) in WEIGHTS.items():
-            folder = run_folder(settings.run) / name
-            rewards = RewardSettings.model_validate(
-                settings.rewards.model_dump() | {"outcome": outcome, "draft": draft, "length": length}
-            )
-            folders.append(folder)
-            if not (folder / "draft").exists():
-                one = settings.model_copy(update={"run": folder, "rewards": rewards})
-                start(one, resume=(folder / CONFIG).exists())
-        results = {folder.name: {"weights": WEIGHTS[folder.name], **ended_with(folder)} for folder in folders}
+        above = run_folder(settings.run, config.stem)
+        results = {}
+        for name, changes in REWARDS.items():
+            rewards = RewardSettings.model_validate(settings.rewards.model_dump() | changes)
+            if not (above / name / "draft").exists():
+                one = settings.model_copy(update={"run": above / name, "rewards": rewards})
+                start(one, resume=(above / name / CONFIG).exists())
+            weights = [part.weight(rewards) for part in REWARD_PARTS]
+            results[name] = {"weights": weights, **ended_with(above / name)}
         out.write_text(json.dumps({"runs": results}, indent=2) + "\n", encoding="utf-8")
-        draw_curves(load_runs(folders), picture)
-
-
-@app.command()
-def document(results: Path, page: Path) -> None:
-    """Put the results' table and picture into a Markdown page."""
-    fill(page, NAME, section(json.loads(results.read_text(encoding="utf-8"))))
+        draw_curves(load_runs([above / name for name in REWARDS]), picture)
 
 
 def section(results: dict[str, Any]) -> str:
@@ -76,7 +66,7 @@ def ended_with(run: Path) -> dict[str, Any]:
     rows = read_history(run)
     evaluations = [row for row in rows if "eval/accuracy" in row]
     steps = [row for row in rows if "reward" in row]
-    names = ("rewards/outcome/mean", "rewards/draft/mean", "rewards/length/mean", "rollout/step_tokens")
+    names = [*(f"rewards/{part.name}/mean" for part in REWARD_PARTS), "rollout/step_tokens"]
     last = steps[-_LAST:]
     return {
         "steps": rows[-1]["step"],
@@ -87,11 +77,12 @@ def ended_with(run: Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """One row per weighting, above them the draft that all began with."""
-    measured = ["acceptance", "tokens per drafted step", "right with the target", "speedup of FPSR"]
+    """One row per weighting, above them the draft before training."""
+    measured = ["acceptance", "tokens per drafted step", "correct with the target", "speedup of FPSR"]
     runs: dict[str, Any] = results["runs"]
     first = next(iter(runs.values()))
-    rows = [["weights", "outcome : draft : length", *measured], ["before training", "", *_cells(first["before"])]]
+    parts = " : ".join(part.name for part in REWARD_PARTS)
+    rows = [["weights", parts, *measured], ["before training", "", *_cells(first["before"])]]
     for name, one in runs.items():
         rows.append([name, " : ".join(f"{weight:g}" for weight in one["weights"]), *_cells(one["after"])])
     return markdown_table(rows)

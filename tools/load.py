@@ -19,14 +19,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import aiohttp
 import typer
 
-from dreamr.bench.machine import Machine
+from dreamr.bench.report import Machine
 from dreamr.config import Config, load_config
 from dreamr.config.serve import ServeSettings
 from dreamr.serve.middleware import api_keys
@@ -146,7 +145,7 @@ def main(
             rows = asyncio.run(measure(own, settled.serve, names, levels, problems, rounds))
     report = {
         "command": shlex.join(["python", "-m", "tools.load", *sys.argv[1:]]),
-        "machine": asdict(machine),
+        "machine": machine.model_dump(),
         "serve": settled.serve.model_dump(include={"max_running", "write_ahead_up_to", "draft_up_to", "num_replicas"}),
         "pipeline": settled.pipeline.model_dump(include={"alpha", "window", "max_tokens", "temperature"}),
         "rows": rows,

@@ -1,19 +1,13 @@
-"""The load report: sums of what clients saw, and its table: `python -m tools.load_report`."""
+"""The load report: sums of what clients saw, and its table in docs/serving.md."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import typer
-
-from dreamr.documents import fill, markdown_table
-
-NAME = "load"
+from dreamr.markdown import markdown_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +63,3 @@ def table(report: dict[str, Any]) -> str:
         )
     machine = report["machine"]
     return f"{markdown_table(rows)}\n\n`{report['command']}` on {machine['cpu']}, {machine['cores']} cores."
-
-
-def main(report: Path = Path("docs/results/load.json"), document: Path = Path("docs/serving.md")) -> None:
-    """Write the table into the document."""
-    fill(document, NAME, table(json.loads(report.read_text(encoding="utf-8"))))
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -18,7 +18,7 @@ import torch
 import typer
 
 from actors.local import local_handles
-from dreamr.bench.machine import Machine
+from dreamr.bench.report import Machine
 from dreamr.config import HFEngineConfig, PipelineSettings
 from dreamr.engines.factory import build_engine
 from dreamr.tasks.ledger import make_problem

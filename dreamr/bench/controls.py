@@ -1,4 +1,8 @@
-"""Measurements beside the methods: whether the target accepts its own steps, and what two actors cost each other."""
+"""Measurements beside the methods: whether the target accepts its own steps, and the times that the simulator needs.
+
+Step, verdict and call times come from the runs of two methods in which one model works at a time, so that they are what
+each actor takes by itself; what two actors cost each other is measured separately.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,41 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from dreamr.bench.duel import Run
+import numpy as np
+
+from dreamr.bench.interleaved import Measurement
+from dreamr.bench.report import Measured, StepTime
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.images import cold_copy
 from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
-from pipelines import rule_of
+from pipelines import BASELINE, Trace, rule_of
 from pipelines.handles import Handles, Writer
-from pipelines.trace import CommittedStep
+from pipelines.trace import CommittedStep, Span
 
 log = logging.getLogger(__name__)
 
 CRITERIA: tuple[Criterion, ...] = ("rho", "digit")
 NUM_ALTERNATIONS = 12
+SEQUENTIAL = "sequential"
 
 
 async def self_acceptance(
-    handles: Handles, settings: PipelineSettings, answers: Sequence[tuple[Prompt, Run]]
+    handles: Handles, settings: PipelineSettings, measurements: Sequence[Measurement]
 ) -> dict[str, float]:
-    """The share of its own steps that the target accepts, by kind of verdict. No part of any measured time."""
+    """The share of the target's own steps that it accepts, by kind of verdict. Not part of any measured time."""
     shares: dict[str, float] = {}
     for criterion in CRITERIA:
         rule = rule_of(PipelineSettings(verdict=criterion, alpha=settings.alpha))
         accepted: list[bool] = []
         try:
-            for prompt, run in answers:
-                chain = _chain(run.trace.steps)
+            for one in measurements:
+                chain = _chain(one.trace.steps)
                 verdicts = await handles.verifier.score_chain(
-                    f"self/{criterion}/{run.problem}", prompt, chain, criterion
+                    f"self/{criterion}/{one.index}", one.question.prompt, chain, criterion
                 )
                 accepted += [rule.accepts(verdict) for verdict in verdicts]
-        except (ValueError, ActorLost) as error:  # an engine need not know every kind of verdict
+        except (ValueError, ActorLost) as error:  # an engine may lack a kind of verdict
             log.warning("no self-acceptance by %s: %s", criterion, error)
             continue
         if accepted:
@@ -57,9 +65,9 @@ def _chain(steps: Sequence[CommittedStep]) -> list[Step]:
 
 
 async def slowdown_together(handles: Handles, settings: PipelineSettings, prompt: Prompt) -> float | None:
-    """How much longer a step of the target and one of the draft take when both are written at once.
+    """How much longer a step of the target takes while the draft writes as well.
 
-    1 when each has cores of its own; above, they share something: cores, caches, memory. None when an actor is lost.
+    1 when they share nothing; more when they share cores, caches or memory. None when an actor is lost.
     """
     sampling = Sampling(max_tokens=settings.max_step_tokens)
     try:
@@ -82,21 +90,84 @@ async def _slowdown(handles: Handles, name: str, prompt: Prompt, sampling: Sampl
     finally:
         draft.cancel()
         (ended,) = await asyncio.gather(draft, return_exceptions=True)
-    if isinstance(ended, Exception):  # then the target was not in company all the time
+    if isinstance(ended, Exception):  # then the draft did not write all the time
         raise ended
     return beside / alone
 
 
 async def _write(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> float:
-    """Seconds of the first step, the prompt having been read."""
+    """Seconds of the first step, after the prompt was read."""
     began = time.time()
     await writer.next_step(call_id, prompt, ROOT, sampling)
     return time.time() - began
 
 
 async def _keep_busy(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> None:
-    """Write the same step again and again, until cancelled."""
+    """Write the same step repeatedly until cancelled."""
     number = 0
     while True:
         await writer.next_step(f"{call_id}/{number}", prompt, ROOT, sampling)
         number += 1
+
+
+def measured(measurements: Sequence[Measurement], together: float) -> Measured | None:
+    """Times from the autoregressive and the sequential method; None when one of them was not measured."""
+    alone = [one.trace for one in measurements if one.method == BASELINE]
+    taking_turns = [one.trace for one in measurements if one.method == SEQUENTIAL]
+    verdicts = [span.end - span.start for trace in taking_turns for span in trace.spans if _is_later_verdict(span)]
+    if not alone or not verdicts:
+        return None
+    lengths = [len(trace.steps) for trace in alone]
+    return Measured(
+        target=step_time(alone, "target"),
+        draft=step_time(taking_turns, "draft"),
+        verdict_s=statistics.mean(verdicts),
+        call_s=_call_s(alone),
+        steps_low=min(lengths),
+        steps_high=max(lengths),
+        acceptance=_acceptance(measurements),
+        together=together,
+    )
+
+
+def _is_later_verdict(span: Span) -> bool:
+    """The first one of a request also reads the prompt."""
+    return span.outcome == "verdict" and span.step > 0
+
+
+def _call_s(traces: Sequence[Trace]) -> float:
+    return sum(trace.orchestration_s for trace in traces) / sum(len(trace.steps) for trace in traces)
+
+
+def _acceptance(measurements: Sequence[Measurement]) -> dict[str, float]:
+    names = dict.fromkeys(one.method for one in measurements)
+    rates = {}
+    for name in names:
+        traces = [one.trace for one in measurements if one.method == name]
+        if judged := sum(trace.num_judged for trace in traces):
+            rates[name] = sum(trace.num_accepted for trace in traces) / judged
+    return rates
+
+
+def step_time(traces: Sequence[Trace], lane: str) -> StepTime:
+    """Step time of the actor with that lane, over all its steps that were not stopped."""
+    spans = [span for trace in traces for span in trace.spans if span.lane == lane and span.outcome != "stopped"]
+    later = [span for span in spans if span.step > 0]
+    lengths = np.array([span.num_tokens for span in later], dtype=float)
+    seconds = np.array([span.end - span.start for span in later])
+    token_s, first_s = np.polyfit(lengths, seconds, 1) if len(set(lengths)) > 1 else (0.0, 0.0)
+    if token_s <= 0:  # one length, or noise: a long step never takes less than a short one
+        token_s, first_s = 0.0, seconds.mean()
+    elif first_s < 0:  # then a line through the origin: times are not negative
+        token_s, first_s = float((lengths * seconds).sum() / (lengths**2).sum()), 0.0
+    first = [span.end - span.start - first_s - token_s * span.num_tokens for span in spans if span.step == 0]
+    every = np.array([span.num_tokens for span in spans])
+    return StepTime(
+        prompt_s=max(0.0, statistics.mean(first)) if first else 0.0,
+        first_s=float(first_s),
+        token_s=float(token_s),
+        num_steps=len(spans),
+        tokens_low=int(np.quantile(every, 0.05)),
+        tokens_mean=float(every.mean()),
+        tokens_high=int(np.quantile(every, 0.95)),
+    )

@@ -1,4 +1,4 @@
-"""`Scenario`: a pair of models as latencies and rates, from which `dreamr simulate` predicts speedups."""
+"""`Scenario`: latencies and acceptance rates of a pair of models, from which `dreamr simulate` predicts speedups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
-from dreamr.bench.schema import Measured, Report, StepTime
+from dreamr.bench.report import Measured, Report, StepTime
 from dreamr.config import PipelineSettings, first_problem
 from dreamr.errors import ConfigError
 from pipelines import rule_of
@@ -22,10 +22,10 @@ class _Part(BaseModel):
 
 
 class Writing(_Part):
-    """How one model writes."""
+    """How long one model takes to write."""
 
     prompt_s: NonNegativeFloat = 0.0
-    """To read a question with its images, once."""
+    """Reading a question with its images, once."""
     first_token_s: NonNegativeFloat = 0.0
     """Before the first token of a step, on top of that token's own time."""
     token_s: NonNegativeFloat
@@ -34,7 +34,7 @@ class Writing(_Part):
 
 
 class Scenario(_Part):
-    """Latencies in seconds, on devices that are busy with nothing else."""
+    """Latencies in seconds, each measured on a device that does nothing else."""
 
     assumptions: list[str] = []
     target: Writing
@@ -42,7 +42,7 @@ class Scenario(_Part):
     verdict_s: NonNegativeFloat
     """One verdict forward, whatever the number of steps in it."""
     call_s: NonNegativeFloat = 0.0
-    """What a call costs beside the model's work."""
+    """Time of a call without the model's work."""
     num_steps: tuple[PositiveInt, PositiveInt]
     """Fewest and most steps of an answer."""
     acceptance: dict[str, float]
@@ -54,7 +54,7 @@ class Scenario(_Part):
     cores: PositiveInt | None = None
     """Cores that all three share; null: each has a device of its own."""
     background: bool = False
-    """A step of the target that may not be needed gets only the core time that others leave."""
+    """A step of the target that may not be needed gets only the core time that the others leave."""
     together: float = Field(default=1.0, ge=1)
     """How much longer work takes on shared cores when more than one piece is under way."""
     paper: dict[str, float] = {}
@@ -88,7 +88,7 @@ class Scenario(_Part):
             acceptance=_acceptance(measured, settings_of(report)),
             token_acceptance=_token_acceptance(report),
             cores=None if group["target"]["num_gpus"] else report.machine.cores,
-            background=group["target"]["background"],
+            background=group["target"]["engine"].get("background", False),
             together=measured.together,
         )
 

@@ -7,7 +7,7 @@ Scenario ──▶ three scripted engines (and the cores that they share) ──
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,9 +15,9 @@ import async_solipsism
 
 from actors.local import LocalTransport
 from actors.roles import DraftActor, TargetActor, VerifierActor
+from dreamr.bench.report import Speedup
 from dreamr.bench.scenario import Scenario, Writing
-from dreamr.bench.schema import Speedup
-from dreamr.bench.speedup import speedup
+from dreamr.bench.summary import speedup
 from dreamr.config import PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.cores import Cores
 from dreamr.engines.scripted import ScriptedEngine
@@ -39,35 +39,32 @@ class Prediction:
     method: str
     speedup: Speedup
     ideal: Speedup
-    """The same where calls cost nothing and every actor has a core of its own, which no other slows down."""
+    """The same if calls took no time and every actor had a device of its own."""
     acceptance_rate: float | None
     coverage: float
 
 
 def predict(
     scenario: Scenario, settings: PipelineSettings, methods: Sequence[str], num_problems: int
-) -> list[Prediction]:
-    """A prediction per method; left out are those that the settings do not allow, and those whose kind of verdict has
-    no acceptance rate in the scenario."""
+) -> Iterator[Prediction | None]:
+    """A prediction per method; None for one that the settings do not allow, or whose kind of verdict has no acceptance
+    rate in the scenario."""
     free = scenario.model_copy(update={"call_s": 0.0, "cores": None, "together": 1.0})
     plain, plain_free = (_walls(_runs(one, settings, BASELINE, num_problems)) for one in (scenario, free))
-    predictions = []
     for method in methods:
         if not _predictable(scenario, settings, method):
+            yield None
             continue
         traces = _runs(scenario, settings, method, num_problems)
         ideal = _walls(_runs(free, settings, method, num_problems))
         judged = sum(trace.num_judged for trace in traces)
-        predictions.append(
-            Prediction(
-                method,
-                speedup(plain, _walls(traces)),
-                speedup(plain_free, ideal),
-                sum(trace.num_accepted for trace in traces) / judged if judged else None,
-                sum(trace.coverage for trace in traces) / len(traces),
-            )
+        yield Prediction(
+            method,
+            speedup(plain, _walls(traces)),
+            speedup(plain_free, ideal),
+            sum(trace.num_accepted for trace in traces) / judged if judged else None,
+            sum(trace.coverage for trace in traces) / len(traces),
         )
-    return predictions
 
 
 def _predictable(scenario: Scenario, settings: PipelineSettings, method: str) -> bool:
@@ -117,6 +114,7 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
             token_acceptance=scenario.token_acceptance,
             verdict_s=scenario.verdict_s,
             call_s=scenario.call_s,
+            background=scenario.background,
             max_batch=max_batch,
             **writing.model_dump(),
         )
@@ -128,6 +126,6 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
     target = engine(TARGET, scenario.target, scenario.max_batch)
     return Handles(
         Writer(LocalTransport(DraftActor, engine(DRAFT, draft))),
-        Writer(LocalTransport(TargetActor, target, background=scenario.background)),
+        Writer(LocalTransport(TargetActor, target)),
         Verifier(LocalTransport(VerifierActor, engine(TARGET, scenario.target))),
     )

@@ -1,52 +1,127 @@
-"""What each method did over all problems."""
+"""From measurements to a `Report`: what each method did over all questions, and the oracle beside them."""
 
 from __future__ import annotations
 
+import random
+import shlex
 import statistics
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dreamr.bench.contender import Contender
-from dreamr.bench.duel import Run
-from dreamr.bench.schema import Latency, MethodReport, Row, Speedup, Tokens
-from dreamr.bench.speedup import speedup
-from pipelines import BASELINE
+from dreamr.bench.interleaved import Measurement
+from dreamr.bench.methods import Method
+from dreamr.bench.report import Latency, Machine, MethodReport, Model, Report, Row, Speedup, Tokens
+from dreamr.config import Config
+from dreamr.types import EngineInfo, Role
+from pipelines import BASELINE, Trace
+
+NUM_RESAMPLES = 2000
+ORACLE = "oracle"
+ORACLE_SOURCES = ("sequential", "fpsr")
+"""Methods from whose times the oracle is computed; in the first one, a single model works at a time."""
 
 
-def summarise(runs: Sequence[Run], contenders: Sequence[Contender], cores: int, seed: int = 0) -> list[MethodReport]:
-    """One summary per contender, in their order; `cores` is what the machine has.
+def make_report(
+    config: Config,
+    seed: int,
+    machine: Machine,
+    models: Mapping[Role, EngineInfo],
+    methods: Sequence[Method],
+    measurements: Sequence[Measurement],
+    *,
+    failed: Mapping[str, str],
+    benchmark: str = "ledger",
+    data: str = "",
+) -> Report:
+    """The report of measurements in the order in which they ran, without the controls."""
+    return Report(
+        command=shlex.join(["dreamr", *sys.argv[1:]]),
+        seed=seed,
+        benchmark=benchmark,
+        data=data,
+        config=config.model_dump(mode="json"),
+        machine=machine,
+        models=model_reports(models),
+        problems=[row(one) for one in measurements],
+        methods=summarise(measurements, methods, machine.cores, seed),
+        failed=dict(failed),
+    )
 
-    Runs of contenders that are not given are left out: those that failed later have not answered every problem.
+
+def model_reports(models: Mapping[Role, EngineInfo]) -> dict[str, Model]:
+    """Name, device and size of the model in each actor."""
+    return {
+        role: Model(model=info.model, device=info.device, num_parameters=info.num_parameters)
+        for role, info in models.items()
+    }
+
+
+def summarise(
+    measurements: Sequence[Measurement], methods: Sequence[Method], cores: int, seed: int = 0
+) -> list[MethodReport]:
+    """One summary per method, in their order; `cores` is what the machine has.
+
+    Measurements of other methods are left out: those that failed later have not answered every question.
     """
-    by_name: dict[str, list[Run]] = {contender.entry.name: [] for contender in contenders}
-    for run in sorted(runs, key=lambda run: run.problem):
-        if run.name in by_name:
-            by_name[run.name].append(run)
-    baseline = [run.trace.wall_s for run in by_name.get(BASELINE, [])]
-
-    def against_baseline(own: list[Run]) -> Speedup | None:
-        return speedup(baseline, [run.trace.wall_s for run in own], seed) if baseline else None
-
+    by_name: dict[str, list[Measurement]] = {method.spec.name: [] for method in methods}
+    for one in sorted(measurements, key=lambda one: one.index):
+        if one.method in by_name:
+            by_name[one.method].append(one)
+    baseline = [one.trace.wall_s for one in by_name.get(BASELINE, [])]
     return [
-        _summary(contender, own, cores, against_baseline(own))
-        for contender in contenders
-        if (own := by_name[contender.entry.name])
+        _summary(method, own, cores, speedup(baseline, _walls(own), seed) if baseline else None)
+        for method in methods
+        if (own := by_name[method.spec.name])
     ]
 
 
-def _summary(contender: Contender, runs: list[Run], cores: int, faster: Speedup | None) -> MethodReport:
-    traces = [run.trace for run in runs]
-    walls = [trace.wall_s for trace in traces]
+def with_oracle(report: Report, measurements: Sequence[Measurement]) -> Report:
+    """The report with one more row: the fastest that speculation by whole steps can be with these models.
+
+    The oracle knows every verdict beforehand: it spends no time on verdicts, and writes only steps that are committed.
+    Unchanged when no method was measured from which this can be computed.
+    """
+    for name in ORACLE_SOURCES:
+        own = sorted((one for one in measurements if one.method == name), key=lambda one: one.index)
+        walls = [_oracle_s(one.trace) for one in own]
+        if (source := report.method(name)) and all(walls):
+            row = _oracle(source, walls, _oracle_speedup(report, walls))
+            return report.model_copy(update={"methods": [*report.methods, row]})
+    return report
+
+
+def speedup(baseline_s: Sequence[float], method_s: Sequence[float], seed: int = 0) -> Speedup:
+    """Geometric mean of baseline / method, with a bootstrap interval, over wall times of the same questions."""
+    ratios = [base / own for base, own in zip(baseline_s, method_s, strict=True)]
+    mean = statistics.geometric_mean(ratios)
+    if len(ratios) < 2:
+        return Speedup(geomean=mean, low=None, high=None)
+    rng = random.Random(seed)
+    means = [statistics.geometric_mean(rng.choices(ratios, k=len(ratios))) for _ in range(NUM_RESAMPLES)]
+    # 40 quantiles: the first and the last cut off 2.5 % each.
+    cuts = statistics.quantiles(means, n=40)
+    return Speedup(geomean=mean, low=cuts[0], high=cuts[-1])
+
+
+def _walls(measurements: Sequence[Measurement]) -> list[float]:
+    return [one.trace.wall_s for one in measurements]
+
+
+def _summary(method: Method, measurements: list[Measurement], cores: int, faster: Speedup | None) -> MethodReport:
+    traces, num = [one.trace for one in measurements], len(measurements)
+    walls = _walls(measurements)
     judged = sum(trace.num_judged for trace in traces)
     steps = sum(len(trace.steps) for trace in traces)
     lanes = {span.lane for trace in traces for span in trace.spans}
     # A shared verifier has a lane of its own in the timeline, but works in the target's actor.
-    actors = {role: actor for role, actor in contender.actors.items() if role in lanes}
+    actors = {role: actor for role, actor in method.actors.items() if role in lanes}
     threads = sum(actor.num_threads for actor in actors.values())
     return MethodReport(
-        name=contender.entry.name,
-        accuracy=sum(run.right for run in runs) / len(runs),
-        unparsed_rate=sum(run.answer is None for run in runs) / len(runs),
+        name=method.spec.name,
+        accuracy=sum(one.correct for one in measurements) / num,
+        unparsed_rate=sum(one.answer is None for one in measurements) / num,
+        truncated_rate=sum(trace.end in ("budget", "loop") for trace in traces) / num,
         speedup=faster,
         wall_s=sum(walls),
         acceptance_rate=sum(trace.num_accepted for trace in traces) / judged if judged else None,
@@ -58,38 +133,64 @@ def _summary(contender: Contender, runs: list[Run], cores: int, faster: Speedup 
             wasted_target=sum(trace.wasted_target_tokens for trace in traces),
         ),
         cores=min(threads, cores),
-        latency_s=Latency(p50=statistics.median(walls), p95=_p95(walls)),
-        num_problems=len(runs),
+        latency_s=_latency(walls),
+        num_problems=num,
         num_losses=sum(trace.num_losses for trace in traces),
         orchestration_share=sum(trace.orchestration_s for trace in traces) / sum(walls),
-        busy_s=_busy_s(runs),
+        busy_s=_busy_s(traces),
         actors=list(actors),
         threads=threads,
         gpus=sum(actor.num_gpus for actor in actors.values()),
     )
 
 
-def _busy_s(runs: list[Run]) -> dict[str, float]:
+def _oracle_s(trace: Trace) -> float:
+    return sum(span.end - span.start for span in trace.spans if span.outcome == "committed")
+
+
+def _oracle_speedup(report: Report, walls: Sequence[float]) -> Speedup | None:
+    baseline = sorted((row for row in report.problems if row.method == BASELINE), key=lambda row: row.problem)
+    return speedup([row.wall_s for row in baseline], walls, report.seed) if report.method(BASELINE) else None
+
+
+def _oracle(source: MethodReport, walls: list[float], faster: Speedup | None) -> MethodReport:
+    changes: dict[str, object] = {
+        "name": ORACLE,
+        "computed_from": source.name,
+        "speedup": faster,
+        "wall_s": sum(walls),
+        "tokens": source.tokens.model_copy(update={"wasted_draft": 0, "wasted_target": 0}),
+        "latency_s": _latency(walls),
+        "num_losses": 0,
+        "orchestration_share": 0.0,
+        "busy_s": {},
+    }
+    return source.model_copy(update=changes)
+
+
+def _latency(walls: list[float]) -> Latency:
+    p95 = statistics.quantiles(walls, n=20, method="inclusive")[-1] if len(walls) > 1 else walls[0]
+    return Latency(p50=statistics.median(walls), p95=p95)
+
+
+def _busy_s(traces: Sequence[Trace]) -> dict[str, float]:
     seconds: defaultdict[str, float] = defaultdict(float)
-    for run in runs:
-        for span in run.trace.spans:
+    for trace in traces:
+        for span in trace.spans:
             seconds[span.lane] += span.end - span.start
     return dict(seconds)
 
 
-def _p95(values: list[float]) -> float:
-    return statistics.quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
-
-
-def row(run: Run) -> Row:
-    """The run as the report shows it."""
-    trace = run.trace
+def row(one: Measurement) -> Row:
+    """The measurement as the report shows it."""
+    trace = one.trace
     return Row(
-        problem=run.problem,
-        method=run.name,
-        expected=run.expected,
-        answer=run.answer,
-        right=run.right,
+        problem=one.index,
+        id=one.question.id,
+        method=one.method,
+        expected=" | ".join(one.question.key.answers),
+        answer=one.answer,
+        correct=one.correct,
         end=trace.end,
         wall_s=trace.wall_s,
         orchestration_s=trace.orchestration_s,
@@ -103,9 +204,3 @@ def row(run: Run) -> Row:
         wasted_target_tokens=trace.wasted_target_tokens,
         num_losses=trace.num_losses,
     )
-
-
-def pictured(runs: Sequence[Run]) -> Run:
-    """The run that a picture is made of: the first problem by the method that speculates, if one did."""
-    first = [run for run in runs if run.problem == runs[0].problem]
-    return max(first, key=lambda run: run.trace.num_drafted)

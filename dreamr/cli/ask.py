@@ -1,28 +1,38 @@
-"""`dreamr ask`: one question about images, its steps as they are committed, answer, counts and speedup."""
+"""`dreamr ask`: one question about images, its steps as they are committed, then the answer, counts and speedup."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from dreamr.bench.contender import Entry, PipelineContender
-from dreamr.bench.runner import Runner
-from dreamr.cli.answer import Answered, print_answer
+from dreamr.api import Phase, Result, answer, split_answer
+from dreamr.bench.summary import model_reports
 from dreamr.cli.inputs import check_timeline, read_config, read_prompt
-from dreamr.cli.lines import print_step
-from dreamr.cli.picture import draw_timeline
 from dreamr.cli.running import run_with_actors
+from dreamr.cli.terminal import percent, print_step, printable
 from dreamr.config import PipelineSettings, with_draft
-from dreamr.types import Prompt
-from pipelines import BASELINE
+from dreamr.types import EngineInfo, Role
+from pipelines import Trace
 
 if TYPE_CHECKING:
     from actors.group import ActorGroup
+
+_PHASES: dict[Phase, str] = {
+    "warm up": "Warming up, for the comparison with the target alone ...",
+    "compare": "Once more by the target alone ...",
+}
+_ENDINGS = {
+    "budget": "stopped at max_tokens = {}: raise --max-tokens",
+    "loop": "stopped, because the model began to repeat itself",
+}
 
 
 def ask(
@@ -39,44 +49,106 @@ def ask(
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipeline raise."""
     prompt, settled = read_prompt(question, images), with_draft(read_config(config, settings), draft)
     check_timeline(timeline)
-    screen = Console(stderr=as_json)
+    screen, notices = Console(stderr=as_json), Console(stderr=True)
 
-    async def answer(group: ActorGroup) -> Answered:
-        return await _answer(group, settled.pipeline, prompt, images, compare, screen)
+    def announce(phase: Phase) -> None:
+        if phase in _PHASES:
+            # A line, no spinner: that would compete with the models for the cores while time is measured.
+            notices.print(_PHASES[phase], style="dim")
 
-    answered = run_with_actors(settled, Console(stderr=True), answer)
+    async def answered(group: ActorGroup) -> tuple[Result, dict[Role, EngineInfo]]:
+        result = await answer(
+            group.handles,
+            prompt,
+            settled.pipeline,
+            lambda step: print_step(screen, step),
+            compare=compare,
+            on_phase=announce,
+        )
+        return result, group.infos
+
+    result, models = run_with_actors(settled, notices, answered)
     if as_json:
-        typer.echo(json.dumps(answered.document(), indent=2, ensure_ascii=False))
+        document = _document(result, images, settled.pipeline, models)
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        print_answer(screen, answered)
+        _print_answer(screen, result, settled.pipeline)
     if timeline:
-        draw_timeline(answered.trace, timeline)
+        result.timeline(timeline)
+        typer.echo(f"timeline: {timeline}", err=True)
 
 
-async def _answer(
-    group: ActorGroup,
-    settings: PipelineSettings,
-    prompt: Prompt,
-    images: Sequence[Path],
-    compare: bool,
-    screen: Console,
-) -> Answered:
-    notices = Console(stderr=True)
-    runner = Runner()
-    chosen, alone = (
-        PipelineContender(Entry(method, settings.model_copy(update={"method": method})), group.handles, {})
-        for method in (settings.method, BASELINE)
-    )
-    # Without an image, the second run could only be made from the caches that the first one has filled.
-    compares = compare and bool(prompt.images) and settings.method != BASELINE
-    if compares:
-        with notices.status("Warming up ..."):
-            await runner.warm_up(chosen, prompt)
-            await runner.warm_up(alone, prompt)
-    trace = await runner.run(chosen, prompt, lambda step: print_step(screen, step))
-    plain = None
-    if compares:
-        # No spinner here: it would compete with the models for the cores while time is measured.
-        notices.print("Once more by the target alone ...", style="dim")
-        plain = await runner.run(alone, prompt)
-    return Answered(prompt.question, images, settings, group.infos, trace, plain)
+def _document(
+    result: Result, images: Sequence[Path], settings: PipelineSettings, models: Mapping[Role, EngineInfo]
+) -> dict[str, Any]:
+    return {
+        "question": result.question,
+        "images": [str(path) for path in images],
+        "answer": result.answer,
+        "speedup": result.speedup,
+        "settings": settings.model_dump(),
+        "models": {role: model.model_dump() for role, model in model_reports(models).items()},
+        "result": _trace_document(result.trace),
+        "plain_decoding": _trace_document(result.plain) if result.plain else None,
+    }
+
+
+def _trace_document(trace: Trace) -> dict[str, Any]:
+    """The fields of the trace and the values derived from them."""
+    reasoning, final = split_answer(trace)
+    return {
+        **asdict(trace),
+        "text": trace.text,
+        "reasoning": reasoning,
+        "answer": final,
+        "acceptance_rate": trace.acceptance_rate,
+        "coverage": trace.coverage,
+        "orchestration_share": _orchestration_share(trace),
+    }
+
+
+def _print_answer(console: Console, result: Result, settings: PipelineSettings) -> None:
+    """The answer and one line per count."""
+    console.print()
+    if ending := _ENDINGS.get(result.trace.end):
+        console.print(Text(ending.format(settings.max_tokens), "yellow"))
+    final = result.answer
+    if final is None:
+        console.print(Text("no answer: the text ends before its reasoning does", "bold yellow"))
+    else:
+        console.print(Text("answer  ", "bold").append(printable(final), "bold green"))
+    console.print()
+    counts = Table.grid(padding=(0, 2))
+    counts.add_column(style="dim")
+    counts.add_column()
+    for name, value in _counts(result):
+        counts.add_row(name, value)
+    console.print(counts)
+
+
+def _counts(result: Result) -> list[tuple[str, str]]:
+    trace, plain = result.trace, result.plain
+    drafted = sum(step.source == "draft" for step in trace.steps)
+    rows = [
+        ("wall time", f"{trace.wall_s:.3f} s by {trace.method}, {len(trace.steps)} steps, {len(trace.tokens)} tokens"),
+        ("orchestration", f"{percent(_orchestration_share(trace))} of it was spent waiting while no model ran"),
+    ]
+    if trace.num_judged:
+        accepted = f"{trace.num_accepted} of {trace.num_judged} drafted steps that were judged at the frontier"
+        rows += [
+            ("acceptance", f"{percent(trace.acceptance_rate)}, {accepted}"),
+            ("coverage", f"{percent(trace.coverage)}, {drafted} of {len(trace.steps)} steps come from the draft"),
+        ]
+    rows.append(("wasted tokens", f"draft {trace.wasted_draft_tokens}, target {trace.wasted_target_tokens}"))
+    if trace.num_losses:
+        rows.append(("actors lost", str(trace.num_losses)))
+    if plain and result.speedup:
+        final = split_answer(plain)[1]
+        same = "the same answer" if final == result.answer else f"its answer: {printable(final or 'none')}"
+        rows.append(("plain decoding", f"{plain.wall_s:.3f} s by the target alone, {same}"))
+        rows.append(("speedup", f"{result.speedup:.2f} x, one run each, both from cold prefix caches"))
+    return rows
+
+
+def _orchestration_share(trace: Trace) -> float | None:
+    return trace.orchestration_s / trace.wall_s if trace.wall_s else None

@@ -1,22 +1,22 @@
-"""`dreamr bench`: methods compared over many problems; a folder with report.json, report.md and pictures."""
+"""`dreamr bench`: methods compared over many questions; a folder with report.json, report.md and pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from dreamr.bench.duel import Duel, Run
-from dreamr.bench.machine import Machine
-from dreamr.bench.markdown import page
-from dreamr.bench.report import make_report
-from dreamr.bench.schema import Report
-from dreamr.cli.inputs import check_writable, read_config
-from dreamr.cli.measuring import read_entries, run_problems
+from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement
+from dreamr.bench.methods import MethodSpec, parse_methods
+from dreamr.bench.rendering import write_folder
+from dreamr.bench.report import Machine, Report
+from dreamr.bench.summary import make_report, with_oracle
+from dreamr.cli.inputs import check_at_least_one, make_folder, read_config
 from dreamr.cli.running import run_with_actors
-from dreamr.cli.table import print_report
+from dreamr.cli.terminal import print_report, progress_bar
 from dreamr.config import PipelineSettings, with_draft
 from dreamr.errors import BadInput
 
@@ -29,24 +29,28 @@ def bench(
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipelines raise."""
     settled = with_draft(read_config(config, {}), draft)
-    entries = read_entries(problems, methods, sweep, settled.pipeline)
-    _make_folder(out)
+    check_at_least_one("--problems", problems)
+    specs = read_methods(methods, sweep, settled.pipeline)
+    make_folder("--out", out, "report.json")
     machine, notices = Machine.this(), Console(stderr=True)
 
     async def measure(group: ActorGroup) -> Report:
-        from dreamr.bench.arena import Arena
-        from dreamr.bench.latencies import measured
+        from dreamr.bench.actors import BenchActors
+        from dreamr.bench.controls import measured, self_acceptance, slowdown_together
 
-        async with Arena(group, settled.group, entries, machine.cores) as arena:
-            duel = Duel(arena.contenders, seed)
-            runs = await run_problems(duel, problems, notices, arena.failed)
-        failed = arena.failed | duel.failed
-        report = make_report(settled, seed, machine, group.infos, duel.contenders, runs, failed=failed)
-        # Whatever becomes of the controls, what took so long to measure is not lost.
+        async with BenchActors(group, settled.group, specs, machine.cores) as actors:
+            run = InterleavedRun(actors.methods, LedgerQuestions(seed))
+            measurements = await answer_all(run, problems, notices, actors.failed)
+        failed = actors.failed | run.failed
+        report = make_report(settled, seed, machine, group.infos, run.methods, measurements, failed=failed)
+        report = with_oracle(report, measurements)
+        # Written before the controls as well: an error in these must not lose what took so long to measure.
         write_folder(report, out)
         with notices.status("Measuring the controls ..."):
-            accepted, together = await _controls(group, settled.pipeline, duel, runs)
-        found = measured(runs, together) if together else None
+            alone = [one for one in measurements if one.method == "autoregressive"]
+            accepted = await self_acceptance(group.handles, settled.pipeline, alone)
+            together = await slowdown_together(group.handles, settled.pipeline, run.questions[0].prompt)
+        found = measured(measurements, together) if together else None
         return report.model_copy(update={"self_acceptance": accepted, "measured": found})
 
     report = run_with_actors(settled, notices, measure)
@@ -55,30 +59,38 @@ def bench(
     typer.echo(f"report: {out}", err=True)
 
 
-def write_folder(report: Report, folder: Path) -> None:
-    """report.json, report.md and the pictures that it shows."""
-    from dreamr.bench.plots import draw  # matplotlib takes half a second to import
-    from dreamr.bench.sweep_plot import draw_sweeps
-
-    report.write(folder / "report.json")
-    (folder / "report.md").write_text(page(report), encoding="utf-8")
-    draw(report, folder)
-    draw_sweeps(report, folder)
-
-
-async def _controls(
-    group: ActorGroup, settings: PipelineSettings, duel: Duel, runs: list[Run]
-) -> tuple[dict[str, float], float | None]:
-    from dreamr.bench.controls import self_acceptance, slowdown_together
-
-    answers = [(duel.problem(run.problem).prompt, run) for run in runs if run.name == "autoregressive"]
-    accepted = await self_acceptance(group.handles, settings, answers)
-    return accepted, await slowdown_together(group.handles, settings, duel.problem(0).prompt)
-
-
-def _make_folder(folder: Path) -> None:
+def read_methods(methods: str, sweep: str | None, settings: PipelineSettings) -> list[MethodSpec]:
+    """What is to be measured. Raises BadInput."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {folder}: no such folder can be made ({error.strerror}); choose another.") from error
-    check_writable("--out", folder / "report.json")
+        specs = parse_methods(methods, sweep, settings)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    if not specs:
+        raise BadInput(f"--methods '{methods}': name at least one.")
+    return specs
+
+
+async def answer_all(
+    run: InterleavedRun,
+    num_questions: int,
+    notices: Console,
+    failed: Mapping[str, str],
+    first: Callable[[], Awaitable[list[Measurement]]] | None = None,
+) -> list[Measurement]:
+    """Warm up, then answer every question by every method; `first` answers the first one, where it is to be shown.
+
+    `failed` are the methods that cannot take part, and why. Raises BadInput when these are all.
+    """
+    if not run.methods:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise BadInput(f"--methods: none of them can be measured with this configuration; name another. {reasons}.")
+    with notices.status("Warming up ..."):
+        await run.warm_up()
+    measurements = await first() if first else []
+    done = int(first is not None)
+    with progress_bar(notices) as progress:
+        bar = progress.add_task("questions", total=num_questions, completed=done)
+        for index in range(done, num_questions):
+            measurements += await run.answer(index)
+            progress.update(bar, advance=1, refresh=True)
+    return measurements

@@ -1,4 +1,4 @@
-"""`dreamr demo`: fresh ledger problems answered by several methods, and one table that compares them."""
+"""Commands on the ledger task: `dreamr demo` compares methods on fresh problems, `dreamr example` makes one."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dreamr.bench.duel import Duel, Run
-from dreamr.bench.machine import Machine
-from dreamr.bench.report import make_report
-from dreamr.bench.schema import Report
-from dreamr.bench.summary import pictured
-from dreamr.cli.inputs import check_timeline, check_writable, read_config
-from dreamr.cli.lines import print_step
-from dreamr.cli.measuring import read_entries, run_problems
-from dreamr.cli.picture import draw_timeline
+from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement
+from dreamr.bench.report import Machine, Report
+from dreamr.bench.summary import make_report
+from dreamr.cli.bench import answer_all, read_methods
+from dreamr.cli.inputs import check_at_least_one, check_timeline, check_writable, read_config
 from dreamr.cli.running import run_with_actors
-from dreamr.cli.table import print_report
+from dreamr.cli.terminal import print_report, print_step
 from dreamr.config import with_draft
-from dreamr.tasks.ledger import Problem
+from dreamr.errors import BadInput
+from dreamr.tasks.ledger import Problem, make_problem
+from dreamr.timeline import draw
 from pipelines import OnCommit
 
 if TYPE_CHECKING:
     from actors.group import ActorGroup
+
+
+def example(image: Path, seed: int) -> None:
+    """Draw a problem that the built-in models were not trained on; print its question and answer. Raises BadInput."""
+    if image.suffix.lower() != ".png":
+        raise BadInput(f"{image}: the drawing is a PNG file; give it a name that ends in .png.")
+    check_writable("image", image)
+    problem = make_problem("test", seed, 0)
+    problem.image.save(image, format="PNG")
+    typer.echo(f'dreamr ask --image {image} "{problem.question}"')
+    typer.echo(f"answer: {problem.answer}")
 
 
 def demo(
@@ -42,20 +51,24 @@ def demo(
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipelines raise."""
     settled = with_draft(read_config(config, {}), draft)
-    entries = read_entries(problems, methods, None, settled.pipeline)
+    check_at_least_one("--problems", problems)
+    specs = read_methods(methods, None, settled.pipeline)
     check_timeline(timeline)
     check_writable("--out", out)
     machine, screen, notices = Machine.this(), Console(stderr=as_json), Console(stderr=True)
 
-    async def measure(group: ActorGroup) -> tuple[Report, Run]:
-        from dreamr.bench.arena import Arena
+    async def measure(group: ActorGroup) -> tuple[Report, Measurement]:
+        from dreamr.bench.actors import BenchActors
 
-        async with Arena(group, settled.group, entries, machine.cores) as arena:
-            duel = Duel(arena.contenders, seed)
-            runs = await run_problems(duel, problems, notices, arena.failed, lambda: _first(duel, screen))
-        failed = arena.failed | duel.failed
-        report = make_report(settled, seed, machine, group.infos, duel.contenders, runs, failed=failed)
-        return report, pictured(runs)
+        questions = LedgerQuestions(seed)
+        async with BenchActors(group, settled.group, specs, machine.cores) as actors:
+            run = InterleavedRun(actors.methods, questions)
+            measurements = await answer_all(
+                run, problems, notices, actors.failed, lambda: _first(run, questions.problem(0), screen)
+            )
+        failed = actors.failed | run.failed
+        report = make_report(settled, seed, machine, group.infos, run.methods, measurements, failed=failed)
+        return report, pictured(measurements)
 
     report, shown = run_with_actors(settled, notices, measure)
     if as_json:
@@ -65,24 +78,31 @@ def demo(
     if out:
         report.write(out)
     if timeline:
-        draw_timeline(shown.trace, timeline)
+        draw(shown.trace, timeline)
+        typer.echo(f"timeline: {timeline}", err=True)
 
 
-async def _first(duel: Duel, screen: Console) -> list[Run]:
-    """The first problem, shown while it is answered."""
-    problem = duel.problem(0)
+def pictured(measurements: list[Measurement]) -> Measurement:
+    """The one whose timeline is drawn: of the first problem, by a method that drafts if there is one."""
+    first = [one for one in measurements if one.index == measurements[0].index]
+    return max(first, key=lambda one: one.trace.num_drafted)
+
+
+async def _first(run: InterleavedRun, problem: Problem, screen: Console) -> list[Measurement]:
+    """The first problem, printed while it is answered."""
     _print_problem(screen, problem)
 
     def announce(name: str) -> OnCommit:
         screen.print(Text(f"\n{name}", "bold"))
         return lambda step: print_step(screen, step)
 
-    runs = await duel.run(0, announce)
-    for run in runs:
-        verdict = Text("right", "bold green") if run.right else Text(f"wrong, it is {run.expected}", "bold red")
-        screen.print(Text.assemble("\n" if run is runs[0] else "", f"{run.name}: {run.answer}, ", verdict))
+    measurements = await run.answer(0, announce)
+    for one in measurements:
+        wrong = f"wrong, it is {problem.answer}"
+        verdict = Text("correct", "bold green") if one.correct else Text(wrong, "bold red")
+        screen.print(Text.assemble("\n" if one is measurements[0] else "", f"{one.method}: {one.answer}, ", verdict))
     screen.print()
-    return runs
+    return measurements
 
 
 def _print_problem(screen: Console, problem: Problem) -> None:

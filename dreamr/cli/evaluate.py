@@ -1,4 +1,4 @@
-"""`dreamr eval`: a public benchmark, answered by our own actors or by an endpoint, scored, and written down."""
+"""`dreamr eval`: a public benchmark, answered by actors or by an endpoint, scored, with results in a folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from dreamr.cli.inputs import read_config
-from dreamr.cli.progress import progress_bar
+from dreamr.cli.inputs import check_at_least_one, make_folder, read_config
 from dreamr.cli.running import run_with_actors
+from dreamr.cli.terminal import progress_bar
 from dreamr.config import Config
 from dreamr.errors import BadInput
-from dreamr.eval.benchmark import BadRow, Benchmark
+from dreamr.eval.answerers import Answerer, EndpointAnswerer, PipelineAnswerer
+from dreamr.eval.benchmarks import BENCHMARKS, BadRow, Benchmark
 from dreamr.eval.evaluation import evaluate
-from dreamr.eval.journal import Journal, JournalMismatch
-from dreamr.eval.outcome import Outcome
-from dreamr.eval.registry import BENCHMARKS
-from dreamr.eval.reply import Answerer
+from dreamr.eval.journal import Journal, JournalMismatch, Outcome
 from dreamr.eval.results import Results
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from dreamr.eval.rows import Rows
 
 NO_KEY = "none"
-"""What a server without keys is sent: the client insists on something."""
+"""Sent to a server without keys, since the client needs one."""
 
 
 def evaluate_benchmark(
@@ -48,16 +46,16 @@ def evaluate_benchmark(
     concurrency: int,
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what the answerers raise."""
-    chosen, settled = _benchmark(benchmark), read_config(config, {"method": method})
-    for option, number in (("--limit", limit), ("--concurrency", concurrency)):
-        if number is not None and number < 1:
-            raise BadInput(f"{option} {number}: at least one is needed.")
+    chosen, settled = find_benchmark(benchmark), read_config(config, {"method": method})
+    check_at_least_one("--limit", limit)
+    check_at_least_one("--concurrency", concurrency)
     if model and not base_url:
         raise BadInput(f"--model {model}: is the name of a model at an endpoint; give its --base-url as well.")
-    folder = _folder(out or Path(f"eval-{benchmark}"))
-    _check_installed(["datasets", *(["openai"] if base_url else [])])
-    rows = _rows(chosen, data, limit)
-    run = {"benchmark": benchmark, "data": rows.source, **_who(settled, base_url, model)}
+    folder = out or Path(f"eval-{benchmark}")
+    make_folder("--out", folder, "rows.jsonl")
+    _check_installed(["openai"] if base_url else [])
+    rows = read_rows(chosen, data, limit)
+    run = {"benchmark": benchmark, "data": rows.source, **_answering(settled, base_url, model)}
     try:
         journal = Journal(folder / "rows.jsonl", run)
     except JournalMismatch as error:
@@ -70,18 +68,11 @@ def evaluate_benchmark(
     _write(folder, Results(run, shlex.join(["dreamr", *sys.argv[1:]]), list(journal.outcomes.values())))
 
 
-def _benchmark(name: str) -> Benchmark:
+def find_benchmark(name: str) -> Benchmark:
+    """Raises BadInput."""
     if name not in BENCHMARKS:
         raise BadInput(f"--benchmark {name}: there is no such benchmark; choose one of {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[name]
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {path}: cannot be made ({error.strerror}); choose another folder.") from error
-    return path
 
 
 def _check_installed(modules: list[str]) -> None:
@@ -90,7 +81,9 @@ def _check_installed(modules: list[str]) -> None:
             raise BadInput(f"the package '{module}' is not installed: pip install -e '.[eval]'.")
 
 
-def _rows(benchmark: Benchmark, data: Path | None, limit: int | None) -> Rows:
+def read_rows(benchmark: Benchmark, data: Path | None, limit: int | None) -> Rows:
+    """The rows of a benchmark, all of them checked. Raises BadInput."""
+    _check_installed(["datasets"])
     from dreamr.eval.rows import BadData, Rows
 
     try:
@@ -99,8 +92,8 @@ def _rows(benchmark: Benchmark, data: Path | None, limit: int | None) -> Rows:
         raise BadInput(str(error)) from error
 
 
-def _who(config: Config, base_url: str | None, model: str | None) -> dict[str, Any]:
-    """Whatever the answers depend on."""
+def _answering(config: Config, base_url: str | None, model: str | None) -> dict[str, Any]:
+    """Models and settings: everything that the answers depend on."""
     settings = {
         name: value
         for name, value in config.pipeline.model_dump(mode="json").items()
@@ -113,8 +106,6 @@ def _who(config: Config, base_url: str | None, model: str | None) -> dict[str, A
 
 
 def _by_actors(rows: Rows, journal: Journal, concurrency: int, config: Config) -> None:
-    from dreamr.eval.pipeline_answerer import PipelineAnswerer
-
     async def answer(group: ActorGroup) -> None:
         await _answer(rows, journal, concurrency, PipelineAnswerer(group.handles, config.pipeline))
 
@@ -125,8 +116,6 @@ def _by_actors(rows: Rows, journal: Journal, concurrency: int, config: Config) -
 async def _by_endpoint(
     rows: Rows, journal: Journal, concurrency: int, config: Config, base_url: str, model: str | None
 ) -> None:
-    from dreamr.eval.endpoint_answerer import EndpointAnswerer
-
     key = os.environ.get("OPENAI_API_KEY", NO_KEY)
     async with EndpointAnswerer(base_url, key, model, config.pipeline) as answerer:
         await _answer(rows, journal, concurrency, answerer)

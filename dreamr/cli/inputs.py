@@ -1,15 +1,14 @@
-"""Checks of everything that a command is given, before anything heavy is imported or started."""
+"""Checks of all options and files of a command, before anything heavy is imported or started."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
 from pydantic import ValidationError
 
+from dreamr.api import make_prompt
 from dreamr.config import (
     NO_FOLDER,
     CheckpointConfig,
@@ -20,34 +19,19 @@ from dreamr.config import (
     models_are_here,
 )
 from dreamr.errors import BadInput, ConfigError
+from dreamr.timeline import FORMATS
 from dreamr.types import Prompt
 from pipelines import check
-
-PICTURES = (".html", ".png")
 
 
 def read_prompt(question: str, images: Sequence[Path]) -> Prompt:
     """Question and images as a prompt. Raises BadInput."""
     if not question.strip():
-        raise BadInput("the question is empty: write it in quotes behind the options.")
-    return Prompt(question, tuple(_read_image(path) for path in images))
-
-
-def _read_image(path: Path) -> bytes:
+        raise BadInput("the question is empty: write it in quotes after the options.")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"--image {path}: there is no such file; give the path of a PNG, JPEG or WebP file.") from None
-    except OSError as error:
-        raise BadInput(f"--image {path}: cannot be read ({error.strerror}); give the path of an image file.") from error
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Image.DecompressionBombError as error:
-        raise BadInput(f"--image {path}: has too many pixels; make it smaller.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise for broken files
-        raise BadInput(f"--image {path}: is not an image that can be read; give a whole PNG or JPEG file.") from error
-    return data
+        return make_prompt(question, images)
+    except ValueError as error:
+        raise BadInput(f"--image {error}") from error
 
 
 def read_config(path: Path | None, options: Mapping[str, object]) -> Config:
@@ -88,10 +72,16 @@ def check_models(config: Config) -> None:
 
 
 def check_timeline(path: Path | None) -> None:
+    """Raises BadInput unless a timeline can be written there."""
+    if path is not None:
+        check_picture("--timeline", path)
+
+
+def check_picture(option: str, path: Path) -> None:
     """Raises BadInput unless a picture can be written there."""
-    if path is not None and path.suffix.lower() not in PICTURES:
-        raise BadInput(f"--timeline {path}: the name must end in {' or '.join(PICTURES)}, which chooses the format.")
-    check_writable("--timeline", path)
+    if path.suffix.lower() not in FORMATS:
+        raise BadInput(f"{option} {path}: the name must end in {' or '.join(FORMATS)}, which chooses the format.")
+    check_writable(option, path)
 
 
 def check_writable(option: str, path: Path | None) -> None:
@@ -103,4 +93,19 @@ def check_writable(option: str, path: Path | None) -> None:
     if path.is_dir():
         raise BadInput(f"{option} {path}: this is a folder; give the name of a file in it.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BadInput(f"{option} {path}: may not be written; choose another place.")
+        raise BadInput(f"{option} {path}: there is no permission to write it; choose another place.")
+
+
+def make_folder(option: str, folder: Path, file: str) -> None:
+    """Make a folder for results, if it is not there. Raises BadInput unless `file` can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{option} {folder}: cannot be made ({error.strerror}); choose another folder.") from error
+    check_writable(option, folder / file)
+
+
+def check_at_least_one(option: str, number: int | None) -> None:
+    """Raises BadInput for a number below 1."""
+    if number is not None and number < 1:
+        raise BadInput(f"{option} {number}: at least one is needed.")

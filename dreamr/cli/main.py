@@ -1,4 +1,4 @@
-"""The command `dreamr`: its options. What they do is imported when a command runs, so that `--help` is instant."""
+"""The command `dreamr` and its options. A command's code is imported when it runs, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import typer
 
 app = typer.Typer(
     name="dreamr",
-    help="Speculative reasoning over images: a small model drafts the steps, a large one checks them, both at once.",
+    help="Speculative reasoning over images: a small model drafts steps and a large one verifies them, in parallel.",
     epilog="DREAMR_DEBUG=1 shows the traceback of a failure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; without it, the built-in models.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; default: the built-in models.")]
 Draft = Annotated[
     str | None, typer.Option(help="Draft model instead of the configured one: folder, hub id, embedded:NAME.")
 ]
 BENCHED = (
-    "autoregressive,autoregressive_all_cores,transformers,transformers_assisted,token_speculative,specreason,lookahead,"
-    "lookahead_batch,parallel_prefix,sequential,fpsr"
+    "autoregressive,autoregressive_all_cores,draft_alone,transformers,transformers_assisted,token_speculative,specreason,"
+    "lookahead,lookahead_batch,parallel_prefix,sequential,fpsr"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
@@ -29,22 +29,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask, in quotes.")],
-    images: Annotated[list[Path] | None, typer.Option("--image", help="Image file; may be given again.")] = None,
+    images: Annotated[list[Path] | None, typer.Option("--image", help="Image file; repeat for several.")] = None,
     config: ConfigFile = None,
     method: Annotated[
         str | None, typer.Option(help="fpsr, autoregressive, specreason, ...; see docs/bench.md.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="A drafted step is accepted when rho > alpha.")] = None,
-    window: Annotated[int | None, typer.Option(help="How many steps the draft may be ahead.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Budget of the whole answer.")] = None,
+    window: Annotated[int | None, typer.Option(help="Steps that the draft may write ahead.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the whole answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling at temperatures above 0.")] = None,
-    compare: Annotated[bool, typer.Option(help="Answer again by the target alone, for the speedup.")] = True,
+    compare: Annotated[bool, typer.Option(help="Answer again by the target alone, to measure the speedup.")] = True,
     draft: Draft = None,
-    timeline: Annotated[Path | None, typer.Option(help="Picture of who did what when: .html or .png.")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Timeline of the actors: .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about one or more images. Settings that are not given come from the configuration."""
+    """Answer a question about images. Settings that are not given come from the configuration."""
     from dreamr.cli import ask as command
     from dreamr.errors import reported
 
@@ -63,17 +63,30 @@ def ask(
 
 
 @app.command()
+def example(
+    image: Annotated[Path, typer.Argument(help="PNG file for the drawing.")],
+    seed: Annotated[int, typer.Option(help="Seed of the problem.")] = 0,
+) -> None:
+    """Draw a problem of the built-in models' task; print the command that asks about it, and the answer."""
+    from dreamr.cli import demo as command
+    from dreamr.errors import reported
+
+    with reported():
+        command.example(image, seed)
+
+
+@app.command()
 def demo(
-    problems: Annotated[int, typer.Option(help="How many problems.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
+    problems: Annotated[int, typer.Option(help="Number of problems.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "autoregressive,fpsr",
     config: ConfigFile = None,
     draft: Draft = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the report, with a row per problem.")] = None,
-    timeline: Annotated[Path | None, typer.Option(help="Picture of the first problem: .html or .png.")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Timeline of the first problem: .html or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer problems that the models have never seen, by several methods, and compare them in one table."""
+    """Answer new problems of the built-in models' task by several methods; compare them in one table."""
     from dreamr.cli import demo as command
     from dreamr.errors import reported
 
@@ -84,27 +97,55 @@ def demo(
 @app.command()
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="Folders of training runs; several are compared.")],
-    out: Annotated[Path | None, typer.Option(help="Picture: .png or .html; without it, curves.png in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Picture: .png or .html; default: curves.png in the first run.")
+    ] = None,
 ) -> None:
-    """Draw the reward curves of training runs."""
-    from dreamr.cli import curves as command
-    from dreamr.errors import reported
+    """Draw the curves of training runs."""
+    from dreamr.cli.inputs import check_picture
+    from dreamr.errors import BadInput, reported
+    from rl.curves import draw_curves, load_runs
 
     with reported():
-        command.curves(runs, out)
+        path = out or runs[0] / "curves.png"
+        try:
+            histories = load_runs(runs)
+            check_picture("--out", path)
+            draw_curves(histories, path)
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+        typer.echo(f"curves: {path}")
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file; without it, DREAMR_SAPO_CONFIG, else the built-in draft's recipe.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, in place of the file's `run`.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
+) -> None:
+    """Train a draft by SAPO: steps that the target accepts, correct answers, few tokens."""
+    from dreamr.errors import reported
+    from rl.train import train_draft
+
+    with reported():
+        train_draft(config, run, resume=resume)
 
 
 @app.command("eval")
 def evaluate(
     benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],
     config: ConfigFile = None,
-    data: Annotated[Path | None, typer.Option(help="Parquet file or folder; without it, the hub's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first rows, so many.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for rows and results; the same again goes on.")] = None,
-    method: Annotated[str | None, typer.Option(help="Schedule; without it, the configuration's.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Ask an OpenAI-compatible endpoint instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model at the endpoint; without it, its first one.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Rows that are answered at the same time.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Parquet file or folder; default: the hub's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many rows, from the first on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for rows and results; an interrupted run continues in it.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Schedule; default: the configuration's.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that answers instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model at the endpoint; default: its first one.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Rows answered at the same time.")] = 1,
 ) -> None:
     """Answer a public benchmark and score it: accuracy per category, unparsed and truncated answers."""
     from dreamr.cli import evaluate as command
@@ -120,14 +161,18 @@ def evaluate(
 @app.command()
 def bench(
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.md and the pictures.")],
-    methods: Annotated[str, typer.Option(help="Names, separated by commas; fpsr:alpha=0.5 has a setting.")] = BENCHED,
-    problems: Annotated[int, typer.Option(help="How many problems.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the problems; another one makes others.")] = 0,
-    sweep: Annotated[str | None, typer.Option(help="Each schedule also with alpha=0.5,0.7 or window=1,2,4.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names, separated by commas; fpsr:alpha=0.5 changes a setting.")
+    ] = BENCHED,
+    problems: Annotated[int, typer.Option(help="Number of problems.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
+    sweep: Annotated[
+        str | None, typer.Option(help="Values of a setting for each schedule: alpha=0.5,0.7 or window=1,2,4.")
+    ] = None,
     config: ConfigFile = None,
     draft: Draft = None,
 ) -> None:
-    """Measure methods against each other, and against the target alone, on the same problems."""
+    """Measure methods and the target alone, interleaved on the same questions."""
     from dreamr.cli import bench as command
     from dreamr.errors import reported
 
@@ -137,14 +182,16 @@ def bench(
 
 @app.command()
 def simulate(
-    scenario: Annotated[str, typer.Option(help="q32b-q2b, q32b-q4b, or a YAML file of your own.")] = "q32b-q2b",
-    calibrate: Annotated[Path | None, typer.Option(help="report.json: predict what it measured.")] = None,
-    problems: Annotated[int, typer.Option(help="How many simulated problems.")] = 40,
-    window: Annotated[int | None, typer.Option(help="How many steps the draft may be ahead.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write what --json prints to this file.")] = None,
+    scenario: Annotated[str, typer.Option(help="Preset (q32b-q2b, q32b-q4b) or a YAML file.")] = "q32b-q2b",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="report.json of a bench: take its latencies, compare with its speedups.")
+    ] = None,
+    problems: Annotated[int, typer.Option(help="Number of simulated problems.")] = 40,
+    window: Annotated[int | None, typer.Option(help="Steps that the draft may write ahead.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the document that --json prints.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict speedups from latencies and acceptance rates: the schedules themselves, under a virtual clock."""
+    """Predict speedups from latencies and acceptance rates, by running the schedules under a virtual clock."""
     from dreamr.cli import simulate as command
     from dreamr.errors import reported
 
@@ -169,4 +216,4 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Options before the command."""

@@ -1,4 +1,4 @@
-"""Ray and the actors for the duration of a command, and how their start is shown."""
+"""Ray and the actors for the duration of a command."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 def run_with_actors(config: Config, notices: Console, work: Callable[[ActorGroup], Awaitable[T]]) -> T:
-    """Do `work` with a started group; the actors and a Ray of our own end with it, however it ends.
+    """Do `work` with a started group; the actors, and a local Ray that was started for it, are stopped in any case.
 
     Raises:
-        BadInput: the machine cannot hold the actors, or has not got a model.
+        BadInput: the machine cannot hold the actors, or lacks a model.
         ValueError, ActorLost, ConnectionError: see `ActorGroup.start` and `connect`.
     """
     check_models(config)

@@ -1,4 +1,4 @@
-"""`dreamr simulate`: predicted speedups of all schedules, beside the paper's or a report's."""
+"""`dreamr simulate`: predicted speedups of all schedules, next to the paper's or those of a report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dreamr.bench.report import Report
 from dreamr.bench.scenario import Scenario, settings_of
-from dreamr.bench.schema import Report
 from dreamr.bench.simulation import Prediction, predict
-from dreamr.cli.inputs import check_writable
-from dreamr.cli.lines import percent
+from dreamr.cli.inputs import check_at_least_one, check_writable
+from dreamr.cli.terminal import percent, progress_bar
 from dreamr.config import PipelineSettings
 from dreamr.errors import BadInput
 from pipelines import SCHEDULES
@@ -24,14 +24,18 @@ def simulate(
     scenario: str, calibrate: Path | None, problems: int, window: int | None, *, out: Path | None, as_json: bool
 ) -> None:
     """Run the command. Raises BadInput and ConfigError."""
-    if problems < 1:
-        raise BadInput(f"--problems {problems}: at least one is needed.")
-    if window is not None and window < 1:
-        raise BadInput(f"--window {window}: at least one is needed.")
+    check_at_least_one("--problems", problems)
+    check_at_least_one("--window", window)
     check_writable("--out", out)
     report = _read_report(calibrate) if calibrate else None
     chosen = Scenario.calibrated(report) if report else Scenario.read(scenario)
-    predictions = predict(chosen, _settings(report, window), list(SCHEDULES), problems)
+    predictions = []
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("methods", total=len(SCHEDULES))
+        for prediction in predict(chosen, _settings(report, window), list(SCHEDULES), problems):
+            if prediction:
+                predictions.append(prediction)
+            progress.update(bar, advance=1, refresh=True)
     source, references = _references(chosen, report)
     document = json.dumps(_document(chosen, predictions, source, references), indent=2)
     if out:
@@ -50,14 +54,14 @@ def _read_report(path: Path) -> Report:
 
 
 def _settings(report: Report | None, window: int | None) -> PipelineSettings:
-    """The report's own; the answers of a simulation end by their number of steps, whatever their length."""
+    """Those of the report; the answers of a simulation end by their number of steps, whatever their length."""
     settings = settings_of(report) if report else PipelineSettings()
     changes = {"max_tokens": 10**9} | ({} if window is None else {"window": window})
     return settings.model_copy(update=changes)
 
 
 def _references(scenario: Scenario, report: Report | None) -> tuple[str, dict[str, float]]:
-    """Speedups to compare with, and where they are from: measured ones, else the paper's."""
+    """Speedups to compare with, and their source: measured ones, else the paper's."""
     if report is None:
         return "paper", {str(method): value for method, value in scenario.paper.items()}
     return "measured", {one.name: one.speedup.geomean for one in report.methods if one.speedup}

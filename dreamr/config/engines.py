@@ -50,8 +50,18 @@ class HFEngineConfig(CheckpointConfig):
 
     kind: Literal["hf"] = "hf"
     device: str = "cpu"
-    max_cached_tokens: PositiveInt = 65_536
-    """Bound of the prefix KV cache, over all sequences together."""
+    max_cached_tokens: PositiveInt | None = None
+    """Bound of the prefix KV cache, over all sequences together; None: half of the memory that the weights leave on a
+    GPU, 65,536 on a CPU."""
+    assistant: str | None = None
+    """Checkpoint of a small model with the same tokenizer, which proposes tokens that this model checks several at a
+    time: every step that this engine writes is then written by token-level speculation."""
+    proposed_tokens: PositiveInt = 16
+    """Most tokens that the assistant proposes at a time. How many it does propose follows from measured costs."""
+    background: bool = False
+    """Forwards that hold speculative steps alone get only the core time that other threads and processes leave (Linux).
+    For a target that shares its cores with draft and verifier: its step is only needed when the draft's is rejected,
+    and then those two are idle. Not for cores that are busy with other things, and not with `verifier: shared`."""
 
 
 class VLLMEngineConfig(CheckpointConfig):
@@ -70,10 +80,28 @@ class VLLMEngineConfig(CheckpointConfig):
     """Longest prompt with its answer, in tokens; None: as long as the checkpoint allows, if the KV cache holds it."""
     max_images: PositiveInt = 8
     """Most images in one prompt."""
+    speculative: dict[str, Any] | None = None
+    """vLLM's own speculative decoding (its `speculative_config`), such as `{method: ngram, num_speculative_tokens: 4,
+    prompt_lookup_max: 4}`. Greedy tokens stay the same. An engine that decodes so gives no verdicts."""
     enforce_eager: bool = False
     """No compilation and no CUDA graphs: a start within seconds, slower tokens."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint; some architectures (R-4B, say) need it."""
+
+    @field_validator("speculative")
+    @classmethod
+    def _method_is_known_to_work(cls, speculative: dict[str, Any] | None) -> dict[str, Any] | None:
+        if speculative is None:
+            return None
+        method = speculative.get("method")
+        if method is None:
+            raise ValueError("name a method, such as {method: ngram, num_speculative_tokens: 4}.")
+        if method == "draft_model":
+            raise ValueError(
+                "vLLM has no draft models for vision-language models with multimodal rope positions: use method ngram, "
+                "or eagle3 with a head that was trained for this checkpoint."
+            )
+        return speculative
 
 
 class ImportedEngineConfig(Strict):
@@ -113,6 +141,8 @@ class ScriptedEngineConfig(Strict):
     """Time to read a prompt that was not read before."""
     call_s: float = Field(default=0.0, ge=0)
     """What a call costs beside the model's work."""
+    background: bool = False
+    """As for kind `hf`, on simulated cores."""
     max_batch: PositiveInt = 1
     """Calls that are computed at the same time without slowing each other down."""
     jitter: float = Field(default=0.0, ge=0, lt=1)

@@ -26,10 +26,6 @@ class ActorConfig(Strict):
     """Resources with names of your own, which nodes offer to show what they are for, such as `{target: 1}`."""
     num_threads: PositiveInt = 1
     """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
-    background: bool = False
-    """Steps that may not be needed get only the core time that others leave (Linux). For a target that shares its
-    cores with draft and verifier: its own step is only needed when the draft's is rejected, and then those two have
-    nothing to do. Not for cores that are busy with other things as well, and not with `verifier: shared`."""
     max_restarts: int = Field(default=-1, ge=-1)
     """How often Ray restarts the actor when its process dies; -1 is without end."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -92,10 +88,26 @@ class GroupConfig(Strict):
 
     @model_validator(mode="after")
     def _verdicts_do_not_wait_in_the_background(self) -> Self:
-        if self.target.background and self.verifier == "shared":
+        if getattr(self.target.engine, "background", False) and self.verifier == "shared":
             raise ValueError(
-                "target.background = true needs a verifier of its own, since the verdicts of a shared one would wait "
-                "for the steps in the background: remove it, or give the verifier an actor."
+                "target.engine.background = true needs a verifier with its own actor: the verdicts of a shared one "
+                "would wait for steps in the background: remove it, or give the verifier an actor."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _verdicts_come_from_an_engine_that_does_not_speculate(self) -> Self:
+        role: Literal["target", "verifier"] = "target" if self.verifier == "shared" else "verifier"
+        engine = self.actors()[role].engine
+        if isinstance(engine, VLLMEngineConfig) and engine.speculative is not None:
+            way_out = (
+                "give the verifier an actor and an engine of its own, without `speculative`"
+                if role == "target"
+                else "remove it"
+            )
+            raise ValueError(
+                f"{role}.engine.speculative is set, but vLLM gives no verdict probabilities while it decodes "
+                f"speculatively: {way_out}."
             )
         return self
 

@@ -14,8 +14,8 @@ class PipelineSettings(Strict):
     """A schedule: a key of `pipelines.SCHEDULES`."""
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is accepted when rho > alpha."""
-    window: PositiveInt = 4
-    """How many steps the draft may be ahead of the frontier."""
+    window: PositiveInt | None = None
+    """How many steps the draft may be ahead of the frontier; None: the method's own number."""
     verdict: str | None = None
     """How drafted steps are judged, a key of `pipelines.verification.VERDICTS`; None: the method's own kind."""
     threshold: float | None = None

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from dreamr.types import (
     Checked,
     Criterion,
+    JudgedStep,
     Prefill,
     Priority,
     Prompt,
@@ -71,8 +72,21 @@ class Engine(Protocol):
         """Length of the prompt as the model reads it. Raises ValueError when it cannot be read at all."""
         ...
 
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """That call's speculative step is needed now.
+
+        `hint` are tokens that the step may begin with, such as the rejected drafted step: an engine may check them in
+        one forward instead of writing them again. An unknown or ended call is not an error.
+        """
+        ...
+
     def stop(self, call_id: str) -> None:
         """End that call between two tokens. A call that is unknown or has already ended is not an error."""
+        ...
+
+    def idle_s(self) -> float:
+        """Seconds since the model last finished a forward. A call of a busy engine waits for its turn; a call of one
+        that has been idle for long is lost."""
         ...
 
 
@@ -113,6 +127,20 @@ class Phases(Protocol):
 
     async def tokenize(self, text: Prompt | str) -> Tokens:
         """Token ids of a prompt as the model reads it, or of a text as it is."""
+        ...
+
+
+@runtime_checkable
+class TokenScoring(Protocol):
+    """What an engine may offer besides: the log-probabilities of the tokens that it judges, for distillation."""
+
+    async def score_tokens(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
+    ) -> list[JudgedStep]:
+        """`score` by the criterion rho, and this model's log-probabilities of the tokens, from the same forward.
+
+        At `temperature`, as a draft that samples at it has its own.
+        """
         ...
 
 

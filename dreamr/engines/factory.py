@@ -33,6 +33,8 @@ class LoadedEngine:
     """Most tokens of a prompt and its answer together; 0 when unknown."""
     warm_up: Callable[[], Awaitable[None]] | None = None
     """To be awaited once, before the first call."""
+    died: Callable[[], Awaitable[None]] | None = None
+    """Raises EngineDied when a process behind the engine ends, else never returns; None: there is no such process."""
 
 
 def build_engine(config: EngineConfig, ids_of: str | None = None) -> LoadedEngine:
@@ -45,8 +47,8 @@ def build_engine(config: EngineConfig, ids_of: str | None = None) -> LoadedEngin
     """
     loaded = _build(config)
     if ids_of is not None and (own := getattr(loaded.engine, "tokenizer", None)) is not None:
-        from dreamr.engines.crossing import TextCrossing, same_ids
-        from dreamr.engines.loading import load_tokenizer
+        from dreamr.engines.hf.loading import load_tokenizer
+        from dreamr.engines.retokenize import TextCrossing, same_ids
 
         target = load_tokenizer(model_location(ids_of))
         if not same_ids(own, target):
@@ -82,7 +84,7 @@ def model_location(model: str) -> str:
 
 
 def _build_hf(config: HFEngineConfig) -> LoadedEngine:
-    from dreamr.engines.hf import HFEngine
+    from dreamr.engines.hf.engine import HFEngine
 
     location = model_location(config.model)
     engine = HFEngine.load(
@@ -91,16 +93,25 @@ def _build_hf(config: HFEngineConfig) -> LoadedEngine:
         dtype=config.dtype,
         max_cached_tokens=config.max_cached_tokens,
         prompts=load_prompt_config(Path(location), config.prompts),
+        assistant=model_location(config.assistant) if config.assistant else None,
+        proposed_tokens=config.proposed_tokens,
+        background=config.background,
     )
     return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, engine.max_positions)
 
 
 def _build_vllm(config: VLLMEngineConfig) -> LoadedEngine:
-    from dreamr.engines.vllm import VLLMEngine
+    from dreamr.engines.vllm.engine import VLLMEngine
 
     engine = VLLMEngine.load(config, model_location(config.model))
     return LoadedEngine(
-        engine, config.model, engine.device, engine.num_parameters, engine.max_positions, warm_up=engine.warm_up
+        engine,
+        config.model,
+        engine.device,
+        engine.num_parameters,
+        engine.max_positions,
+        warm_up=engine.warm_up,
+        died=engine.died,
     )
 
 

@@ -1,6 +1,6 @@
 """Which tokens may come next when an answer has to follow a JSON schema: llguidance, on one model's vocabulary.
 
-    schema ──▶ Grammars.mask_of ──▶ TokenMask ── allowed(tokens so far) ──▶ (v) booleans ──▶ TokenChooser
+    schema ──▶ Grammars.mask_of ──▶ TokenMask ── allowed(tokens so far) ──▶ (v) booleans ──▶ the next token
 
 A grammar is compiled once per schema; a `TokenMask` follows one answer. Between two JSON tokens there is one space or
 none, so that a model cannot fill its budget with blanks.
@@ -38,8 +38,8 @@ def check_schema(schema: str) -> None:
 class Grammars:
     """The grammars of one model. Thread-safe."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_tokens: frozenset[int]) -> None:
-        self._tokenizer, self._eos_tokens = tokenizer, eos_tokens
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_tokens: frozenset[int], num_logits: int) -> None:
+        self._tokenizer, self._eos_tokens, self._num_logits = tokenizer, eos_tokens, num_logits
         added = tokenizer.added_tokens_decoder.items()
         self._control = sorted({token for token, control in added if control.special} - eos_tokens)
         self._vocabulary: LLTokenizer | None = None
@@ -58,7 +58,8 @@ class Grammars:
                 if matcher.is_error():
                     raise ValueError(" ".join(matcher.get_error().split()))
                 self._compiled[schema] = matcher
-            return TokenMask(self._compiled[schema].deep_copy(), self._closer, self._control, budget)
+            matcher = self._compiled[schema].deep_copy()
+            return TokenMask(matcher, self._closer, self._control, budget, self._num_logits)
 
 
 class TokenMask:
@@ -68,29 +69,30 @@ class TokenMask:
     of a number for ever, and half a JSON value is useless. Only a budget that is too small for a value leaves it open.
     """
 
-    def __init__(self, matcher: LLMatcher, closer: _Closer, control: Sequence[int], budget: int) -> None:
-        """`control`: tokens that no text contains."""
+    def __init__(self, matcher: LLMatcher, closer: _Closer, control: Sequence[int], budget: int, size: int) -> None:
+        """`control`: tokens that no text contains; `size`: number of logits."""
         self._matcher, self._closer, self._control, self._budget = matcher, closer, list(control), budget
+        self._size = size
         self._consumed: list[int] = []
         self._next_look = 0
         """Number of tokens at which a short completion is looked for again."""
         self._completion: list[int] = []
         """Tokens that complete the answer, once they are all that is allowed."""
 
-    def allowed(self, tokens: Sequence[int], size: int) -> Tensor:
-        """Booleans (size), True for each token that may follow `tokens`, which began with the answer.
+    def allowed(self, tokens: Sequence[int]) -> Tensor:
+        """Booleans (v), True for each token that may follow `tokens`, which began with the answer.
 
         Raises Unable when no token of the model fits, and RuntimeError when the tokens themselves break the grammar.
         """
         import torch  # not at the top: `check_schema` works without it
 
         self._consume(tokens)
-        mask = torch.zeros(size, dtype=torch.bool)
+        mask = torch.zeros(self._size, dtype=torch.bool)
         if forced := self._forced(len(tokens)):
             mask[forced] = True
             return mask
         bias = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
-        known = min(size, len(bias))  # logits have more rows than there are tokens where a vocabulary is padded
+        known = min(self._size, len(bias))  # logits have more rows than there are tokens where a vocabulary is padded
         mask[:known] = bias[:known] > 0
         mask[self._control] = False
         if not mask.any():

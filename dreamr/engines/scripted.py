@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
-from dreamr.engines.step_end import StepEnd
+from dreamr.engines.steps import StepEnd
 from dreamr.errors import TooLong
 from dreamr.types import (
     DELIMITER,
@@ -56,6 +56,8 @@ class ScriptedEngine:
         self._latency = random.Random(f"latency/{config.seed}")
         self._forward = asyncio.Semaphore(config.max_batch)
         self._stopped: set[str] = set()
+        self._promoted: set[str] = set()
+        self._last_forward = 0.0
         self._read: set[str] = set()
         """Keys of the prompts that were read."""
 
@@ -76,7 +78,8 @@ class ScriptedEngine:
             async with self._forward:
                 started = started if tokens else self._now()
                 first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
-                await self._pass(self._config.token_s + first, background=priority == "speculative")
+                background = self._config.background and priority == "speculative" and call_id not in self._promoted
+                await self._pass(self._config.token_s + first, background=background)
             tokens.append(script[len(tokens)])
         return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
 
@@ -180,9 +183,17 @@ class ScriptedEngine:
         words = (text if isinstance(text, str) else text.question).split()
         return tuple(random.Random(word).choice(_WORDS) for word in words)
 
+    def promote(self, call_id: str, hint: Tokens = ()) -> None:
+        """See `Engine`."""
+        self._promoted.add(call_id)
+
     def stop(self, call_id: str) -> None:
         """See `Engine`."""
         self._stopped.add(call_id)
+
+    def idle_s(self) -> float:
+        """See `Engine`."""
+        return self._now() - self._last_forward
 
     def script(self, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Tokens:
         """The whole step behind `prefix`. At temperature 0 the sampling seed changes nothing."""
@@ -234,6 +245,7 @@ class ScriptedEngine:
             await asyncio.sleep(seconds)
         else:
             await self._cores.work(seconds, background=background)
+        self._last_forward = self._now()
 
 
 def _text(tokens: Sequence[int]) -> str:

@@ -1,83 +1,90 @@
-"""Verdicts on a chain of steps in one forward: the chain is the trunk, each verdict question a branch behind its step.
+"""How a verdict is asked and read: one row per kind in `QUESTIONS`, the same for every engine.
 
-    cached prefix │ trunk: uncached prefix, step 1, step 2 │ branch 1 │ branch 2
-    branch 1 sees   everything up to the end of step 1, and itself
-    branch 2 sees   everything up to the end of step 2, and itself
-
-Branches lie behind the trunk, so cropping removes them and keeps the chain.
+A question is a turn after the judged step; the verdict is read from the model's next token. An engine computes the
+float32 log-probabilities of a few words there, and the likeliest token of all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from dreamr.engines.sampling import NumericalError
-from dreamr.types import Step, Tokens
+from dreamr.tasks.chat import ChatEncoder
+from dreamr.types import Criterion, Step, Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictTree:
-    """Inputs of one forward over n new tokens behind c cached ones."""
+class Question:
+    """One criterion that asks about the last step."""
 
-    tokens: list[int]
-    indices: list[int]
-    """Per token its place in its own sequence: two branches may share indices."""
-    mask: Tensor
-    """Boolean (1, 1, n, c + n): True where a row may look."""
-    ends: list[int]
-    """Rows of the branches' last tokens, where the verdicts are read."""
+    turn: Tokens
+    """Tokens after the end of the step's chain of thought, up to where the verdict is read."""
+    words: Tokens
+    """Tokens whose log-probabilities are read."""
+    read: Callable[[int, Sequence[float]], float]
+    """The score, from the likeliest token and the log-probabilities of `words`."""
+    closing: Callable[[Step], Tokens]
+    """What closes a step's chain of thought, where one is open."""
 
-
-def plant(num_cached: int, trunk: Sequence[int], step_ends: Sequence[int], branches: Sequence[Tokens]) -> VerdictTree:
-    """Lay out `trunk` tokens behind `num_cached` ones, and each branch behind the trunk.
-
-    `step_ends` are the lengths of the whole sequence (prompt included) at which the branches grow.
-    """
-    num_trunk = len(trunk)
-    num_rows = num_trunk + sum(len(branch) for branch in branches)
-    mask = torch.zeros(num_rows, num_cached + num_rows, dtype=torch.bool)
-    mask[:num_trunk, :num_cached] = True
-    mask[:num_trunk, num_cached : num_cached + num_trunk] = torch.ones(num_trunk, num_trunk, dtype=torch.bool).tril()
-    tokens, indices, ends = list(trunk), list(range(num_cached, num_cached + num_trunk)), []
-    for end, branch in zip(step_ends, branches, strict=True):
-        first, size = len(tokens), len(branch)
-        mask[first : first + size, :end] = True
-        own = slice(num_cached + first, num_cached + first + size)
-        mask[first : first + size, own] = torch.ones(size, size, dtype=torch.bool).tril()
-        tokens.extend(branch)
-        indices.extend(range(end, end + size))
-        ends.append(len(tokens) - 1)
-    return VerdictTree(tokens, indices, mask[None, None], ends)
+    def after(self, step: Step) -> Tokens:
+        """All tokens between `step` and its verdict; a step that has ended its turn itself does not end it twice."""
+        turn = self.turn[1:] if step.tokens[-1] == self.turn[0] else self.turn
+        return self.closing(step) + turn
 
 
-def verdict_branch(step: Step, verdict_turn: Tokens) -> Tokens:
-    """The verdict turn behind `step`; one that has ended its turn itself is not ended twice."""
-    return verdict_turn[1:] if step.tokens[-1] == verdict_turn[0] else verdict_turn
+def _rho(chat: ChatEncoder) -> Question:
+    return Question(chat.verdict_turn, chat.verdict_words, lambda _, logprobs: rho(logprobs), chat.closing)
 
 
-def contrast(logits: Tensor) -> list[float]:
-    """rho per row of float32 logits (n, 2) of the positive and the negative word (CPN, paper section on TBVM).
-
-    Raises NumericalError when one is not a number.
-    """
-    rhos: list[float] = torch.softmax(logits, -1)[:, 0].tolist()
-    if not all(map(math.isfinite, rhos)):
-        raise NumericalError(f"verdict logits are not finite: {logits.tolist()}")
-    return rhos
+def _digit(chat: ChatEncoder) -> Question:
+    return Question(chat.score_turn, chat.digits, lambda token, _: digit(token, chat.digits), chat.closing)
 
 
-def check_chain(chain: Sequence[Step]) -> None:
-    """Raises ValueError when a step is empty or does not follow the one before it."""
-    for index, step in enumerate(chain):
-        if not step.tokens:
-            raise ValueError(f"step {index} of the chain is empty (finish {step.finish!r}): there is nothing to judge")
-        if index and step.prefix != chain[index - 1].end:
-            raise ValueError(
-                f"step {index} of the chain does not follow step {index - 1}: its prefix has {len(step.prefix)} "
-                f"tokens, but must be the {len(chain[index - 1].end)} tokens that end the step before"
-            )
+def _mean_digit(chat: ChatEncoder) -> Question:
+    return Question(chat.score_turn, chat.digits, lambda _, logprobs: mean_digit(logprobs), chat.closing)
+
+
+QUESTIONS: Mapping[Criterion, Callable[[ChatEncoder], Question]] = {
+    "rho": _rho,
+    "digit": _digit,
+    "mean_digit": _mean_digit,
+}
+"""How each criterion is asked of one checkpoint (`pipelines.verification.VERDICTS` says which scores accept)."""
+
+
+def question(criterion: Criterion, chat: ChatEncoder) -> Question:
+    """Raises ValueError for a criterion that does not exist, or whose words are not tokens of the checkpoint."""
+    if criterion not in QUESTIONS:
+        raise ValueError(f"criterion = '{criterion}': there is no such verdict; choose one of {', '.join(QUESTIONS)}")
+    return QUESTIONS[criterion](chat)
+
+
+def rho(logprobs: Sequence[float]) -> float:
+    """`p(positive) / (p(positive) + p(negative))` (CPN, paper section on TBVM), from two log-probabilities."""
+    positive, negative = _finite(logprobs)
+    return 1 / (1 + math.exp(min(negative - positive, 700.0)))
+
+
+def digit(token: int, digits: Tokens) -> float:
+    """The likeliest token as a digit; 0 when it is none (SpecReason)."""
+    return float(digits.index(token)) if token in digits else 0.0
+
+
+def mean_digit(logprobs: Sequence[float]) -> float:
+    """The expected digit, from the log-probabilities of "0" to "9"."""
+    largest = max(_finite(logprobs))
+    weights = [math.exp(value - largest) for value in logprobs]
+    return sum(value * weight for value, weight in enumerate(weights)) / sum(weights)
+
+
+def mass(logprobs: Sequence[float]) -> float:
+    """Probability that the next token is one of the words at all: a verdict read from a small mass says little."""
+    return min(1.0, sum(map(math.exp, logprobs)))
+
+
+def _finite(logprobs: Sequence[float]) -> Sequence[float]:
+    if not all(map(math.isfinite, logprobs)):
+        raise NumericalError(f"verdict log-probabilities are not finite: {list(logprobs)}")
+    return logprobs

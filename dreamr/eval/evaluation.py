@@ -1,10 +1,10 @@
-"""`evaluate`: every row that is not in the journal yet, a few at a time.
+"""`evaluate`: every item that is not in the journal yet, several at a time.
 
-rows ──▶ iterator ──┬▶ worker 1 ──▶ answerer ──▶ judge ──▶ journal      a worker takes the next row when it is done
-                    └▶ worker n ──▶ ...                                 the first loss cancels the others
+items ──▶ iterator ──┬▶ worker 1 ──▶ answerer ──▶ judge ──▶ journal      a worker takes the next item when it is done
+                     └▶ worker n ──▶ ...                                 the first loss cancels the others
 
-A row that the model cannot take (too long, an image that cannot be read) is journaled as refused: asked again, it would
-end the run again. A lost model ends the run, and the row is asked again by the next.
+A row that the model cannot take (too long, an unreadable image) is recorded as refused: asked again, it would end the
+run again. A lost model ends the run, and the next run asks the row again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from dreamr.errors import TooLong, Unable
-from dreamr.eval.item import Item
-from dreamr.eval.journal import Journal
-from dreamr.eval.outcome import Outcome, judge
-from dreamr.eval.reply import Answerer, Reply
+from dreamr.eval.answerers import Answerer, Reply
+from dreamr.eval.benchmarks import Item
+from dreamr.eval.journal import Journal, Outcome
 from dreamr.types import Prompt
 
 OnOutcome = Callable[[Outcome], None]
@@ -33,8 +32,8 @@ async def evaluate(
     """Return when all items are in the journal.
 
     Raises:
-        ActorLost, openai.OpenAIError, ...: whatever the first loss was; finished rows are kept.
-        Unable: the models cannot do what the method asks of them, in any row.
+        ActorLost, openai.OpenAIError, ...: the first loss; finished rows are kept.
+        Unable: the models cannot do what the method needs, in any row.
     """
     open_items = (item for item in items if item.id not in journal.outcomes)
     workers = [
@@ -51,7 +50,8 @@ async def evaluate(
 
 async def _work(items: Iterator[Item], answerer: Answerer, journal: Journal, on_outcome: OnOutcome | None) -> None:
     for item in items:
-        outcome = judge(item, await _reply(answerer, item.prompt(ask_for_text=answerer.asks_for_text)))
+        reply = await _reply(answerer, item.prompt(ask_for_text=answerer.asks_for_text))
+        outcome = await asyncio.to_thread(judge, item, reply)
         journal.add(outcome)
         if on_outcome:
             on_outcome(outcome)
@@ -66,3 +66,10 @@ async def _reply(answerer: Answerer, prompt: Prompt) -> Reply:
     except ValueError as error:
         sentence = " ".join(str(error).split())
         return Reply("", isinstance(error, TooLong), time.monotonic() - began, refusal=sentence)
+
+
+def judge(item: Item, reply: Reply) -> Outcome:
+    """Find the answer and compare it; may take seconds for expressions."""
+    given = item.key.given(reply.text, truncated=reply.truncated)
+    correct = item.key.accepts(given)
+    return Outcome(item.id, item.category, item.circle, item.key.answers, given, correct, reply)

@@ -1,18 +1,31 @@
-"""`Journal`: finished items, one JSON line each, so that a killed run goes on where it was.
+"""`Journal`: finished items, one JSON line each, so that a killed run continues where it ended.
 
-The first line says what the run is; a run that differs in it is refused, since its rows would not belong together.
+The first line describes the run. A run that differs in it is refused: rows of both would be mixed in one file.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from dreamr.eval.outcome import Outcome
-from dreamr.eval.reply import Reply
+from dreamr.eval.answerers import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answered and scored item; its fields are the columns of `rows.jsonl`."""
+
+    id: str
+    category: str
+    circle: str
+    answers: tuple[str, ...]
+    given: str | None
+    """The answer that was found in the reply; None: none was found, which counts as wrong."""
+    correct: bool
+    reply: Reply
 
 
 class JournalMismatch(ValueError):
@@ -23,10 +36,10 @@ class Journal:
     """Use as a context manager; every row is on disk when `add` returns."""
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
-        """`run`: whatever the rows depend on, as JSON takes it.
+        """`run`: everything that the rows depend on, as JSON data.
 
         Raises:
-            JournalMismatch: the file belongs to another run, or is no journal.
+            JournalMismatch: the file belongs to another run, or is not a journal.
         """
         self.path = path
         self.outcomes: dict[str, Outcome] = {}
@@ -57,7 +70,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _read(self) -> int:
-        """Read what is there; the length of its whole lines in bytes."""
+        """Read the finished items; the length of the whole lines in bytes."""
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if not whole:
@@ -70,7 +83,7 @@ class Journal:
                 outcome = _outcome(json.loads(line))
                 self.outcomes[outcome.id] = outcome
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise JournalMismatch(f"{self.path}: is no journal of an evaluation; choose another --out.") from error
+            raise JournalMismatch(f"{self.path}: is not a journal of an evaluation; choose another --out.") from error
         return len(whole)
 
     def _check(self, found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`Rows`: a benchmark's rows from a local parquet file or from the hub, checked before anybody loads a model."""
+"""`Rows`: a benchmark's rows from a local parquet file or from the hub, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamr.eval.benchmark import BadRow, Benchmark
-from dreamr.eval.item import Item
+from dreamr.eval.benchmarks import BadRow, Benchmark, Item
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,7 +16,7 @@ HUB_DEADLINE_S = 10.0
 
 
 class BadData(ValueError):
-    """The data cannot be had, or is not this benchmark's; one sentence with the way out."""
+    """The data cannot be read, or belongs to another benchmark; one sentence with the way out."""
 
 
 class Rows:
@@ -45,14 +44,14 @@ class Rows:
             yield self._benchmark.make_item(number, _images_as_bytes(row, self._benchmark.images))
 
     def _check_rows(self) -> None:
-        """Everything but what the images show."""
+        """Everything except the content of the images."""
         images = [column for column in self._benchmark.images if column in self._rows.column_names]
         for number, row in enumerate(self._rows.remove_columns(images)):
             self._benchmark.make_item(number, row)
         first = self._benchmark.images[0]
         for number, has_image in enumerate(_has_image(self._rows, first)):
             if not has_image:
-                raise BadRow(f"row {number}: {first} is empty, but the question is about it: take the row out.")
+                raise BadRow(f"row {number}: {first} is empty, but the question is about it: remove the row.")
 
 
 def _local(path: Path) -> Dataset:
@@ -64,8 +63,8 @@ def _local(path: Path) -> Dataset:
         raise BadData(f"--data {path}: there is no such file or folder; give a parquet file, or a folder with some.")
     try:
         rows: Dataset = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    except Exception as error:  # whatever the reader raises for files that are something else
-        raise BadData(f"--data {path}: is not parquet that can be read ({_first_line(error)}).") from error
+    except Exception as error:  # the reader raises many kinds for files of another format
+        raise BadData(f"--data {path}: is not a readable parquet file ({_first_line(error)}).") from error
     return rows
 
 
@@ -75,7 +74,7 @@ def _from_hub(benchmark: Benchmark) -> Dataset:
     try:
         _check_hub(benchmark.hub_id)
         parts = [load_dataset(benchmark.hub_id, name, split=benchmark.split) for name in benchmark.parts or (None,)]
-    except Exception as error:  # no network, no such data set, no permission: each library underneath has its own
+    except Exception as error:  # no network, no such data set, no permission: each library below raises its own kinds
         raise BadData(
             f"{benchmark.hub_id}: cannot be read from the hub ({_first_line(error)}); check the network, or give a "
             "parquet file with the same columns by --data."
@@ -84,7 +83,7 @@ def _from_hub(benchmark: Benchmark) -> Dataset:
 
 
 def _check_hub(hub_id: str) -> None:
-    """One quick question: the libraries themselves ask again and again for minutes."""
+    """One quick request: the libraries themselves retry for minutes."""
     from huggingface_hub import HfApi
 
     HfApi().dataset_info(hub_id, timeout=HUB_DEADLINE_S)

@@ -19,7 +19,7 @@ from dreamr.serve.replies import (
 )
 from dreamr.serve.service import Answered
 from dreamr.types import Verdict
-from pipelines import Trace, rule_of
+from pipelines import Trace, rule_of, window_of
 from pipelines.trace import CommittedStep, Span
 from pipelines.verification import Rule
 
@@ -38,7 +38,7 @@ def run_info(answered: Answered, question: Question) -> RunInfo:
     return RunInfo(
         method=trace.method,
         alpha=question.settings.alpha,
-        window=question.settings.window,
+        window=window_of(question.settings),
         end=trace.end,
         wall_s=trace.wall_s,
         queued_s=answered.queued_s,

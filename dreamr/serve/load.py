@@ -122,6 +122,7 @@ def with_back_off(handles: Handles, load: Load) -> Handles:
         Writer(DraftUnderLoad(handles.draft.transport, load)),
         Writer(TargetUnderLoad(handles.target.transport, load)),
         handles.verifier,
+        handles.costs,
     )
 
 

@@ -37,6 +37,7 @@ class CallReporter:
             draft=Writer(ReportingTransport(handles.draft.transport, "draft", self)),
             target=Writer(ReportingTransport(handles.target.transport, "target", self)),
             verifier=Verifier(ReportingTransport(handles.verifier.transport, "verifier", self)),
+            costs=handles.costs,
         )
 
     def follow(self, lane: Role, method: str, ref: Ref[Any]) -> None:

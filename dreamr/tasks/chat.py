@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from dreamr.errors import Unable
-from dreamr.tasks.prompts import END_OF_TURN, PromptConfig, chat_messages, same_chat, score_turn, verdict_turn
+from dreamr.tasks.prompts import (
+    END_OF_TURN,
+    START_OF_ANSWER,
+    START_OF_THOUGHT,
+    PromptConfig,
+    chat_messages,
+    empty_thought,
+    is_thinking,
+    same_chat,
+    score_turn,
+    verdict_turn,
+)
 from dreamr.types import END_OF_THOUGHT, Prompt, Step, ThoughtEnd, Tokens
 
 
@@ -20,12 +32,18 @@ class ChatEncoder:
 
     def __init__(self, processor: Any, config: PromptConfig) -> None:
         """`processor` may be a bare tokenizer, if the chat template is the tokenizer's."""
-        self.config = config
         self.tokenizer = cast(PreTrainedTokenizerBase, getattr(processor, "tokenizer", processor))
         self.processor = processor
         self._control_tokens = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         if END_OF_TURN not in self.tokenizer.get_vocab():
             raise ValueError(f"the tokenizer knows no {END_OF_TURN}: only models whose chats are ChatML can be used")
+        opening = self._opening()
+        if config.verdict_prefix is None:
+            prefix = empty_thought(opening, self._opening(enable_thinking=False))
+            config = replace(config, verdict_prefix=prefix)
+        self.config = config
+        """As given, with the `verdict_prefix` that fits the chat template."""
+        self._begins_thinking = is_thinking(opening + config.generation_suffix)
         self.verdict_turn: Tokens = self.ids(verdict_turn(config))
         self.score_turn: Tokens = self.ids(score_turn(config))
         self.verdict_words = (
@@ -40,9 +58,7 @@ class ChatEncoder:
             for token in self._control_tokens:
                 if token in text:
                     raise ValueError(f"the question contains {token!r}, a control token of the model: remove it")
-        messages = chat_messages(prompt, self.config)
-        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return cast(str, chat) + self.config.generation_suffix
+        return self._applied(prompt, self.config) + self.config.generation_suffix
 
     @cached_property
     def digits(self) -> Tokens:
@@ -62,6 +78,25 @@ class ChatEncoder:
         """The chat, text alone, that asks whether two steps mean the same."""
         return self.ids(same_chat(self.config, first, second))
 
+    def closing(self, step: Step) -> Tokens:
+        """Tokens after `step` that close its chain of thought before a question about it; empty where none is open.
+
+        Models are trained on turns whose chain of thought is closed: an open one would go on into the question.
+        """
+        if END_OF_THOUGHT not in (self.config.verdict_prefix or "") or step.closed or not self.is_thinking(step.end):
+            return ()
+        return self.ids(f"{END_OF_THOUGHT}\n\n" if step.text.endswith("\n") else f"\n{END_OF_THOUGHT}\n\n")
+
+    def is_thinking(self, tokens: Tokens) -> bool:
+        """Whether the chain of thought is open after these tokens of an answer."""
+        marks = [self.ids(mark) for mark in (START_OF_THOUGHT, END_OF_THOUGHT)]
+        if all(len(mark) == 1 for mark in marks):
+            opened, closed = (mark[0] in tokens for mark in marks)
+        else:
+            text = self.decode(tokens)
+            opened, closed = START_OF_THOUGHT in text, END_OF_THOUGHT in text
+        return (opened or self._begins_thinking) and not closed
+
     def ids(self, text: str) -> Tokens:
         """Token ids of `text` as it is, nothing put before or behind it."""
         return tuple(cast(list[int], self.tokenizer.encode(text, add_special_tokens=False)))
@@ -71,6 +106,16 @@ class ChatEncoder:
         return cast(
             str, self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
+
+    def _opening(self, **options: bool) -> str:
+        """What the template's generation prompt puts after the assistant's role."""
+        _, role, opening = self._applied(Prompt("?"), PromptConfig(), **options).rpartition(START_OF_ANSWER)
+        return opening if role else ""
+
+    def _applied(self, prompt: Prompt, config: PromptConfig, **options: bool) -> str:
+        messages = chat_messages(prompt, config)
+        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        return cast(str, chat)
 
     def _word_id(self, field: str, word: str) -> int:
         ids = self.ids(word)

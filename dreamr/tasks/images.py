@@ -1,15 +1,41 @@
-"""Images of prompts: decoding them as every engine sees them, and copies that no engine has cached."""
+"""Images of prompts: reading them, decoding them as every engine sees them, and copies that no engine has cached."""
 
 from __future__ import annotations
 
 import base64
 import io
 from dataclasses import replace
+from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from dreamr.types import Prompt
+
+ImageSource = str | Path | bytes | Image.Image
+
+
+def read_image(source: ImageSource) -> bytes:
+    """An encoded image file that can be decoded. Raises ValueError in one sentence."""
+    if isinstance(source, Image.Image):
+        file = io.BytesIO()
+        source.save(file, format="PNG")
+        return file.getvalue()
+    name = f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{name}: there is no such file; give the path of a PNG, JPEG or WebP file.") from None
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read ({error.strerror}); give the path of an image file.") from error
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: has too many pixels; make it smaller.") from error
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise for broken files
+        raise ValueError(f"{name}: is not an image that can be read; give a whole PNG or JPEG file.") from error
+    return data
 
 
 def open_images(prompt: Prompt) -> list[Image.Image]:

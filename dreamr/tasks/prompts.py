@@ -18,6 +18,8 @@ PROMPT_FILE = "dreamr_prompt.json"
 """Optional file of a checkpoint folder: the prompt configuration that the checkpoint was trained with."""
 
 END_OF_TURN = "<|im_end|>"
+START_OF_ANSWER = "<|im_start|>assistant\n"
+START_OF_THOUGHT = "<think>"
 
 Message = dict[str, Any]
 """One chat message as `apply_chat_template` takes it."""
@@ -41,6 +43,10 @@ class PromptConfig:
     """What the answer begins with, e.g. "<think>\\n"; it counts as part of the prompt."""
     closing: str = "\n</think>\n\n"
     """What ends a chain of thought whose budget is used up."""
+    verdict_prefix: str | None = None
+    """What the answer to a question about a step begins with, up to where the verdict is read. None: an empty chain of
+    thought where the chat template opens one, else nothing. Where it holds `</think>`, the chain of thought that the
+    judged step belongs to is closed before the question."""
     verdict_question: str = (
         "Is the last reasoning step above correct, given the question, the images and the steps before it? "
         "Answer with one word, positive or negative."
@@ -63,6 +69,8 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if values["verdict_prefix"] is None:
+            del values["verdict_prefix"]
         if wrong := {name: value for name, value in values.items() if not isinstance(value, str)}:
             raise ValueError(f"prompt settings must be texts, but these are not: {wrong}")
         for name in ("verdict_question", "positive", "negative", "score_question"):
@@ -130,23 +138,39 @@ def _message(role: str, text: str, num_images: int) -> Message:
 
 
 def verdict_turn(config: PromptConfig) -> str:
-    """What follows a step when its verdict is asked for: ends the assistant's turn, asks, and opens the answer.
+    """What follows a step when its verdict is asked for: ends the assistant's turn, asks, and begins the answer.
 
     The very next token is judged as `positive` against `negative` (paper, section on TBVM).
     """
-    return f"{END_OF_TURN}\n{_asked(config.verdict_question)}"
+    return f"{END_OF_TURN}\n{_asked(config.verdict_question, config)}"
 
 
 def score_turn(config: PromptConfig) -> str:
     """As `verdict_turn`, asking for a digit: the very next token."""
-    return f"{END_OF_TURN}\n{_asked(config.score_question)}{config.score_prefix}"
+    return f"{END_OF_TURN}\n{_asked(config.score_question, config)}{config.score_prefix}"
 
 
 def same_chat(config: PromptConfig, first: str, second: str) -> str:
     """A whole chat that asks whether two steps mean the same; the next token is one of the verdict words."""
     texts = {"first": first.strip(), "second": second.strip()}
-    return _asked(re.sub(r"\{(first|second)\}", lambda place: texts[place[1]], config.same_template))
+    return _asked(re.sub(r"\{(first|second)\}", lambda place: texts[place[1]], config.same_template), config)
 
 
-def _asked(question: str) -> str:
-    return f"<|im_start|>user\n{question}{END_OF_TURN}\n<|im_start|>assistant\n"
+def _asked(question: str, config: PromptConfig) -> str:
+    return f"<|im_start|>user\n{question}{END_OF_TURN}\n{START_OF_ANSWER}{config.verdict_prefix or ''}"
+
+
+def empty_thought(opening: str, opening_without: str) -> str:
+    """The empty chain of thought after which a model answers at once; empty for models that do not think.
+
+    `opening` is what the chat template's generation prompt puts after the assistant's role, and `opening_without` the
+    same with `enable_thinking` false: templates that read this option write the empty chain of thought themselves.
+    """
+    if END_OF_THOUGHT in opening_without:
+        return opening_without
+    return f"{opening.rstrip()}\n\n{END_OF_THOUGHT}\n\n" if is_thinking(opening) else ""
+
+
+def is_thinking(text: str) -> bool:
+    """Whether a chain of thought is open at the end of `text`."""
+    return text.rfind(START_OF_THOUGHT) > text.rfind(END_OF_THOUGHT)

@@ -53,7 +53,7 @@ make_venv() { # path: an environment that borrows the libraries of $python, with
 
 make_host() { # name, address, resources
   local home=/run/$1
-  mkdir -p "$home/dreamr" "$home/.ssh"
+  mkdir -p "$home/dreamr" "$home/.ssh" # one file system is shared by both hosts: /run/shared, as /shared would be
   make_venv "$home/dreamr/.venv"
   echo "$3" > "$home/dreamr-resources.json"
   touch "$home/.bashrc"
@@ -88,12 +88,16 @@ make_host() { # name, address, resources
 write_config() { # the shipped file, with the addresses, user and key of these hosts, and the versions that they have
   "$python" -m pip freeze --exclude-editable --exclude dreamr > /run/operator/requirements-gpu.lock
   "$python" - > /run/operator/cluster.yaml <<-END
-	import sys, yaml
+	import re, sys, yaml
 	config = yaml.safe_load(open("cluster.local.yaml"))
 	config["provider"] |= {"head_ip": "10.77.0.2", "worker_ips": ["10.77.0.3"]}
 	config["auth"] = {"ssh_user": "$(id -un)", "ssh_private_key": "/run/operator/key"}
 	config["file_mounts"]["~/dreamr/requirements-gpu.lock"] = "/run/operator/requirements-gpu.lock"
 	config["setup_commands"] = [command.replace(",vllm]", "]") for command in config["setup_commands"]]
+	runs = "export DREAMR_SAPO_CONFIG=~/dreamr/configs/smoke-sapo.yaml DREAMR_RUNS=/run/shared; "
+	config["head_start_ray_commands"] = [
+	    re.sub(r"DREAMR_RUNS=\S+ .*?dreamr-runs;", "; " + runs, command) for command in config["head_start_ray_commands"]
+	]
 	yaml.safe_dump(config, sys.stdout)
 	END
 }
@@ -123,14 +127,19 @@ until (: < /dev/tcp/127.0.0.1/8265) 2> /dev/null; do sleep 0.5; done
 ray job submit --address http://127.0.0.1:8265 --working-dir configs -- \
   dreamr demo --problems 1 --config embedded-cluster.yaml
 
-if [ -e dreamr/serve/deployment.py ]; then
-  say "a served request"
-  ray job submit --no-wait --address http://127.0.0.1:8265 --working-dir configs -- \
-    serve run dreamr.serve.deployment:build config=embedded-cluster.yaml
-  ray exec --port-forward 8000 /run/operator/cluster.yaml 'sleep 1d' > /run/operator/tunnel.log 2>&1 &
-  curl --silent --fail --output /dev/null --retry 120 --retry-delay 1 --retry-all-errors http://127.0.0.1:8000/v1/models
-  "$python" tests/cluster/ask.py http://127.0.0.1:8000/v1
-fi
+say "a served request"
+ray job submit --no-wait --address http://127.0.0.1:8265 --working-dir configs -- \
+  serve run serve_app:build config=embedded-cluster.yaml
+ray exec --port-forward 8000 /run/operator/cluster.yaml 'sleep 1d' > /run/operator/tunnel.log 2>&1 &
+curl --silent --fail --output /dev/null --retry 120 --retry-delay 1 --retry-all-errors http://127.0.0.1:8000/v1/models
+"$python" tests/cluster/ask.py http://127.0.0.1:8000/v1
+ray exec /run/operator/cluster.yaml '. ~/.bashrc; RAY_AUTH_MODE=token serve shutdown -y'
+
+say "training, by the commands that the documents give"
+export RAY_ADDRESS=http://127.0.0.1:8265
+ray job submit -- python rl/train.py
+ray job submit --working-dir . -- python rl/train.py
+unset RAY_ADDRESS
 
 say "ray status"
 ray exec /run/operator/cluster.yaml 'RAY_AUTH_MODE=token ray status'

@@ -1,4 +1,4 @@
-"""The command with the built-in models: right answers to real image questions."""
+"""The command with the built-in models: correct answers to real image questions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dreamr(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_ask_answers_a_ledger_problem_rightly(tmp_path: Path) -> None:
+def test_ask_answers_a_ledger_problem_correctly(tmp_path: Path) -> None:
     problem = make_problem("test", 11, 0)
     problem.image.save(tmp_path / "image.png")
     document = json.loads(dreamr("ask", problem.question, "--image", str(tmp_path / "image.png"), "--json"))
@@ -51,7 +51,7 @@ def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
     )
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
     assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (2, 0, 0, 0)
-    assert total["right"] >= 1
+    assert total["correct"] >= 1
     assert total["acceptance_rate"] > 0
     assert (tmp_path / "out/results.md").read_text().startswith("# realworldqa")
 

@@ -120,7 +120,7 @@ def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -
 def test_the_trained_draft_answers(job_run: Path) -> None:
     image = job_run / "drawing.png"
     question = subprocess.run(
-        [sys.executable, "-m", "dreamr.tasks.example", str(image)],
+        [sys.executable, "-m", "dreamr", "example", str(image)],
         env=environment(),
         capture_output=True,
         text=True,
@@ -150,5 +150,5 @@ def test_a_run_that_is_killed_goes_on_with_the_same_next_step(job_run: Path, tmp
     second = train(run, "--resume")
     output, _ = second.communicate()
     assert second.returncode == 0, output
-    assert "resuming behind step 2" in output
+    assert "resuming after step 2" in output
     assert training_curve(run) == training_curve(job_run)

@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from actors.prompt_store import INLINE_BYTES, MAX_STORED
 from support.toy_group import QUESTION, THREE, toy_actor, toy_group
 
 from actors.group import ActorGroup
-from actors.ray_transport import StoredPrompts
+from actors.ray_transport import INLINE_BYTES, MAX_STORED, StoredPrompts
 from dreamr.types import ROOT, Prompt, Sampling
 
 pytestmark = [
@@ -90,7 +89,7 @@ async def test_an_engines_error_arrives_as_itself_along_the_whole_chain(group: A
 
 
 async def test_prefill_reaches_every_role(group: ActorGroup) -> None:
-    for handle in (group.draft, group.target, group.judge):
+    for handle in (group.handles.draft, group.handles.target, group.handles.verifier):
         await handle.prefill(QUESTION)
         with pytest.raises(ValueError, match="refused"):
             await handle.prefill(Prompt("refuse"))
@@ -120,5 +119,5 @@ async def test_a_shared_verifier_is_the_targets_actor() -> None:
         assert set(group.infos) == {"draft", "target"}
         step = group.handles.target.next_step("1", QUESTION, ROOT, THREE)
         assert (await group.handles.verifier.score("2", QUESTION, step)).score == 1.0
-        group.transport("verifier").report_lost()
+        group.supervisor("verifier").report_lost()
         assert group.transport("verifier").up  # nothing was open: the report is late

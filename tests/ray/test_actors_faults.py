@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from actors.handles import RayHandle
 from support.toy_group import DIE, HANG, QUESTION, THREE, process_ended, toy_actor, toy_group
 
 from actors.group import ActorGroup
@@ -56,7 +55,7 @@ async def works(group: ActorGroup) -> bool:
 
 @pytest.mark.parametrize("role", ["draft", "target"])
 async def test_a_killed_writer_loses_its_open_call_and_comes_back(group: ActorGroup, role: Role) -> None:
-    writer = group.draft if role == "draft" else group.target
+    writer = group.handles.draft if role == "draft" else group.handles.target
     others = {other: pid(group, other) for other in group.infos if other != role}
     before = pid(group, role)
     open_call = writer.next_step("1", HANG, ROOT, THREE)
@@ -65,8 +64,8 @@ async def test_a_killed_writer_loses_its_open_call_and_comes_back(group: ActorGr
     with pytest.raises(ActorLost, match=f"the {role} actor was lost"):
         await open_call
     assert not writer.up
-    writer.report_lost()
-    await writer.recovered()
+    group.supervisor(role).report_lost()
+    await group.transport(role).recovered()
     assert writer.up
     assert pid(group, role) != before
     assert await works(group)
@@ -117,7 +116,7 @@ async def test_a_loss_upstream_is_blamed_on_the_draft_and_not_on_the_judge(group
     with pytest.raises(ActorLost, match="the draft actor was lost"):
         await verdict
     assert not group.transport("draft").up
-    group.transport("verifier").report_lost()
+    group.supervisor("verifier").report_lost()
     assert group.transport("verifier").up
     await group.transport("draft").recovered()
     assert pid(group, "verifier") == verifier
@@ -131,7 +130,7 @@ async def test_a_reported_hang_is_killed_and_restarted_once(group: ActorGroup) -
     os.kill(before, signal.SIGSTOP)
     open_call = group.handles.draft.next_step("2", QUESTION, ROOT, THREE)
     for _ in range(3):
-        group.transport("draft").report_lost()
+        group.supervisor("draft").report_lost()
     assert not group.transport("draft").up
     with pytest.raises(ActorLost):
         await open_call
@@ -145,7 +144,7 @@ async def test_a_hang_of_the_engine_alone_is_repaired_although_the_process_answe
     before = pid(group, "target")
     open_call = group.handles.target.next_step("1", HANG, ROOT, THREE)
     assert (await group.check())["target"]
-    group.transport("target").report_lost()
+    group.supervisor("target").report_lost()
     with pytest.raises(ActorLost):
         await open_call
     await group.transport("target").recovered()
@@ -155,7 +154,7 @@ async def test_a_hang_of_the_engine_alone_is_repaired_although_the_process_answe
 async def test_a_verdict_that_waits_for_a_hanging_draft_does_not_cost_the_verifier(group: ActorGroup) -> None:
     draft, verifier = pid(group, "draft"), pid(group, "verifier")
     verdict = group.handles.verifier.score("2", QUESTION, group.handles.draft.next_step("1", HANG, ROOT, THREE))
-    group.transport("verifier").report_lost()
+    group.supervisor("verifier").report_lost()
     with pytest.raises(ActorLost, match="the draft actor"):
         await verdict
     await group.transport("draft").recovered()
@@ -169,7 +168,7 @@ async def test_a_late_report_leaves_the_fresh_actor_alone(group: ActorGroup) -> 
         await lost
     await group.transport("draft").recovered()
     fresh = pid(group, "draft")
-    group.transport("draft").report_lost()
+    group.supervisor("draft").report_lost()
     with pytest.raises(ActorLost):
         await lost  # told once more of the old loss
     assert group.transport("draft").up
@@ -202,10 +201,10 @@ async def test_stopping_in_the_middle_of_a_recovery_leaves_nothing_behind() -> N
     await group.start()
     assert len(supervisors() - running) == 3
     old = {info.pid for info in group.infos.values()}
-    handles: list[RayHandle] = [group.draft, group.target, group.judge]
+    transports = [group.transport(role) for role in ("draft", "target", "verifier")]
     os.kill(pid(group, "draft"), signal.SIGSTOP)
     open_call = group.handles.draft.next_step("1", QUESTION, ROOT, THREE)
-    group.transport("draft").report_lost()
+    group.supervisor("draft").report_lost()
     waiting = asyncio.create_task(group.transport("draft").recovered())
     await asyncio.sleep(0)
     await group.stop()
@@ -213,6 +212,6 @@ async def test_stopping_in_the_middle_of_a_recovery_leaves_nothing_behind() -> N
         await waiting
     with pytest.raises(ActorLost):
         await open_call
-    assert not any(handle.up for handle in handles)
+    assert not any(transport.up for transport in transports)
     assert all(process_ended(process) for process in old)
     assert supervisors() == running

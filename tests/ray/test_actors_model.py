@@ -11,7 +11,7 @@ from support.tiny import picture, save_checkpoint
 from support.toy_group import toy_group
 
 from actors.group import ActorGroup
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.errors import ActorLost
 from dreamr.types import ROOT, Prompt, Sampling
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ import yaml
 from support.tiny import picture
 from typer.testing import CliRunner, Result
 
-from dreamr.bench.schema import Report
+from dreamr.bench.actors import BenchActors
+from dreamr.bench.methods import parse_methods
+from dreamr.bench.report import Report
 from dreamr.cli.main import app
+from dreamr.config import PipelineSettings, load_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 ENGINE = {"kind": "scripted", "token_s": 0.0005}
@@ -43,7 +47,7 @@ def dreamr(*arguments: str, code: int = 0) -> Result:
 
 def test_ask_prints_each_step_then_answer_counts_and_speedup(config: str, image: str) -> None:
     lines = dreamr("ask", "how many?", "--image", image, "--config", config).stdout.splitlines()
-    assert lines[0].split()[:3] == ["1", "draft", "rho"] or lines[0].split()[:2] == ["1", "target"]
+    assert lines[0].split()[:3] == ["1", "draft", "score"] or lines[0].split()[:2] == ["1", "target"]
     shown = "\n".join(lines)
     for part in ("answer", "orchestration", "acceptance", "coverage", "wasted tokens", "plain decoding", "speedup"):
         assert part in shown
@@ -114,8 +118,8 @@ def test_demo_as_json_is_one_document_on_stdout(config: str) -> None:
 
 def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path) -> None:
     out = tmp_path / "new" / "results"
-    methods = "autoregressive,sequential,specreason,lookahead,lookahead_batch,parallel_prefix,token_speculative,fpsr"
-    methods += ",transformers"
+    methods = "autoregressive,draft_alone,sequential,specreason,lookahead,lookahead_batch,parallel_prefix"
+    methods += ",token_speculative,fpsr,transformers"
     arguments = ["--problems", "2", "--config", config, "--out", str(out), "--methods", methods]
     shown = dreamr("bench", *arguments, "--sweep", "window=1,2").stdout
     assert "transformers could not be measured: it runs checkpoints by transformers" in " ".join(shown.split())
@@ -128,7 +132,13 @@ def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path
             for name in ("lookahead", "lookahead_batch", "parallel_prefix", "fpsr")
             for value in (1, 2)
         ),
+        "oracle",
     ]
+    alone, oracle = report.method("draft_alone"), report.method("oracle")
+    assert alone is not None
+    assert alone.actors == ["target"]
+    assert oracle is not None
+    assert (oracle.computed_from, oracle.busy_s) == ("sequential", {})
     assert {one.num_problems for one in report.methods} == {2}
     assert set(report.self_acceptance) == {"rho", "digit"}
     assert report.measured is not None
@@ -138,4 +148,17 @@ def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path
         dreamr("simulate", "--calibrate", str(out / "report.json"), "--problems", "2", "--json").stdout
     )
     references = {row["method"]: row["reference"] for row in predicted["methods"]}
-    assert {method for method, reference in references.items() if reference} == set(names)
+    assert {method for method, reference in references.items() if reference} == set(names) - {"draft_alone"}
+
+
+async def test_a_baseline_without_a_free_gpu_is_refused_at_once_and_the_others_run() -> None:
+    """Ray would keep its actor waiting for as long as the group holds the GPUs."""
+    config = load_config().group
+    on_gpus = config.model_copy(update={"target": config.target.model_copy(update={"num_gpus": 1.0})})
+    specs = parse_methods("transformers,transformers_assisted,draft_alone", None, PipelineSettings())
+    group: Any = SimpleNamespace(handles=SimpleNamespace(draft=SimpleNamespace(transport=None)))
+    async with BenchActors(group, on_gpus, specs, cores=2) as actors:
+        assert [method.spec.name for method in actors.methods] == ["draft_alone"]
+    for name in ("transformers", "transformers_assisted"):
+        assert "it loads models of its own beside the group's actors: not enough resources" in actors.failed[name]
+        assert "needed 1 GPU; the whole cluster has: 0 GPU" in actors.failed[name]

@@ -44,14 +44,13 @@ CONFIG = SapoConfig.model_validate(
         "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
     }
 )
-FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.alpha) for mode in ("free", "in_pipeline"))
+FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.rule) for mode in ("free", "in_pipeline"))
 PROBLEMS = [make_problem("validation", 5, index) for index in range(3)]
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[RolloutPool]:
-    rooms = bundles(CONFIG)[CONFIG.learner.world_size :]
-    placement = await reserve_bundles(rooms, 30)
+    placement = await reserve_bundles(bundles(CONFIG)[CONFIG.learner.world_size :], 30)
     pool = RolloutPool(CONFIG, placement, 0)
     try:
         await pool.start()
@@ -79,7 +78,7 @@ async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits
     for temperature in (0.0, 1.0):
         groups = await pool.roll_out(requests(temperature, 2), IN_PIPELINE)
         store = StoredPrompts()
-        worker, verifier = pool._workers[0], pool._verifiers[0]
+        worker, verifier = pool.workers[0], pool.verifiers[0]
         draft, target = RayTransport(worker, store), RayTransport(verifier, store)
         handles = Handles(Writer(draft), Writer(target), Verifier(target))
         sources = set()
@@ -106,28 +105,35 @@ async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPoo
     assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
     rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), FREE))
     await asyncio.sleep(0.1)
-    pids = await pool.pids()
-    os.kill(pids[0], signal.SIGKILL)
+    killed = pid(pool)
+    os.kill(killed, signal.SIGKILL)
     disturbed = await rollout
     assert [tokens(group.chains) for group in disturbed] == [tokens(group.chains) for group in undisturbed]
     assert [group.version for group in disturbed] == [7, 7, 7]
-    for worker in pool._workers:
+    for worker in pool.workers:
         await worker.recovered()
     again = await pool.roll_out(requests(1.0, 4), FREE)
     assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
-    assert pids[0] not in await pool.pids()
+    assert pid(pool) != killed
+
+
+def pid(pool: RolloutPool) -> int:
+    """Process of the first worker."""
+    info = pool.workers[0].info
+    assert info is not None
+    return info.pid
 
 
 def _draft_weights() -> dict[str, torch.Tensor]:
     from dreamr.engines.factory import model_location
-    from dreamr.engines.hf import HFEngine
+    from dreamr.engines.hf.engine import HFEngine
 
     return dict(HFEngine.load(model_location(DRAFT)).model.named_parameters(remove_duplicate=False))
 
 
 async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:
     async with running() as pool:
-        for member in pool._workers:
+        for member in pool.workers:
             await member.stop()
         with pytest.raises(ActorLost, match="was stopped"):
             await pool.roll_out(requests(0.0, 1), FREE)

@@ -19,6 +19,8 @@ class EngineKind(Protocol):
     name: str
     rho_tolerance: float
     """How far rho may be from that of a fresh forward by transformers in float32."""
+    logprob_tolerance: float
+    """The same for log-probabilities of tokens."""
 
     async def load(self, checkpoint: Path) -> Any: ...
 
@@ -29,9 +31,10 @@ class EngineKind(Protocol):
 class HF:
     name: str = "hf"
     rho_tolerance: float = 1e-5
+    logprob_tolerance: float = 1e-3
 
     async def load(self, checkpoint: Path) -> Any:
-        from dreamr.engines.hf import HFEngine
+        from dreamr.engines.hf.engine import HFEngine
 
         return HFEngine.load(str(checkpoint))
 
@@ -43,12 +46,20 @@ class HF:
 class VLLM:
     name: str = "vllm"
     rho_tolerance: float = 1e-4
+    logprob_tolerance: float = 0.02  # image tokens do not count
+    speculative: dict[str, Any] | None = None
 
     async def load(self, checkpoint: Path) -> Any:
-        from dreamr.engines.vllm import VLLMEngine
+        from dreamr.engines.vllm.engine import VLLMEngine
 
         config = VLLMEngineConfig(
-            kind="vllm", model=str(checkpoint), max_model_len=2048, kv_cache_mb=256, enforce_eager=True, max_images=2
+            kind="vllm",
+            model=str(checkpoint),
+            max_model_len=2048,
+            kv_cache_mb=256,
+            enforce_eager=True,
+            max_images=2,
+            speculative=self.speculative,
         )
         return await asyncio.to_thread(VLLMEngine.load, config, str(checkpoint))
 

@@ -29,10 +29,14 @@ class Reference:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.images = AutoImageProcessor.from_pretrained(folder)
         self.config = load_prompt_config(folder)
+        self.thinks = "<think>" in self.tokenizer.chat_template
+        eos = self.model.generation_config.eos_token_id
+        self.eos_tokens = [eos] if isinstance(eos, int) else eos
         self.step = lru_cache(maxsize=None)(self._step)
 
     def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
         text = f"{prompt.question}{self.config.instruction}<|im_end|>\n<|im_start|>assistant\n"
+        text += "<think>\n" if self.thinks else ""
         pads = ""
         images: dict[str, Tensor] = {}
         if prompt.images:
@@ -57,7 +61,7 @@ class Reference:
         tokens: list[int] = []
         while True:
             tokens.append(int(self.logits(prompt, prefix + tuple(tokens)).argmax()))
-            if tokens[-1] == self.model.generation_config.eos_token_id:
+            if tokens[-1] in self.eos_tokens:
                 return tuple(tokens), "eos"
             if "\n\n" in self.tokenizer.decode(tokens, skip_special_tokens=True):
                 return tuple(tokens), "delimiter"
@@ -65,9 +69,19 @@ class Reference:
                 return tuple(tokens), "length"
 
     def rho(self, prompt: Prompt, end: Tokens) -> float:
+        return self.verdict(prompt, end)[0]
+
+    def verdict(self, prompt: Prompt, end: Tokens) -> tuple[float, float]:
+        """rho, and the probability of both verdict words together."""
         ask = f"\n<|im_start|>user\n{self.config.verdict_question}<|im_end|>\n<|im_start|>assistant\n"
+        if self.thinks:
+            ask += "<think>\n\n</think>\n\n"
         if end[-1] != self.tokenizer.convert_tokens_to_ids("<|im_end|>"):
             ask = "<|im_end|>" + ask
+        text = self.tokenizer.decode(end)
+        if self.thinks and end[-1] not in self.eos_tokens and "</think>" not in text:
+            ask = ("</think>\n\n" if text.endswith("\n") else "\n</think>\n\n") + ask
         words = self.tokenizer.convert_tokens_to_ids([self.config.positive, self.config.negative])
         logits = self.logits(prompt, end + tuple(self.tokenizer(ask)["input_ids"]))
-        return float(torch.softmax(logits[words], -1)[0])
+        shares = torch.softmax(logits, -1)[words]
+        return float(torch.softmax(logits[words], -1)[0]), float(shares.sum())

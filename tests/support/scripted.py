@@ -13,6 +13,7 @@ from dreamr.config import PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.scripted import ScriptedEngine
 from dreamr.types import Priority, Prompt, Step, Verdict
 from pipelines import Request, Trace, rule_of, run
+from pipelines.costs import Costs
 from pipelines.handles import Handles, Verifier, Writer
 
 PROMPT = Prompt("how many?")
@@ -43,7 +44,7 @@ class WatchedTransport(LocalTransport):
     engine: ScriptedEngine
 
     def __init__(self, kind: type[EngineActor], engine: ScriptedEngine) -> None:
-        super().__init__(kind, engine, background=True)
+        super().__init__(kind, engine)
         self.watch = Watch()
 
     def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Any:
@@ -67,6 +68,7 @@ class World:
     draft: WatchedTransport
     target: WatchedTransport
     verifier: WatchedTransport
+    costs: Costs = field(default_factory=Costs)
 
     @classmethod
     def make(cls, seed: int, shared: bool | None = None, **target: Any) -> World:
@@ -95,7 +97,7 @@ class World:
 
     @property
     def handles(self) -> Handles:
-        return Handles(Writer(self.draft), Writer(self.target), Verifier(self.verifier))
+        return Handles(Writer(self.draft), Writer(self.target), Verifier(self.verifier), self.costs)
 
     @property
     def transports(self) -> list[WatchedTransport]:

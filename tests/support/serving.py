@@ -59,8 +59,8 @@ class LocalGroup:
     def __post_init__(self) -> None:
         engines = {role: _engine(actor.engine) for role, actor in self.config.group.actors().items()}
         self.transports: dict[Role, LocalTransport] = {
-            "draft": LocalTransport(DraftActor, engines["draft"], background=True),
-            "target": LocalTransport(TargetActor, engines["target"], background=True),
+            "draft": LocalTransport(DraftActor, engines["draft"]),
+            "target": LocalTransport(TargetActor, engines["target"]),
             "verifier": LocalTransport(VerifierActor, engines["verifier"]),
         }
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
@@ -82,17 +86,31 @@ def make_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
     )
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast, experts: int) -> Qwen3VLConfig | Qwen3VLMoeConfig:
-    token = tokenizer.convert_tokens_to_ids
+@dataclass(frozen=True)
+class Shape:
+    """Of the language model; the vision tower is always the same, but for its output."""
+
+    hidden: int = 64
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    rows: int | None = None
+    """Of the embedding; None: one per token."""
+    experts: int = 0
+    """With some, the architecture is Qwen3-VL-MoE."""
+
+
+def make_config(tokenizer: PreTrainedTokenizerBase, shape: Shape) -> Qwen3VLConfig | Qwen3VLMoeConfig:
+    token, experts = tokenizer.convert_tokens_to_ids, shape.experts
     mixture = {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1}
     return (Qwen3VLMoeConfig if experts else Qwen3VLConfig)(
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
+            "vocab_size": shape.rows or len(tokenizer),
+            "hidden_size": shape.hidden,
             "intermediate_size": 96,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
             "head_dim": 32,  # vLLM on a CPU knows no narrower one
             "max_position_embeddings": 2048,
             "rope_parameters": {
@@ -114,7 +132,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, experts: int) -> Qwen3VLConf
             "patch_size": 16,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "out_hidden_size": 64,
+            "out_hidden_size": shape.hidden,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
         },
@@ -126,20 +144,29 @@ def make_config(tokenizer: PreTrainedTokenizerFast, experts: int) -> Qwen3VLConf
     )
 
 
-def save_checkpoint(folder: Path, seed: int = 0, experts: int = 0) -> Path:
+def save_checkpoint(
+    folder: Path,
+    seed: int = 0,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    shape: Shape | None = None,
+    generation: dict[str, Any] | None = None,
+) -> Path:
     """Write a checkpoint folder with weights wide enough that the logits depend on every earlier token.
 
-    With `experts` the architecture is Qwen3-VL-MoE.
+    `generation` is the content of its generation_config.json.
     """
-    tokenizer = make_tokenizer()
+    tokenizer, shape = tokenizer or make_tokenizer(), shape or Shape()
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(make_config(tokenizer, experts)).float()
+    model = AutoModelForImageTextToText.from_config(make_config(tokenizer, shape)).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 gain = 0.5 if "embed_tokens" in name or "pos_embed" in name else 1.5 * parameter[0].numel() ** -0.5
                 parameter.normal_(std=gain)
         _favour(model.lm_head.weight, tokenizer)
+    if generation:
+        model.generation_config = GenerationConfig(**generation)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pixels = {"shortest_edge": 32 * 32, "longest_edge": 512 * 512}
@@ -156,15 +183,20 @@ def save_checkpoint(folder: Path, seed: int = 0, experts: int = 0) -> Path:
     return folder
 
 
-def _favour(head: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+def _favour(head: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make line breaks and the end of the answer likelier, so that steps end in every possible way.
 
-    Image tokens get a logit of 0, which is never the largest: no model can go on from an image that is not there.
+    The more tokens there are, the more they need. Image tokens, and rows without a token, get a logit of 0, which is
+    never the largest: no model can go on from an image that is not there.
     """
     head[tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])] = 0
-    for token in range(len(tokenizer)):
-        if "\n" in tokenizer.decode([token]) or token == tokenizer.eos_token_id:
-            head[token] *= 1.15
+    head[len(tokenizer) :] = 0
+    is_large = len(tokenizer) > 10_000
+    for token, text in enumerate(tokenizer.batch_decode([[token] for token in range(len(tokenizer))])):
+        if token == tokenizer.eos_token_id:
+            head[token] *= 2.5 if is_large else 1.15
+        elif "\n" in text:
+            head[token] *= 1.35 if is_large else 1.15
 
 
 def picture(width: int, height: int, seed: int = 0) -> bytes:

@@ -20,6 +20,7 @@ class ToyEngine:
     def __init__(self, token_s: float = 0.0) -> None:
         self._token_s = token_s
         self._stopped: set[str] = set()
+        self._last_token = time.monotonic()
 
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: str = "needed"
@@ -30,6 +31,7 @@ class ToyEngine:
         while len(tokens) < sampling.max_tokens and call_id not in self._stopped:
             tokens.append(len(after.end) + len(tokens))
             await asyncio.sleep(self._token_s)
+            self._last_token = time.monotonic()
         finish = "stopped" if call_id in self._stopped else "delimiter"
         return Step(after.end, tuple(tokens), f"{prompt.question}\n\n", finish, started, time.time())
 
@@ -43,6 +45,11 @@ class ToyEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(prompt.question.split())
+
+    def promote(self, call_id: str, hint: tuple[int, ...] = ()) -> None: ...
+
+    def idle_s(self) -> float:
+        return time.monotonic() - self._last_token
 
     def stop(self, call_id: str) -> None:
         self._stopped.add(call_id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from dataclasses import replace
 
 import pytest
 from support.toy_group import QUESTION, THREE, toy_actor
@@ -10,8 +12,9 @@ from support.toy_group import QUESTION, THREE, toy_actor
 from actors.ray_transport import root_cause
 from actors.roles import DraftActor, NotLoaded, TargetActor, VerifierActor
 from dreamr.config import ActorConfig
+from dreamr.engines.base import EngineDied
 from dreamr.errors import ActorLost
-from dreamr.types import NO_VERDICT, ROOT, Priority, Prompt, Sampling, Step
+from dreamr.types import NO_VERDICT, ROOT, Prompt, Step
 
 
 @pytest.fixture(autouse=True)
@@ -78,19 +81,17 @@ def test_not_loaded_is_a_loss_that_survives_pickling() -> None:
     assert root_cause(error) is error
 
 
-@pytest.mark.parametrize("allowed", [True, False])
-async def test_only_an_actor_that_is_set_to_runs_steps_in_the_background(
-    allowed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    actor = TargetActor(config(background=allowed))
+async def test_the_process_ends_when_one_behind_its_engine_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def died() -> None:
+        raise EngineDied("gone")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    actor = TargetActor(config())
     await actor.start()
-    seen: list[Priority] = []
-
-    async def next_step(_: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority) -> Step:
-        seen.append(priority)
-        return after
-
-    monkeypatch.setattr(actor._engine, "next_step", next_step)
-    for priority in ("speculative", "needed"):
-        await actor.next_step("1", QUESTION, ROOT, THREE, priority)  # type: ignore[arg-type]
-    assert seen == ["speculative" if allowed else "needed", "needed"]
+    assert actor._loaded is not None
+    actor._loaded = replace(actor._loaded, died=died)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        await actor.lifeline()

@@ -1,4 +1,4 @@
-"""What `dreamr bench` and `dreamr demo` compute: speedups, sums, final answers; and that methods share no caches."""
+"""What `dreamr bench` and `dreamr demo` compute: speedups, sums, answers, the oracle; methods share no caches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image
 from support.scripted import PROMPT, World
 from support.tiny import PROMPTS, picture, save_checkpoint
 
-from dreamr.bench.contender import Contender, Entry, PipelineContender
-from dreamr.bench.duel import Duel, Run
-from dreamr.bench.machine import Machine
-from dreamr.bench.schema import MethodReport, Report, Speedup
+from dreamr.api import split_answer
+from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement, Question
+from dreamr.bench.methods import Method, MethodSpec, ScheduleMethod
+from dreamr.bench.report import Machine, MethodReport, Report, Speedup
 from dreamr.bench.simulation import virtual
-from dreamr.bench.speedup import speedup
-from dreamr.bench.summary import pictured, summarise
-from dreamr.cli.answer import final_answer
-from dreamr.cli.lines import printable
+from dreamr.bench.summary import make_report, speedup, summarise, with_oracle
+from dreamr.cli.demo import pictured
+from dreamr.cli.terminal import printable
 from dreamr.config import ActorConfig, GroupConfig, PipelineSettings, load_config
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
+from dreamr.tasks.answers import AnswerKey
 from dreamr.tasks.images import cold_copy, open_image
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import ROOT, Prompt, Sampling, Step
@@ -37,15 +37,19 @@ def traced(method: str, seed: int) -> Trace:
     return virtual(World.make(seed, acceptance=0.6).run(method, PROMPT))
 
 
-def contenders(*names: str, group: GroupConfig = GROUP) -> list[Contender]:
+def measured(index: int, method: str, trace: Trace, expected: str = "0") -> Measurement:
+    return Measurement.of(index, Question(PROMPT, AnswerKey("ledger", (expected,))), method, trace)
+
+
+def methods(*names: str, group: GroupConfig = GROUP) -> list[Method]:
     actors: dict[str, ActorConfig] = {**group.actors()}
     handles: Any = None
-    return [PipelineContender(Entry(name, PipelineSettings(method=name)), handles, actors) for name in names]
+    return [ScheduleMethod(MethodSpec(name, PipelineSettings(method=name)), handles, actors) for name in names]
 
 
-def summaries(runs: list[Run], group: GroupConfig = GROUP) -> list[MethodReport]:
-    names: list[Any] = list(dict.fromkeys(run.name for run in runs))
-    return summarise(runs, contenders(*names, group=group), cores=2)
+def summaries(measurements: list[Measurement], group: GroupConfig = GROUP) -> list[MethodReport]:
+    names = list(dict.fromkeys(one.method for one in measurements))
+    return summarise(measurements, methods(*names, group=group), cores=2)
 
 
 def saying(text: str, trace: Trace) -> Trace:
@@ -85,7 +89,7 @@ def test_times_that_are_not_paired_are_refused() -> None:
 
 def test_rates_are_sums_over_sums() -> None:
     traces = [traced("fpsr", seed) for seed in range(8)]
-    (summary,) = summaries([Run(index, "fpsr", 0, trace) for index, trace in enumerate(traces)])
+    (summary,) = summaries([measured(index, "fpsr", trace) for index, trace in enumerate(traces)])
     judged, steps = sum(trace.num_judged for trace in traces), [step for trace in traces for step in trace.steps]
     assert summary.acceptance_rate == sum(trace.num_accepted for trace in traces) / judged
     assert summary.coverage == sum(step.source == "draft" for step in steps) / len(steps)
@@ -97,7 +101,7 @@ def test_rates_are_sums_over_sums() -> None:
 def test_speedups_pair_the_runs_of_the_same_problem_whatever_the_order() -> None:
     walls: dict[str, list[float]] = {"autoregressive": [1.0, 10.0], "fpsr": [0.5, 5.0]}
     runs = [
-        Run(problem, method, 0, replace(traced(method, problem), wall_s=wall))
+        measured(problem, method, replace(traced(method, problem), wall_s=wall))
         for method, times in walls.items()
         for problem, wall in enumerate(times)
     ]
@@ -108,7 +112,7 @@ def test_speedups_pair_the_runs_of_the_same_problem_whatever_the_order() -> None
 
 
 def test_actors_are_those_that_worked() -> None:
-    runs = [Run(0, "autoregressive", 0, traced("autoregressive", 1)), Run(0, "fpsr", 0, traced("fpsr", 1))]
+    runs = [measured(0, "autoregressive", traced("autoregressive", 1)), measured(0, "fpsr", traced("fpsr", 1))]
     plain, fast = summaries(runs)
     assert (plain.actors, plain.threads, plain.cores) == (["target"], 1, 1)
     assert (fast.actors, fast.threads, fast.cores) == (["draft", "target", "verifier"], 3, 2)
@@ -116,51 +120,87 @@ def test_actors_are_those_that_worked() -> None:
     assert summaries(runs, shared)[1].actors == ["draft", "target"]
 
 
-def test_an_answer_counts_when_it_is_on_its_line() -> None:
+def test_unparsed_and_truncated_answers_are_wrong_and_counted() -> None:
     trace = traced("autoregressive", 0)
-    right, wrong, silent = (
-        Run(0, "fpsr", 42, saying(text, trace)) for text in ("</think>Answer: 42", "</think>Answer: 24", "42")
-    )
-    assert right.right
-    assert not wrong.right
-    assert (silent.answer, silent.right) == (None, False)
-    (summary,) = summaries([right, replace(wrong, problem=1), replace(silent, problem=2)])
-    assert (summary.accuracy, summary.unparsed_rate) == (1 / 3, 1 / 3)
+    texts = ("</think>Answer: 42", "\\boxed{42}", "</think>Answer: 24", "and so on")
+    runs = [measured(index, "fpsr", saying(text, trace), "42") for index, text in enumerate(texts)]
+    runs.append(measured(4, "fpsr", replace(saying("Answer: 42", trace), end="budget"), "42"))
+    assert [one.correct for one in runs] == [True, True, False, False, False]
+    assert [one.answer for one in runs] == ["42", "42", "24", None, None]
+    (summary,) = summaries(runs)
+    assert (summary.accuracy, summary.unparsed_rate, summary.truncated_rate) == (2 / 5, 2 / 5, 1 / 5)
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
-    [("</think>Answer: 42", "42"), ("so \\boxed{7}", "so \\boxed{7}"), ("</think>\n\nIt is blue.", "It is blue.")],
+    ("text", "reasoning", "answer"),
+    [
+        ("</think>Answer: 42", "before", "42"),
+        ("<think>so</think>\n\nIt is blue.", "before\n\n<think>so", "It is blue."),
+        ("so \\boxed{7}", "before", "so \\boxed{7}"),
+        ("</think>", "before", None),
+        ("<think>so", "before\n\n<think>so", None),
+    ],
 )
-def test_the_final_answer_is_what_follows_the_reasoning(text: str, answer: str) -> None:
-    assert final_answer(saying(text, traced("autoregressive", 0))) == answer
+def test_the_answer_is_what_follows_the_reasoning(text: str, reasoning: str, answer: str | None) -> None:
+    trace = traced("autoregressive", 0)
+    assert trace.end == "answered"
+    before = CommittedStep(0, "target", (1,), "before\n\n", None, 1.0)
+    assert split_answer(saying(text, replace(trace, steps=(before,)))) == (reasoning, answer)
 
 
-def test_methods_take_turns_and_each_run_has_a_prompt_of_its_own() -> None:
-    async def both() -> tuple[list[Run], set[str]]:
+def test_reasoning_that_was_cut_off_is_no_answer() -> None:
+    trace = traced("autoregressive", 0)
+    for end in ("budget", "loop", "enough"):
+        assert split_answer(saying("the last step", replace(trace, end=end)))[1] is None
+        assert split_answer(saying("</think>42", replace(trace, end=end)))[1] == "42"
+
+
+def test_the_oracle_takes_the_time_of_the_committed_steps_alone() -> None:
+    names = ("autoregressive", "fpsr", "sequential")
+    runs = [measured(index, name, traced(name, index)) for index in range(3) for name in names]
+    infos: dict[Any, Any] = {}
+    config = load_config()
+    report = make_report(config, 0, Machine.this(), infos, methods(*names), runs, failed={})
+    *measured_ones, oracle = with_oracle(report, runs).methods
+    assert measured_ones == report.methods
+    assert (oracle.name, oracle.computed_from) == ("oracle", "sequential")
+    committed = [
+        span.end - span.start
+        for one in runs
+        if one.method == "sequential"
+        for span in one.trace.spans
+        if span.outcome == "committed"
+    ]
+    assert oracle.wall_s == pytest.approx(sum(committed))
+    assert oracle.tokens.wasted_draft == oracle.tokens.wasted_target == 0
+    sequential = measured_ones[-1]
+    assert oracle.speedup is not None
+    assert sequential.speedup is not None
+    assert oracle.speedup.geomean > sequential.speedup.geomean
+    alone = make_report(config, 0, Machine.this(), infos, methods("autoregressive"), runs, failed={})
+    assert with_oracle(alone, runs) == alone
+
+
+def test_methods_take_turns_and_each_answer_has_its_own_copy_of_the_prompt() -> None:
+    async def both() -> tuple[list[Measurement], set[str]]:
         world = World.make(1, num_steps=(2, 3))
         keys: set[str] = set()
-
-        def note(prompt: Prompt) -> None:
-            keys.add(prompt.key)
-
         write = world.target.engine.next_step
 
         async def watched(call_id: str, prompt: Prompt, *rest: Any) -> Step:
-            note(prompt)
+            keys.add(prompt.key)
             return await write(call_id, prompt, *rest)
 
         world.target.engine.next_step = watched  # type: ignore[method-assign]
-        names: tuple[str, ...] = ("autoregressive", "fpsr")
-        entries = [Entry(name, PipelineSettings(method=name)) for name in names]
-        duel = Duel([PipelineContender(entry, world.handles, {}) for entry in entries], seed=0)
-        await duel.warm_up()
-        return [*await duel.run(0), *await duel.run(1)], keys
+        specs = [MethodSpec(name, PipelineSettings(method=name)) for name in ("autoregressive", "fpsr")]
+        run = InterleavedRun([ScheduleMethod(spec, world.handles, {}) for spec in specs], LedgerQuestions(seed=0))
+        await run.warm_up()
+        return [*await run.answer(0), *await run.answer(1)], keys
 
-    runs, keys = virtual(both())
-    assert [run.name for run in runs] == ["autoregressive", "fpsr", "fpsr", "autoregressive"]
+    measurements, keys = asyncio.run(both())
+    assert [one.method for one in measurements] == ["autoregressive", "fpsr", "fpsr", "autoregressive"]
     assert len(keys) == 6
-    assert pictured(runs).name == "fpsr"
+    assert pictured(measurements).method == "fpsr"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
@@ -196,9 +236,9 @@ def test_a_cold_copy_gives_the_same_tokens_from_an_empty_cache(name: str, tmp_pa
 
     async def both() -> list[tuple[int, ...]]:
         original = await two_steps(PROMPTS[name])
-        num_cached = engine.cache.num_tokens
+        num_cached = engine.cache.capacity
         copy = await two_steps(cold_copy(PROMPTS[name], "again"))
-        assert engine.cache.num_tokens == 2 * num_cached, "the copy was computed anew"
+        assert engine.cache.capacity == 2 * num_cached, "the copy was computed anew"
         await engine.close()
         return [original, copy]
 
@@ -223,8 +263,8 @@ def test_the_machine_is_named() -> None:
     assert machine.cpu
 
 
-def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"version": 1}')
-    for name, problem in [("none.json", "there is no such report"), ("other.json", "no report of this version")]:
+    for name, problem in [("none.json", "there is no such report"), ("other.json", "not a report of this version")]:
         with pytest.raises(ValueError, match=problem):
             Report.read(tmp_path / name)

@@ -1,7 +1,8 @@
-"""Which methods `dreamr bench` measures: names, settings and sweeps; what becomes of methods that fail."""
+"""The methods that `dreamr bench` measures: names, settings and sweeps, and methods that fail."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +10,16 @@ import pytest
 from rich.console import Console
 from support.scripted import PROMPT, World
 
-from dreamr.bench.arena import Arena
-from dreamr.bench.contender import Entry, PipelineContender, parse_entries
-from dreamr.bench.controls import self_acceptance, slowdown_together
-from dreamr.bench.duel import Duel, Run
-from dreamr.bench.latencies import step_time
+from dreamr.bench.actors import BenchActors
+from dreamr.bench.controls import self_acceptance, slowdown_together, step_time
+from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement, Question
+from dreamr.bench.methods import MethodSpec, ScheduleMethod, parse_methods
 from dreamr.bench.simulation import virtual
 from dreamr.bench.summary import summarise
-from dreamr.cli.measuring import run_problems
+from dreamr.cli.bench import answer_all
 from dreamr.config import PipelineSettings, load_config
 from dreamr.errors import BadInput
+from dreamr.tasks.answers import AnswerKey
 from pipelines import Trace
 from pipelines.trace import Span
 
@@ -27,11 +28,11 @@ GROUP = load_config().group
 
 def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
     settings = PipelineSettings(alpha=0.6)
-    entries = parse_entries("autoregressive,fpsr,fpsr:verdict=digit+threshold=5", "window=1,8", settings)
+    specs = parse_methods("autoregressive,fpsr,fpsr:verdict=digit+threshold=5", "window=1,8", settings)
     digits = "fpsr:verdict=digit+threshold=5"
     swept = ["fpsr:window=1", "fpsr:window=8", f"{digits}+window=1", f"{digits}+window=8"]
-    assert [entry.name for entry in entries] == ["autoregressive", "fpsr", digits, *swept]
-    chosen = {entry.name: entry.settings for entry in entries}
+    assert [spec.name for spec in specs] == ["autoregressive", "fpsr", digits, *swept]
+    chosen = {spec.name: spec.settings for spec in specs}
     assert (chosen["fpsr"].alpha, chosen["fpsr:window=8"].window) == (0.6, 8)
     assert chosen[digits].threshold == 5
 
@@ -48,15 +49,15 @@ def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
 )
 def test_settings_are_swept_where_they_change_something(sweep: str, swept: list[str]) -> None:
     methods = ["autoregressive", "sequential", "fpsr", "fpsr:verdict=digit", "specreason", "token_speculative"]
-    entries = parse_entries(",".join(methods), sweep, PipelineSettings())
+    specs = parse_methods(",".join(methods), sweep, PipelineSettings())
     expected = [f"{name}{'+' if ':' in name else ':'}{sweep}" for name in swept]
-    assert [entry.name for entry in entries] == [*methods, *expected]
+    assert [spec.name for spec in specs] == [*methods, *expected]
 
 
 @pytest.mark.parametrize(
     ("methods", "sweep", "problem"),
     [
-        ("fast", None, "there is no method 'fast'; choose out of autoregressive,"),
+        ("fast", None, "there is no method 'fast'; choose one of autoregressive,"),
         ("fpsr:speed=2", None, "there is no setting 'speed'"),
         ("fpsr:alpha=2", None, "should be less than 1"),
         ("fpsr:verdict=same", None, "compares with the target's own step"),
@@ -67,11 +68,11 @@ def test_settings_are_swept_where_they_change_something(sweep: str, swept: list[
 )
 def test_methods_that_cannot_be_had_are_refused(methods: str, sweep: str | None, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        parse_entries(methods, sweep, PipelineSettings())
+        parse_methods(methods, sweep, PipelineSettings())
 
 
-class Refusing(PipelineContender):
-    """Answers so many prompts, then no more."""
+class Refusing(ScheduleMethod):
+    """Answers two prompts, then no more."""
 
     num_left = 2
 
@@ -83,23 +84,23 @@ class Refusing(PipelineContender):
 
 
 def test_a_method_that_fails_late_is_named_and_the_others_go_on() -> None:
-    async def both() -> tuple[Duel, list[Run]]:
+    async def both() -> tuple[InterleavedRun, list[Measurement]]:
         world = World.make(1, num_steps=(2, 3))
-        names: tuple[str, ...] = ("autoregressive", "fpsr")
-        entries = [Entry(name, PipelineSettings(method=name)) for name in names]
-        plain, fast = PipelineContender(entries[0], world.handles, {}), Refusing(entries[1], world.handles, {})
-        duel = Duel([plain, fast], seed=0)
-        return duel, await run_problems(duel, 3, Console(quiet=True), {})
+        specs = [MethodSpec(name, PipelineSettings(method=name)) for name in ("autoregressive", "fpsr")]
+        plain, fast = ScheduleMethod(specs[0], world.handles, {}), Refusing(specs[1], world.handles, {})
+        run = InterleavedRun([plain, fast], LedgerQuestions(seed=0))
+        return run, await answer_all(run, 3, Console(quiet=True), {})
 
-    duel, runs = virtual(both())
-    assert duel.failed == {"fpsr": "ValueError: no more of these"}
-    assert [run.name for run in runs] == ["autoregressive", "fpsr", "autoregressive", "autoregressive"]
-    assert [one.name for one in summarise(runs, duel.contenders, cores=2)] == ["autoregressive"]
+    run, measurements = asyncio.run(both())
+    assert run.failed == {"fpsr": "ValueError: no more of these"}
+    assert [one.method for one in measurements] == ["autoregressive", "fpsr", "autoregressive", "autoregressive"]
+    assert [one.name for one in summarise(measurements, run.methods, cores=2)] == ["autoregressive"]
 
 
 def test_a_run_without_any_method_says_why() -> None:
+    run = InterleavedRun([], LedgerQuestions(seed=0))
     with pytest.raises(BadInput, match="transformers: it runs checkpoints"):
-        virtual(run_problems(Duel([], 0), 1, Console(quiet=True), {"transformers": "it runs checkpoints"}))
+        asyncio.run(answer_all(run, 1, Console(quiet=True), {"transformers": "it runs checkpoints"}))
 
 
 def test_controls_survive_the_loss_of_an_actor() -> None:
@@ -108,7 +109,8 @@ def test_controls_survive_the_loss_of_an_actor() -> None:
         trace = await world.run("autoregressive", PROMPT)
         world.verifier.lose()
         world.draft.lose()
-        accepted = await self_acceptance(world.handles, PipelineSettings(), [(PROMPT, Run(0, "", 0, trace))])
+        measurement = Measurement.of(0, Question(PROMPT, AnswerKey("ledger", ("0",))), "autoregressive", trace)
+        accepted = await self_acceptance(world.handles, PipelineSettings(), [measurement])
         return accepted, await slowdown_together(world.handles, PipelineSettings(), PROMPT)
 
     assert virtual(measure()) == ({}, None)
@@ -132,6 +134,6 @@ def test_a_long_step_never_takes_less_than_a_short_one(lengths: tuple[int, ...],
 def test_all_cores_are_those_that_the_other_methods_can_use() -> None:
     group: Any = None
     threads = GROUP.target.model_copy(update={"num_threads": 2})
-    assert Arena(group, GROUP, [], 64).num_threads == 3
-    assert Arena(group, GROUP.model_copy(update={"target": threads}), [], 64).num_threads == 4
-    assert Arena(group, GROUP, [], 2).num_threads == 2
+    assert BenchActors(group, GROUP, [], 64).num_threads == 3
+    assert BenchActors(group, GROUP.model_copy(update={"target": threads}), [], 64).num_threads == 4
+    assert BenchActors(group, GROUP, [], 2).num_threads == 2

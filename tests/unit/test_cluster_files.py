@@ -36,7 +36,9 @@ def test_what_is_copied_to_the_nodes_exists_and_can_be_installed(name: str) -> N
     mounts = read(name)["file_mounts"]
     local = [source for source in mounts.values() if not source.startswith("~")]
     assert all((ROOT / source).exists() for source in local)
-    assert {"dreamr", "pyproject.toml", "README.md", "requirements-gpu.lock"} <= set(local)
+    assert {"actors", "dreamr", "pipelines", "rl", "serve_app.py", "pyproject.toml", "requirements-gpu.lock"} <= set(
+        local
+    )
     assert mounts["~/.ray/auth_token"] == "~/.ray/auth_token"
 
 
@@ -57,7 +59,7 @@ def test_every_node_installs_the_engine_of_the_ready_configurations(installing: 
 def test_each_role_has_one_kind_of_aws_node_with_enough_gpus(path: Path) -> None:
     offered = [kind["resources"] for kind in read("cluster.yaml")["available_node_types"].values()]
     taken = [0.0] * len(offered)
-    for actor in load_config(path).group.handles().values():
+    for actor in load_config(path).group.actors().values():
         assert actor.custom_resources
         [place] = [place for place, offer in enumerate(offered) if actor.custom_resources.items() <= offer.items()]
         taken[place] += actor.num_gpus

@@ -32,7 +32,7 @@ def problem(text: str) -> str:
 
 
 def test_the_default_is_the_embedded_pair_in_three_actors_that_fit_on_two_cores() -> None:
-    actors = load_config().group.handles()
+    actors = load_config().group.actors()
     assert [actor.engine.model for actor in actors.values()] == ["embedded:draft", "embedded:target", "embedded:target"]
     assert sum(actor.num_cpus for actor in actors.values()) <= 2
     assert all(actor.num_threads == 1 and actor.engine.device == "cpu" for actor in actors.values())
@@ -113,8 +113,8 @@ def test_a_missing_file_says_so_and_a_folder_is_not_a_file(tmp_path: Path) -> No
 
 
 def test_a_shared_verifier_needs_no_actor_of_its_own() -> None:
-    assert list(Config.parse(with_group(verifier="shared"), "my.yaml").group.handles()) == ["draft", "target"]
-    assert list(Config.parse(with_group(verifier={"engine": ENGINE}), "my.yaml").group.handles()) == [
+    assert list(Config.parse(with_group(verifier="shared"), "my.yaml").group.actors()) == ["draft", "target"]
+    assert list(Config.parse(with_group(verifier={"engine": ENGINE}), "my.yaml").group.actors()) == [
         "draft",
         "target",
         "verifier",

@@ -13,6 +13,7 @@ import pytest_asyncio
 import torch
 from support.engine_kinds import KINDS, EngineKind
 from support.engine_walks import EMBEDDED, GREEDY, QUESTIONS, assert_fresh, roll_back_at_random, write_chain
+from support.qwen import save_qwen
 from support.reference import Reference
 from support.tiny import save_checkpoint
 
@@ -25,12 +26,16 @@ from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", params=["tiny", "target", "draft"])
+@pytest.fixture(scope="module", params=["tiny", "qwen", "target", "draft"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`qwen` has the real vocabulary and a chat template that opens a chain of thought."""
     torch.set_num_threads(1)
-    if request.param != "tiny":
-        return EMBEDDED / request.param
-    return save_checkpoint(tmp_path_factory.mktemp("tiny"))
+    match request.param:
+        case "tiny":
+            return save_checkpoint(tmp_path_factory.mktemp("tiny"))
+        case "qwen":
+            return save_qwen(tmp_path_factory.mktemp("qwen"))
+    return EMBEDDED / str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +72,11 @@ async def test_chain_verdicts_equal_fresh_forwards_and_leave_the_cache_right(
 ) -> None:
     prompt = QUESTIONS[name]
     chain = await write_chain(engine, prompt, 4)
-    judge_first = [verdict.score for verdict in await engine.score("a", prompt, chain)]
+    verdicts = await engine.score("a", prompt, chain)
     suffix = [verdict.score for verdict in await engine.score("b", prompt, chain[1:])]
-    fresh = [reference.rho(prompt, step.end) for step in chain]
-    assert judge_first == pytest.approx(fresh, abs=kind.rho_tolerance)
+    fresh, masses = zip(*(reference.verdict(prompt, step.end) for step in chain), strict=True)
+    assert [verdict.score for verdict in verdicts] == pytest.approx(fresh, abs=kind.rho_tolerance)
+    assert [verdict.mass for verdict in verdicts] == pytest.approx(masses, rel=0.01)
     assert suffix == pytest.approx(fresh[1:], abs=kind.rho_tolerance)
     if not chain[-1].closed:
         assert_fresh(reference, prompt, await engine.next_step("c", prompt, chain[-1], GREEDY))
@@ -120,6 +126,20 @@ async def test_a_sampled_step_depends_on_its_seed_alone(kind: EngineKind, engine
     assert len({step.tokens for step in together}) > 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+async def test_log_probabilities_are_those_of_a_fresh_forward_at_the_sampling_temperature(
+    kind: EngineKind, engine: Engine, reference: Reference, temperature: float
+) -> None:
+    prompt = QUESTIONS["one small image"]
+    step = await engine.next_step("a", prompt, ROOT, Sampling(temperature, max_tokens=12, seed=3, logprobs=True))
+    assert len(step.logprobs) == len(step.tokens)
+    for place, token in enumerate(step.tokens):
+        logits = reference.logits(prompt, step.tokens[:place]) / (temperature or 1.0)
+        assert step.logprobs[place] == pytest.approx(
+            float(torch.log_softmax(logits, -1)[token]), abs=kind.logprob_tolerance
+        )
+
+
 async def test_a_step_longer_than_max_tokens_is_cut_there(engine: Engine, reference: Reference) -> None:
     prompt = QUESTIONS["one tall image"]
     step = await engine.next_step("a", prompt, ROOT, Sampling(max_tokens=2))
@@ -140,13 +160,13 @@ async def test_step_text_is_the_decoded_tokens_without_eos(engine: Engine, refer
 async def test_both_engines_give_the_same_verdicts_by_other_criteria(
     kind: EngineKind, engine: Engine, checkpoint: Path, criterion: Criterion
 ) -> None:
-    if checkpoint.name != "target":
-        pytest.skip("only the target's tokenizer has every word of the questions")
+    if not checkpoint.name.startswith(("target", "qwen")):
+        pytest.skip("this tokenizer lacks words of the questions")
     prompt = QUESTIONS["ledger"]
     chain = await write_chain(engine, prompt, 3)
     references = chain[1:] + chain[:1] if criterion == "same" else []
     verdicts = await engine.score("a", prompt, chain, criterion, references)
-    hf = build_engine(HFEngineConfig(model="embedded:target")).engine
+    hf = build_engine(HFEngineConfig(model=str(checkpoint))).engine
     expected = await hf.score("a", prompt, chain, criterion, references)
     assert [v.score for v in verdicts] == pytest.approx([v.score for v in expected], abs=10 * kind.rho_tolerance)
 

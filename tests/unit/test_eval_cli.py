@@ -147,13 +147,13 @@ def test_a_run_over_an_endpoint(data: str, tmp_path: Path, endpoint: str) -> Non
     common = ["--benchmark", "realworldqa", "--data", data, "--base-url", endpoint]
     dreamr(*common, "--out", str(tmp_path / "out"), "--concurrency", "3")
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
-    assert (total["num_rows"], total["right"], total["truncated"], total["unparsed"]) == (4, 2, 1, 2)
+    assert (total["num_rows"], total["correct"], total["truncated"], total["unparsed"]) == (4, 2, 1, 2)
     assert "row 2 because the endpoint refuses the row: " in (tmp_path / "out/results.md").read_text()
     refused = dreamr(*common, "--out", str(tmp_path / "other"), "--model", "writer", code=1)
     assert "--model writer: the endpoint offers reader." in refused.stderr
 
 
-def test_an_endpoint_where_nobody_answers_is_one_sentence(data: str, tmp_path: Path) -> None:
+def test_an_endpoint_that_does_not_answer_is_one_sentence(data: str, tmp_path: Path) -> None:
     arguments = ["--benchmark", "realworldqa", "--data", data, "--out", str(tmp_path / "out")]
     result = dreamr(*arguments, "--base-url", "http://127.0.0.1:9/v1", code=1)
-    assert "--base-url http://127.0.0.1:9/v1: nobody answers there" in result.stderr
+    assert "--base-url http://127.0.0.1:9/v1: no server answers there" in result.stderr

@@ -9,8 +9,7 @@ import datasets
 import pytest
 from support.tiny import picture
 
-from dreamr.eval.benchmark import BadRow
-from dreamr.eval.registry import BENCHMARKS
+from dreamr.eval.benchmarks import BENCHMARKS, BadRow
 from dreamr.eval.rows import BadData, Rows
 
 IMAGE = picture(32, 32)
@@ -51,10 +50,10 @@ def test_mathverse_choices_and_texts_by_problem_version(tmp_path: Path) -> None:
     open_row = mathverse(question="", answer="5\\sqrt{3}", question_type="free-form", problem_version="Vision Only")
     path = write(tmp_path / "m.parquet", [mathverse(), open_row])
     choice, text = Rows(BENCHMARKS["mathverse"], path).items()
-    assert (choice.letters, choice.answers, choice.category) == ("ABC", ("C",), "Text Lite")
+    assert (choice.key.letters, choice.key.answers, choice.category) == ("ABC", ("C",), "Text Lite")
     assert choice.images == (IMAGE,)
-    assert choice.prompt(ask_for_text=False).question.endswith("letter of the right option in \\boxed{}.")
-    assert (text.letters, text.answers, text.category) == ("", ("5\\sqrt{3}",), "Vision Only")
+    assert choice.prompt(ask_for_text=False).question.endswith("letter of the correct option in \\boxed{}.")
+    assert (text.key.kind, text.key.answers, text.category) == ("value", ("5\\sqrt{3}",), "Vision Only")
     assert text.question == "Answer the question that is shown in the image."
     assert "boxed" not in text.prompt(ask_for_text=False).question
     assert "boxed" in text.prompt(ask_for_text=True).question
@@ -63,7 +62,7 @@ def test_mathverse_choices_and_texts_by_problem_version(tmp_path: Path) -> None:
 def test_mmbench_leaves_out_empty_options_and_knows_its_circles(tmp_path: Path) -> None:
     rows = [mmbench(7), mmbench(1_000_007, A="a dog", B="a cat", answer="A", hint="Look."), mmbench(8)]
     first, turned, other = Rows(BENCHMARKS["mmbench"], write(tmp_path / "m.parquet", rows)).items()
-    assert (first.letters, first.options) == ("AB", ("a cat", "a dog"))
+    assert (first.key.letters, first.key.options) == ("AB", ("a cat", "a dog"))
     assert first.prompt(ask_for_text=False).question.startswith("What is it?\nA. a cat\nB. a dog\nAnswer")
     assert turned.question == "Look.\nWhat is it?"
     assert first.circle == turned.circle != other.circle
@@ -71,7 +70,7 @@ def test_mmbench_leaves_out_empty_options_and_knows_its_circles(tmp_path: Path) 
 
 def test_an_option_that_says_none_is_an_option(tmp_path: Path) -> None:
     [one] = Rows(BENCHMARKS["mmbench"], write(tmp_path / "m.parquet", [mmbench(7, C="None")])).items()
-    assert one.options == ("a cat", "a dog", "None")
+    assert one.key.options == ("a cat", "a dog", "None")
 
 
 def test_realworldqa_drops_the_order_not_to_reason(tmp_path: Path) -> None:
@@ -82,16 +81,16 @@ def test_realworldqa_drops_the_order_not_to_reason(tmp_path: Path) -> None:
         {"image": image(), "question": number, "answer": "3"},
     ]
     first, second = Rows(BENCHMARKS["realworldqa"], write(tmp_path / "r.parquet", rows)).items()
-    assert (first.letters, first.category, first.question) == ("AB", "choice", "Which way?\nA. Left\nB. Right")
-    assert (second.letters, second.category, second.question) == ("", "text", "How many cars?")
+    assert (first.key.letters, first.category, first.question) == ("AB", "choice", "Which way?\nA. Left\nB. Right")
+    assert (second.key.kind, second.category, second.question) == ("value", "text", "How many cars?")
 
 
 def test_mmmu_reads_options_and_lists_of_answers_and_all_images(tmp_path: Path) -> None:
     open_row = mmmu(id="validation_Math_1", options="[]", answer="['4', 'four']", question_type="open")
     choice, text = Rows(BENCHMARKS["mmmu"], write(tmp_path / "m.parquet", [mmmu(), open_row])).items()
-    assert (choice.letters, choice.options, choice.category) == ("AB", ("yes", "no, it isn't"), "Art_Theory")
+    assert (choice.key.letters, choice.key.options, choice.category) == ("AB", ("yes", "no, it isn't"), "Art_Theory")
     assert choice.images == (IMAGE, OTHER)
-    assert (text.letters, text.answers, text.category) == ("", ("4", "four"), "Math")
+    assert (text.key.kind, text.key.answers, text.category) == ("value", ("4", "four"), "Math")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_data_that_is_something_else_is_one_sentence(tmp_path: Path) -> None:
     for data, said in (
         (path, "needs a column 'question', which is missing: rename 'questions'?"),
         (encoded, "the column 'image' holds string values, not images"),
-        (tmp_path / "text.parquet", "is not parquet that can be read"),
+        (tmp_path / "text.parquet", "is not a readable parquet file"),
         (tmp_path / "none.parquet", "there is no such file"),
     ):
         with pytest.raises(BadData) as raised:

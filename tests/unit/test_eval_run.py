@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from dreamr.errors import TooLong, Unable
-from dreamr.eval.evaluation import evaluate
-from dreamr.eval.item import Item
+from dreamr.eval.answerers import Reply
+from dreamr.eval.benchmarks import Item
+from dreamr.eval.evaluation import evaluate, judge
 from dreamr.eval.journal import Journal, JournalMismatch
-from dreamr.eval.outcome import judge
-from dreamr.eval.reply import Reply
-from dreamr.eval.results import Results
-from dreamr.eval.score import by_category, score
+from dreamr.eval.results import Results, by_category, score
+from dreamr.tasks.answers import AnswerKey
 from dreamr.types import Prompt
 
 RUN = {"benchmark": "mmbench", "data": "m.parquet", "settings": {"method": "fpsr"}}
 
 
 def item(name: str, category: str = "object", circle: str = "") -> Item:
-    return Item(name, f"question {name}?", (), ("B",), category, "AB", ("a cat", "a dog"), circle)
+    key = AnswerKey("letter", ("B",), "AB", ("a cat", "a dog"))
+    return Item(name, f"question {name}?", (), key, category, circle)
 
 
 class Oracle:
@@ -56,16 +56,16 @@ async def test_scores_count_wrong_unparsed_and_truncated_answers(tmp_path: Path)
     items = [item("0"), item("1"), item("2", "scene"), item("3", "scene")]
     outcomes = list((await run(tmp_path, items, Oracle(replies), concurrency=3)).outcomes.values())
     total = score(outcomes)
-    assert (total.num_rows, total.right, total.unparsed, total.truncated) == (4, 1, 2, 1)
+    assert (total.num_rows, total.correct, total.unparsed, total.truncated) == (4, 1, 2, 1)
     assert (total.accuracy, total.acceptance_rate, total.coverage, total.mean_wall_s) == (0.25, 0.75, 0.6, 2.0)
     assert {name: one.accuracy for name, one in by_category(outcomes).items()} == {"object": 0.5, "scene": 0.0}
 
 
-async def test_a_circle_is_right_when_all_its_rows_are(tmp_path: Path) -> None:
+async def test_a_circle_is_correct_when_all_its_rows_are(tmp_path: Path) -> None:
     items = [item("0", circle="7"), item("1", circle="7"), item("2", circle="8"), item("3", circle="9")]
     outcomes = list((await run(tmp_path, items, Oracle({"1": "A"}))).outcomes.values())
     total = score(outcomes)
-    assert (total.right, total.num_circles, total.right_circles) == (3, 3, 2)
+    assert (total.correct, total.num_circles, total.correct_circles) == (3, 3, 2)
     assert total.accuracy == 2 / 3
     assert "| **all** | 4 | 3 | 2 of 3 | 66.7 % | 0.0 % | 0.0 % |" in Results(RUN, "dreamr eval", outcomes).markdown()
 
@@ -92,11 +92,11 @@ async def test_a_row_that_cannot_be_asked_is_kept_with_the_reason_and_the_run_go
     items = [item(str(number)) for number in range(3)]
     journal = await run(tmp_path, items, Oracle({}, fails_at="1", failure=failure))
     refused = journal.outcomes["1"]
-    assert (refused.extracted, refused.right, refused.reply.text) == (None, False, "")
+    assert (refused.given, refused.correct, refused.reply.text) == (None, False, "")
     assert refused.reply.truncated == isinstance(failure, TooLong)
     assert refused.reply.refusal == " ".join(str(failure).split())
     results = Results(RUN, "dreamr eval", list(journal.outcomes.values()))
-    assert (results.total.num_rows, results.total.right, results.total.refused) == (3, 2, 1)
+    assert (results.total.num_rows, results.total.correct, results.total.refused) == (3, 2, 1)
     assert f"1 of the rows were refused, row 1 because {refused.reply.refusal}." in results.markdown()
 
 
@@ -117,7 +117,7 @@ async def test_rows_of_another_run_are_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "rows.jsonl", RUN | {"settings": {"method": "sequential"}})
     for other in (b"[1]\n", b"\xff\xfe\n", b'{"run": 3}\n', b"\n"):
         (tmp_path / "else.jsonl").write_bytes(other)
-        with pytest.raises(JournalMismatch, match="no journal"):
+        with pytest.raises(JournalMismatch, match="not a journal"):
             Journal(tmp_path / "else.jsonl", RUN)
 
 
@@ -129,7 +129,7 @@ async def test_the_first_failure_stops_all_workers(tmp_path: Path) -> None:
 
 
 def test_text_answers_are_compared_as_numbers_and_texts() -> None:
-    question = Item("0", "how long?", (), ("1/2", "half"), "all")
+    question = Item("0", "how long?", (), AnswerKey("value", ("1/2", "half")), "all")
     said = {"\\boxed{0.5 cm}": True, "Half": True, "\\boxed{5}": False, "It goes on and on, for ever and ever.": False}
-    for text, right in said.items():
-        assert judge(question, Reply(text, False, 0.1)).right == right
+    for text, correct in said.items():
+        assert judge(question, Reply(text, False, 0.1)).correct == correct

@@ -29,7 +29,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="module")
 def grammars(tokenizer: PreTrainedTokenizerBase) -> Grammars:
     assert tokenizer.eos_token_id is not None
-    return Grammars(tokenizer, frozenset({tokenizer.eos_token_id}))
+    return Grammars(tokenizer, frozenset({tokenizer.eos_token_id}), len(tokenizer) + 7)
 
 
 def babbled(mask: TokenMask, tokenizer: PreTrainedTokenizerBase, budget: int, seed: int) -> list[int]:
@@ -38,7 +38,7 @@ def babbled(mask: TokenMask, tokenizer: PreTrainedTokenizerBase, budget: int, se
     size, liking = len(tokenizer) + 7, 3 * torch.randn(len(tokenizer) + 7)  # padded, as models are
     tokens: list[int] = []
     while len(tokens) < budget and (not tokens or tokens[-1] != tokenizer.eos_token_id):
-        allowed = mask.allowed(tokens, size)
+        allowed = mask.allowed(tokens)
         tokens.append(int((liking + torch.randn(size)).masked_fill(~allowed, -torch.inf).argmax()))
     return tokens
 
@@ -54,17 +54,17 @@ def test_whatever_a_model_likes_to_write_follows_the_schema_within_the_budget(
 
 
 def test_a_mask_follows_tokens_that_are_taken_back(grammars: Grammars, tokenizer: PreTrainedTokenizerBase) -> None:
-    schema, size = json.dumps(OBJECT), len(tokenizer)
+    schema = json.dumps(OBJECT)
     tokens = babbled(grammars.mask_of(schema, 60), tokenizer, 60, 1)
     mask = grammars.mask_of(schema, 60)
     for length in (len(tokens) - 1, 3, 5, 0, 4):
-        fresh = grammars.mask_of(schema, 60).allowed(tokens[:length], size)
-        assert torch.equal(mask.allowed(tokens[:length], size), fresh)
+        fresh = grammars.mask_of(schema, 60).allowed(tokens[:length])
+        assert torch.equal(mask.allowed(tokens[:length]), fresh)
 
 
 def test_tokens_that_break_the_grammar_are_a_bug(grammars: Grammars, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(RuntimeError, match="does not follow its grammar"):
-        grammars.mask_of(json.dumps(OBJECT), 60).allowed(tokenizer.encode("]"), len(tokenizer))
+        grammars.mask_of(json.dumps(OBJECT), 60).allowed(tokenizer.encode("]"))
 
 
 def test_what_a_vocabulary_cannot_spell_is_refused_in_one_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 
 from support.toy_group import process_ended
 
+from dreamr.engines.vllm.guardian import until_one_ends
+
 PARENT = """
 import subprocess, sys, time
-from dreamr.engines.guardian import guard
+from dreamr.engines.vllm.guardian import guard
 child = subprocess.Popen(["sleep", "60"])
 guard([child.pid])
 print(child.pid, flush=True)
@@ -41,3 +44,15 @@ def test_a_child_that_has_ended_is_nobodys_business() -> None:
         os.kill(child, signal.SIGKILL)
         assert not process_ended(parent.pid, 0.2)
         parent.kill()
+
+
+async def test_the_end_of_a_child_is_noticed_while_nothing_else_happens() -> None:
+    children = [await asyncio.create_subprocess_exec("sleep", "60") for _ in range(2)]
+    ended = asyncio.create_task(until_one_ends([child.pid for child in children]))
+    assert await asyncio.wait([ended], timeout=0.05) == (set(), {ended})
+    children[1].kill()
+    await ended
+    await children[1].wait()
+    await until_one_ends([children[1].pid, children[0].pid])  # one is gone already
+    children[0].kill()
+    await children[0].wait()

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.reference import Reference
-from support.tiny import PROMPTS, save_checkpoint
+from support.tiny import PROMPTS, Shape, save_checkpoint
 
 from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig, load_prompt_config
 from dreamr.types import ROOT, Sampling
 
@@ -56,7 +56,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_in_time(monkeypatch: pytest.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("dreamr.engines.loading.HUB_DEADLINE_S", 0.2)
+        monkeypatch.setattr("dreamr.engines.hf.loading.HUB_DEADLINE_S", 0.2)
         began = time.monotonic()
         with pytest.raises(ValueError, match="model 'nobody/nothing' is not here and cannot be had") as caught:
             HFEngine.load("nobody/nothing")
@@ -141,7 +141,7 @@ async def test_half_precision_weights_run_in_float32_on_a_cpu(folder: Path) -> N
     engine = HFEngine.load(str(folder))
     step = await engine.next_step("a", PROMPTS["two images"], ROOT, Sampling(max_tokens=12))
     await engine.close()
-    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in engine.module.parameters()} == {torch.float32}
     assert (step.tokens, step.finish) == Reference(folder).step(PROMPTS["two images"], (), 12)
 
 
@@ -150,7 +150,7 @@ async def test_prompt_settings_of_the_configuration_win_over_the_folders(folder:
     loaded = build_engine(HFEngineConfig(model=str(folder), prompts={"generation_suffix": "<think>\n", "system": ""}))
     engine: Any = loaded.engine
     expected = replace(load_prompt_config(folder), generation_suffix="<think>\n", system="")
-    assert engine._encoder.config == expected
+    assert engine.encoder.config == expected
     assert expected.instruction == " Think."
     await engine.close()
     with pytest.raises(ValueError, match=r"engine.prompts has unknown keys \['suffix'\]"):
@@ -168,7 +168,7 @@ async def test_prompt_settings_given_at_load_win_over_the_folders(original: Path
 
 async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_path: Path) -> None:
     prompt = PROMPTS["one wide image"]
-    folder = save_checkpoint(tmp_path, experts=4)
+    folder = save_checkpoint(tmp_path, shape=Shape(experts=4))
     engine = HFEngine.load(str(folder))
     first = await engine.next_step("a", prompt, ROOT, Sampling(max_tokens=12))
     second = await engine.next_step("b", prompt, first, Sampling(max_tokens=12))

@@ -114,7 +114,7 @@ def test_the_cluster_is_well_formed_and_each_role_has_one_group(name: str) -> No
     # A shell takes the outer quotes away before `ray start` sees the JSON.
     offered = [json.loads(json.loads(group.rayStartParams["resources"])) for group in groups]
     for path in (ROOT / "configs/embedded-cluster.yaml", *(ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml")):
-        for actor in load_config(path).group.handles().values():
+        for actor in load_config(path).group.actors().values():
             assert sum(actor.custom_resources.items() <= offer.items() for offer in offered) == 1
 
 

@@ -12,7 +12,7 @@ from support.scripted import PROMPT, World, check_steps
 from actors.local import LocalTransport
 from dreamr.bench.simulation import virtual
 from dreamr.errors import ActorLost
-from dreamr.types import Step
+from dreamr.types import Prompt, Step
 from pipelines import SCHEDULES, Trace
 
 pytestmark = pytest.mark.timeout(120)
@@ -100,6 +100,24 @@ def test_an_actor_that_hangs_counts_as_lost_after_its_deadline(method: str, part
 
     for number in range(1, 25):
         virtual(run(number))
+
+
+def test_a_call_that_waits_for_its_turn_is_not_lost() -> None:
+    """Sixteen requests at once on slow engines: each call takes longer than its deadline, and no actor is killed."""
+
+    async def run() -> None:
+        world = World.make(
+            3, acceptance=0.5, num_steps=(3, 4), shared=False, first_token_s=0.5, token_s=0.2, verdict_s=2.0, jitter=0.0
+        )
+        deadlines = dict.fromkeys(DEADLINES, 4.0)
+        prompts = [Prompt(f"question {number}") for number in range(16)]
+        traces = await asyncio.gather(*(world.run("fpsr", prompt, **deadlines) for prompt in prompts))
+        assert {trace.num_losses for trace in traces} == {0}
+        assert max(trace.wall_s for trace in traces) > 40
+        alone = [await world.run("sequential", prompt, **deadlines) for prompt in prompts]
+        assert [trace.tokens for trace in traces] == [trace.tokens for trace in alone]
+
+    virtual(run())
 
 
 def test_a_target_that_is_killed_by_the_request_each_time_fails_the_request() -> None:

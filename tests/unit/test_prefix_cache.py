@@ -6,44 +6,49 @@ import random
 
 import pytest
 import torch
-from transformers import DynamicCache, Qwen3VLTextConfig
 
-from dreamr.engines.prefix_cache import CachedSequence, PrefixCache, common_prefix
+from dreamr.engines.hf.cache import GRANULARITY, CachedSequence, KVShape, PrefixCache, common_prefix
 
-CONFIG = Qwen3VLTextConfig(num_hidden_layers=2)
-
-
-def make_cache(max_tokens: int = 1000) -> PrefixCache:
-    return PrefixCache(max_tokens, lambda: DynamicCache(config=CONFIG))
+SHAPE = KVShape(layers=2, heads=1, head_dim=1, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def run(cache: PrefixCache, sequence: CachedSequence, tokens: list[int], noted: bool = True) -> None:
+def make_cache(max_buffers: int = 100) -> PrefixCache:
+    """Room for so many buffers of the smallest size."""
+    return PrefixCache(max_buffers * GRANULARITY, SHAPE)
+
+
+def write(cache: PrefixCache, sequence: CachedSequence, tokens: list[int]) -> None:
     """Stand in for a forward pass: every layer stores each token's number."""
-    for layer in range(2):
-        states = torch.tensor(tokens, dtype=torch.float32).view(1, 1, -1, 1)
-        sequence.kv.update(states, states + layer, layer)
-    if noted:
-        cache.grew(sequence, tokens)
+    cache.reserve(sequence, len(tokens))
+    first = len(sequence.tokens)
+    for keys, values in sequence.layers:
+        keys[0, 0, first : first + len(tokens), 0] = torch.tensor(tokens, dtype=torch.float32)
+        values[0, 0, first : first + len(tokens), 0] = -torch.tensor(tokens, dtype=torch.float32)
+    cache.grew(sequence, tokens)
 
 
 def stored(sequence: CachedSequence) -> list[int]:
     """The tokens that all layers agree on."""
-    keys = [layer.keys.flatten().int().tolist() if layer.is_initialized else [] for layer in sequence.kv.layers]
-    assert keys[0] == keys[1]
-    return keys[0]
+    count = len(sequence.tokens)
+    rows = {tuple(keys[0, 0, :count, 0].int().tolist()) for keys, _ in sequence.layers}
+    rows |= {tuple((-values[0, 0, :count, 0]).int().tolist()) for _, values in sequence.layers}
+    assert len(rows) <= 1
+    return list(rows.pop()) if rows else []
 
 
 def use(cache: PrefixCache, key: str, tokens: list[int]) -> int:
-    """Lease, fill up and give back; returns how many tokens were there already."""
-    with cache.lease(key, tokens) as sequence:
-        found = len(sequence.tokens)
-        assert stored(sequence) == sequence.tokens == tokens[:found]
-        if missing := tokens[found:]:
-            run(cache, sequence, missing)
+    """Claim, fill up and release; returns how many tokens were there already."""
+    sequence = cache.claim(key, tokens)
+    found = len(sequence.tokens)
+    assert stored(sequence) == sequence.tokens == tokens[:found]
+    if missing := tokens[found:]:
+        write(cache, sequence, missing)
+    assert stored(sequence) == tokens
+    cache.release(sequence)
     return found
 
 
-def test_a_longer_wish_continues_the_cached_prefix() -> None:
+def test_a_longer_sequence_continues_the_cached_prefix() -> None:
     cache = make_cache()
     assert [use(cache, "a", [1, 2, 3]), use(cache, "a", [1, 2, 3, 4, 5])] == [0, 3]
     assert cache.num_sequences == 1
@@ -62,83 +67,104 @@ def test_a_branch_shares_the_start_and_leaves_the_other_branch_alone() -> None:
     assert use(cache, "a", [1, 2, 9, 9]) == 3
 
 
-def test_a_sequence_in_use_is_forked_and_never_shared() -> None:
+def test_a_sequence_in_use_is_copied_and_never_shared() -> None:
     cache = make_cache()
-    with cache.lease("a", [1, 2, 3]) as first:
-        run(cache, first, [1, 2, 3])
-        with cache.lease("a", [1, 2, 3]) as second:
-            assert second is not first
-            assert stored(second) == [1, 2, 3]
-            run(cache, second, [7])
-            run(cache, first, [8])
-            assert (stored(first), stored(second)) == ([1, 2, 3, 8], [1, 2, 3, 7])
+    first = cache.claim("a", [1, 2, 3])
+    write(cache, first, [1, 2, 3])
+    second = cache.claim("a", [1, 2, 3])
+    assert second is not first
+    assert stored(second) == [1, 2, 3]
+    write(cache, second, [7])
+    write(cache, first, [8])
+    assert (stored(first), stored(second)) == ([1, 2, 3, 8], [1, 2, 3, 7])
+    assert cache.num_in_use == 2
 
 
-def test_an_idle_sequence_is_preferred_to_a_fork_of_the_same_length() -> None:
+def test_an_idle_sequence_is_preferred_to_a_copy_of_the_same_length() -> None:
     cache = make_cache()
-    with cache.lease("a", [1, 2]) as busy:
-        run(cache, busy, [1, 2])
-        use(cache, "a", [1, 2])
-        with cache.lease("a", [1, 2, 3]):
-            assert cache.num_sequences == 2
+    busy = cache.claim("a", [1, 2])
+    write(cache, busy, [1, 2])
+    use(cache, "a", [1, 2])
+    cache.claim("a", [1, 2, 3])
+    assert cache.num_sequences == 2
 
 
-def test_crop_also_removes_what_was_never_noted() -> None:
+def test_buffers_grow_with_their_contents_and_cropped_columns_are_written_again() -> None:
     cache = make_cache()
-    with cache.lease("a", [1, 2, 3]) as sequence:
-        run(cache, sequence, [1, 2, 3])
-        run(cache, sequence, [70, 71], noted=False)
-        cache.crop(sequence, 2)
-        assert stored(sequence) == sequence.tokens == [1, 2]
-    assert cache.num_tokens == 2
+    sequence = cache.claim("a", [])
+    tokens: list[int] = []
+    for number in range(5 * GRANULARITY):
+        write(cache, sequence, [number])
+        tokens.append(number)
+        if number % 50 == 49:
+            cache.crop(sequence, len(tokens) - 20)
+            del tokens[-20:]
+    assert stored(sequence) == tokens
+    assert sequence.capacity % GRANULARITY == 0
+    cache.release(sequence)
+    cache.check_integrity()
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    cache = make_cache(max_tokens=9)
+    cache = make_cache(3)
     for key in ("a", "b", "c"):
         use(cache, key, [1, 2, 3])
     use(cache, "a", [1, 2, 3])
     use(cache, "d", [1, 2, 3])
-    assert cache.num_tokens == 9
+    assert cache.capacity == 3 * GRANULARITY
     assert [use(cache, key, [1, 2, 3]) for key in ("a", "c", "d")] == [3, 3, 3]
     assert use(cache, "b", [1, 2, 3]) == 0
 
 
+def test_others_are_evicted_before_a_buffer_is_made() -> None:
+    cache = make_cache(2)
+    sizes: list[int] = []
+    for key in "abcde":
+        sequence = cache.claim(key, [1])
+        write(cache, sequence, [1])
+        sizes.append(cache.capacity)
+        cache.release(sequence)
+        use(cache, key, [1, 2])  # a fork of the idle one would need a third buffer
+    assert max(sizes) <= 2 * GRANULARITY
+
+
 def test_a_sequence_in_use_is_never_evicted() -> None:
-    cache = make_cache(max_tokens=4)
-    with cache.lease("a", [1, 2, 3]) as sequence:
-        run(cache, sequence, [1, 2, 3])
-        use(cache, "b", [1, 2, 3])
-        assert cache.num_sequences == 1
-        assert stored(sequence) == [1, 2, 3]
+    cache = make_cache(1)
+    sequence = cache.claim("a", [1, 2, 3])
+    write(cache, sequence, [1, 2, 3])
+    use(cache, "b", [1, 2, 3])
+    assert cache.num_sequences == 1
+    assert stored(sequence) == [1, 2, 3]
+    cache.release(sequence)
     assert use(cache, "a", [1, 2, 3]) == 3
 
 
-def test_a_caller_that_fails_loses_its_sequence() -> None:
+def test_a_dropped_sequence_is_forgotten() -> None:
     cache = make_cache()
     use(cache, "a", [1, 2])
-    with pytest.raises(RuntimeError, match="half a forward"), cache.lease("a", [1, 2, 3]) as sequence:  # noqa: PT012
-        sequence.kv.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0)
-        raise RuntimeError("half a forward")
-    assert (cache.num_sequences, cache.num_tokens) == (0, 0)
+    cache.drop(cache.claim("a", [1, 2, 3]))
+    assert (cache.num_sequences, cache.capacity) == (0, 0)
 
 
 def test_clear_forgets_everything_and_refuses_while_in_use() -> None:
     cache = make_cache()
-    with cache.lease("a", [1]) as sequence:
-        run(cache, sequence, [1])
-        with pytest.raises(RuntimeError, match="1 sequences are in use"):
-            cache.clear()
+    sequence = cache.claim("a", [1])
+    with pytest.raises(RuntimeError, match="1 sequences are in use"):
+        cache.clear()
+    with pytest.raises(AssertionError, match="1 sequences are in use"):
+        cache.check_integrity()
+    cache.release(sequence)
     cache.clear()
-    assert (cache.num_tokens, use(cache, "a", [1])) == (0, 0)
+    assert (cache.capacity, use(cache, "a", [1])) == (0, 0)
 
 
 def test_random_use_keeps_the_bound_and_the_contents() -> None:
     rng = random.Random(0)
-    cache = make_cache(max_tokens=40)
+    cache = make_cache(8)
     found = [use(cache, rng.choice("ab"), [rng.randint(0, 2) for _ in range(rng.randint(1, 12))]) for _ in range(500)]
-    assert cache.num_tokens <= 40
+    assert cache.capacity <= 8 * GRANULARITY
     assert sum(found) > 500
+    cache.check_integrity()
 
 
 @pytest.mark.parametrize(

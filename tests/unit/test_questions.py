@@ -10,7 +10,7 @@ import torch
 from support.reference import Reference
 from support.tiny import PROMPTS, save_checkpoint
 
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.prompts import PromptConfig, same_chat
 from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step
 
@@ -33,7 +33,7 @@ async def written(engine: HFEngine, prompt: Prompt, count: int) -> list[Step]:
 @pytest.mark.parametrize("name", ["no image", "one tall image"])
 def test_digits_are_those_of_a_fresh_forward(folder: Path, name: str) -> None:
     engine, reference, prompt = HFEngine.load(str(folder)), Reference(folder), PROMPTS[name]
-    encoder = engine._encoder
+    encoder = engine.encoder
 
     async def judge() -> tuple[list[Step], dict[str, list[float]]]:
         chain = await written(engine, prompt, 3)
@@ -59,10 +59,10 @@ def test_same_meaning_is_asked_in_a_chat_of_its_own(folder: Path) -> None:
     async def judge() -> float:
         return (await engine.score("s", PROMPTS["no image"], [other], "same", [one]))[0].score
 
-    ids = torch.tensor([engine._encoder.same_chat(one.text, other.text)])
+    ids = torch.tensor([engine.encoder.same_chat(one.text, other.text)])
     with torch.no_grad():
         logits = reference.model(input_ids=ids, use_cache=False).logits[0, -1]
-    expected = torch.softmax(logits[list(engine._encoder.verdict_words)], -1)[0]
+    expected = torch.softmax(logits[list(engine.encoder.verdict_words)], -1)[0]
     assert asyncio.run(judge()) == pytest.approx(float(expected), abs=1e-4)
 
 

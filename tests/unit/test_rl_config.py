@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from dreamr.cli.main import app as dreamr_app
 from dreamr.config import load_config, with_draft
 from dreamr.errors import ConfigError, NotEnoughResources
 from rl import checkpoints
-from rl.checks import JOB_VARIABLE, check, run_folder
-from rl.config import SapoConfig
+from rl.checkpoints import JOB_VARIABLE, RUNS_VARIABLE, run_folder
+from rl.config import CONFIG_VARIABLE, SapoConfig
 from rl.launch import launch
-from rl.train import app
+from rl.learner import Learner
+from rl.train import app, check
 
 BASE: dict[str, Any] = {
     "run": "run",
@@ -70,18 +73,89 @@ def test_a_folder_is_neither_overwritten_nor_resumed_by_mistake(
     assert "there is a run in this folder; add --resume to go on, or choose another." in run.stderr
 
 
-def test_a_relative_folder_is_refused_inside_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def job(working_dir: bool) -> str:
+    """What Ray tells the command of a submitted job about it."""
+    runtime_env = {"working_dir": "gcs://_ray_pkg_1.zip"} if working_dir else {}
+    return json.dumps({"runtime_env": runtime_env, "metadata": {"job_submission_id": "raysubmit_1"}})
+
+
+def test_no_second_run_begins_in_a_folder_while_one_trains_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(yaml.safe_dump(BASE))
+    Path("run").mkdir()
+    Path("run/history.jsonl").write_text('{"step": 1}\n')
+    with checkpoints.locked(tmp_path / "run"):
+        run = CliRunner().invoke(app, ["--config", "run.yaml"])
+    assert run.exit_code == 2
+    assert "another process is training in this folder; wait for it, or choose another folder." in run.stderr
+    assert sorted(path.name for path in Path("run").iterdir()) == ["history.jsonl", "lock"]
+    assert Path("run/history.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_relative_folder_is_refused_in_the_temporary_copy_of_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
     assert JOB_VARIABLE == RAY_JOB_CONFIG_JSON_ENV_VAR
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    monkeypatch.setenv(JOB_VARIABLE, job(working_dir=True))
     Path("run.yaml").write_text(yaml.safe_dump(BASE))
     run = CliRunner().invoke(app, ["--config", "run.yaml"])
     assert run.exit_code == 2
-    assert "run = run: in a submitted job this is a folder of the job's temporary copy" in run.stderr
+    assert "run = run: in a job with a working directory this is a folder of its temporary copy" in run.stderr
     assert "--run /shared/run" in run.stderr
-    assert run_folder(tmp_path) == tmp_path
+    assert run_folder(tmp_path, "x") == tmp_path
+    monkeypatch.setenv(JOB_VARIABLE, job(working_dir=False))  # then it runs where `ray start` was called
+    assert run_folder(Path("run"), "x") == tmp_path / "run"
+
+
+def test_without_arguments_the_built_in_draft_is_trained_in_a_folder_that_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (CONFIG_VARIABLE, RUNS_VARIABLE, JOB_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trained: list[SapoConfig] = []
+
+    async def launch(config: SapoConfig, checkpoint: Path | None, report: object) -> Path:
+        trained.append(config)
+        return config.folder / "draft"
+
+    monkeypatch.setattr("rl.launch.launch", launch)
+    monkeypatch.setattr("actors.cluster.connected", lambda settings: nullcontext())
+    run = CliRunner().invoke(app, [])
+    assert run.exit_code == 0, run.output
+    first, second, *_, last = run.stdout.splitlines()
+    assert first.startswith("configuration: ")
+    assert first.endswith("dreamr/configs/embedded-sapo.yaml (another one: --config FILE, or DREAMR_SAPO_CONFIG=FILE)")
+    folder = trained[0].folder
+    assert folder.parent == tmp_path / "dreamr-runs"
+    assert re.fullmatch(r"embedded-sapo-\d{8}-\d{6}", folder.name)
+    assert second == f"run: {folder} (another folder: --run FOLDER, or DREAMR_RUNS=FOLDER for all runs)"
+    assert last == f"trained draft: {folder}/draft"
+    assert trained[0].draft.engine.model == "embedded:draft-untrained"  # type: ignore[union-attr]
+
+    Path(tmp_path / "mine.yaml").write_text(yaml.safe_dump({name: BASE[name] for name in ("draft", "target")}))
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "mine.yaml"))
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "shared"))
+    monkeypatch.setenv(JOB_VARIABLE, job(working_dir=True))
+    run = CliRunner().invoke(dreamr_app, ["train"])
+    assert run.exit_code == 0, run.output
+    assert run.stdout.startswith(f"configuration: {tmp_path}/mine.yaml (")
+    assert trained[1].folder == tmp_path / "shared" / "mine-raysubmit_1"
+    assert json.loads((trained[1].folder / "config.json").read_text())["run"] == str(trained[1].folder)
+
+    monkeypatch.delenv(JOB_VARIABLE)
+    run = CliRunner().invoke(app, ["--resume"])  # the newest run of that name
+    assert run.exit_code == 0, run.output
+    assert trained[2].folder == trained[1].folder
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "empty"))
+    run = CliRunner().invoke(app, ["--resume"])
+    assert run.exit_code == 2
+    assert f"--resume: there is no run mine-* in {tmp_path}/empty; name its folder: --run FOLDER" in run.stderr
 
 
 @pytest.mark.parametrize(
@@ -116,6 +190,15 @@ def test_environment_variables_of_actors_are_not_published() -> None:
     assert "secret" not in json.dumps(SapoConfig.model_validate(BASE | secret).public())
 
 
+async def test_a_node_that_does_not_share_the_folder_of_the_run_ends_it(tmp_path: Path) -> None:
+    learner = Learner(SapoConfig.model_validate(BASE | {"run": tmp_path}), 0, None)
+    (tmp_path / "config.json").write_text("another run's")
+    with pytest.raises(ConfigError, match=r"does not share this folder .* give one that all nodes mount: --run FOLDER"):
+        await learner.check_folder("written by the command")
+    (tmp_path / "config.json").write_text("written by the command")
+    await learner.check_folder("written by the command")
+
+
 @pytest.mark.parametrize("with_checkpoint", [True, False])
 def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
     with_checkpoint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -127,6 +210,7 @@ def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
     (tmp_path / "history.jsonl").write_text('{"step": 1}\n')
     checkpoint = checkpoints.folder(tmp_path) / "checkpoint-25"
     checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_bytes(bytes(10))
     if with_checkpoint:
         checkpoints.seal(checkpoint)
     launched: list[Path | None] = []
@@ -194,7 +278,6 @@ def test_another_draft_replaces_the_configured_one() -> None:
 
 
 def test_the_bench_and_the_endpoint_take_another_draft(tmp_path: Path) -> None:
-    from dreamr.cli.main import app as dreamr_app
     from serve_app import build
 
     run = CliRunner().invoke(dreamr_app, ["bench", "--draft", "embedded:drift", "--out", str(tmp_path / "out")])

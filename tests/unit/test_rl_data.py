@@ -13,10 +13,9 @@ from PIL import Image
 
 from dreamr.errors import ConfigError
 from dreamr.tasks.ledger import make_problem
-from rl.answers import boxed, is_right
 from rl.config import DataSettings, load_sapo_config
 from rl.data import load_data
-from rl.training_args import order
+from rl.trainer import order
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke-sapo.yaml"
 
@@ -43,8 +42,8 @@ def test_ledger_problems_come_with_their_answer_and_their_number_of_steps() -> N
     assert data[4] == data[4]
     assert data[4].prompt == problem.prompt
     assert data[4].needed_steps == len(problem.operations) + 1
-    assert data[4].is_right(f"...</think>Answer: {problem.answer}")
-    assert not data[4].is_right("...")
+    assert data[4].is_correct(f"...</think>Answer: {problem.answer}")
+    assert not data[4].is_correct("...")
     assert data[4].is_parsed("...</think>Answer: 1000")
     assert not data[4].is_parsed("...")
 
@@ -58,7 +57,7 @@ def test_geometry3k(tmp_path: Path) -> None:
     assert len(data) == 2
     assert data[0].prompt.question == "Find x."
     assert [color_of(image) for image in data[0].prompt.images] == [(255, 0, 0), (0, 0, 255)]
-    assert data[1].is_right("so </think>\\boxed{7/2}")
+    assert data[1].is_correct("so </think>\\boxed{7/2}")
     assert data[1].needed_steps is None
 
 
@@ -75,8 +74,8 @@ def test_scienceqa_with_and_without_an_image(tmp_path: Path) -> None:
     assert len(data[0].prompt.images) == 1
     assert data[1].prompt.question.startswith("Which?")
     assert data[1].prompt.images == ()
-    assert data[1].is_right("\\boxed{B}")
-    assert not data[1].is_right("\\boxed{A or B}")
+    assert data[1].is_correct("\\boxed{B}")
+    assert not data[1].is_correct("\\boxed{A or B}")
 
 
 def test_ocr_vqa_has_a_problem_per_question(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_ocr_vqa_has_a_problem_per_question(tmp_path: Path) -> None:
     assert [data[index].answer for index in range(len(data))] == ["Ann Lee", "A Book", "Here"]
     assert data[2].prompt.question.startswith("Where?")
     assert color_of(data[2].prompt.images[0]) == (0, 0, 255)
-    assert data[0].is_right("\\boxed{ann  lee.}")
+    assert data[0].is_correct("\\boxed{ann  lee.}")
 
 
 def test_each_epoch_of_a_set_has_an_order_of_its_own_that_its_seed_decides() -> None:
@@ -136,27 +135,3 @@ def test_data_that_cannot_be_used_is_refused_in_one_sentence(
         load_data(settings, "train", 1)
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected", "text", "right"),
-    [
-        ("value", "12", "\\boxed{11} then \\boxed{12.0}", True),
-        ("value", "0.5", "\\boxed{\\frac{1}{2}}", True),
-        ("value", "60", "\\boxed{60^{\\circ}}", True),
-        ("value", "12", "the answer is 12", False),
-        ("value", "12", "\\boxed{12}</think>I do not know", False),
-        ("letter", "B", "\\boxed{(B)}", True),
-        ("letter", "B", "\\boxed{\\text{b}}", True),
-        ("letter", "B", "\\boxed{C}", False),
-        ("text", "pg-13", "\\boxed{PG-13}", True),
-        ("text", "yes", "\\boxed{no}", False),
-    ],
-)
-def test_answers(kind: Any, expected: str, text: str, right: bool) -> None:
-    assert is_right(kind, expected, text) == right
-
-
-def test_the_last_box_counts_with_all_its_braces() -> None:
-    assert boxed("\\boxed{1} and \\boxed{\\sqrt{2 + {3}}}") == "\\sqrt{2 + {3}}"
-    assert boxed("\\boxed{never closed") is None

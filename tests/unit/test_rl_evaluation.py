@@ -10,12 +10,11 @@ import pytest
 from dreamr.errors import ActorLost
 from dreamr.types import Prompt
 from rl import pool as pools
-from rl.chains import Chain, ChainEnd, ChainStep
+from rl.chains import Chain, ChainEnd, ChainStep, DraftedStep
 from rl.config import SapoConfig
 from rl.data import Example
-from rl.evaluation import summary
+from rl.evaluation import speedup, summary
 from rl.pool import MAX_TRIES, RolloutPool
-from rl.rewards import DraftedStep
 
 CONFIG = SapoConfig.model_validate(
     {
@@ -44,7 +43,16 @@ def test_answers_that_were_not_found_and_those_that_were_cut_off_are_counted() -
     assert metrics["eval/truncated_rate"] == 0.25
 
 
-class AliveMember:
+def test_the_speedup_has_an_interval_over_its_problems() -> None:
+    metrics = speedup([(2.0, 1.0), (4.0, 1.0), (3.0, 1.5)])
+    assert metrics["eval/fpsr_speedup"] == pytest.approx((2 * 4 * 2) ** (1 / 3))
+    assert metrics["eval/fpsr_speedup_problems"] == 3
+    assert 2.0 <= metrics["eval/fpsr_speedup_low"] < metrics["eval/fpsr_speedup"] < metrics["eval/fpsr_speedup_high"]
+    assert metrics["eval/fpsr_speedup_high"] <= 4.0
+    assert speedup([(2.0, 1.0)]) == {"eval/fpsr_speedup": pytest.approx(2.0), "eval/fpsr_speedup_problems": 1}
+
+
+class AliveActor:
     def __init__(self) -> None:
         self.recoveries = 0
 
@@ -64,10 +72,10 @@ async def test_a_problem_is_timed_again_when_an_actor_was_lost_meanwhile(
 
     monkeypatch.setattr(pools, "_answered", answered)
     pool: Any = RolloutPool(CONFIG, None, 0)  # type: ignore[arg-type]
-    pool._workers, pool._verifiers = [AliveMember()], [AliveMember()]
+    pool.workers, pool.verifiers = [AliveActor()], [AliveActor()]
     if num_lost == 1:
         assert await pool.time_pipelines([Prompt("one?"), Prompt("two?")]) == [(2.0, 2.0), (2.0, 2.0)]
-        assert pool._workers[0].recoveries == 3
+        assert pool.workers[0].recoveries == 3
     else:
         with pytest.raises(ActorLost, match=f"actors were lost {MAX_TRIES} times while one problem was timed"):
             await pool.time_pipelines([Prompt("one?")])

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,13 +18,15 @@ import torch
 from typer.testing import CliRunner
 
 from dreamr.cli.main import app
+from dreamr.errors import ConfigError, TrainingFailed
 from rl import checkpoints
 from rl.config import LogSettings, load_sapo_config
 from rl.history import History, read_history
 from tools import ablation
 
 QUIET = LogSettings(wandb="off")
-SMOKE = Path(__file__).parents[2] / "configs" / "smoke-sapo.yaml"
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "configs" / "smoke-sapo.yaml"
 
 
 def filled(run: Path, steps: int) -> Path:
@@ -49,6 +56,54 @@ def test_curves_of_one_run_and_of_two(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["curves", str(first), str(second), "--out", str(page)]).exit_code == 0
     assert "<svg" in page.read_text()
     assert "first, second" in page.read_text()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    """The real errors of the writers, from a device that is always full."""
+    run = filled(tmp_path / "run", 1)
+    history = History(run, 1, QUIET, {})
+    (run / "history.jsonl").unlink()
+    (run / "history.jsonl").symlink_to("/dev/full")
+    writers: list[Callable[[], object]] = [
+        lambda: history.log(1, {"reward": 1.0}),
+        lambda: torch.save({"weight": torch.zeros(10**6)}, "/dev/full"),
+    ]
+    for write in writers:
+        sentence = f"no space is left on the disk of {run}: free some"
+        with pytest.raises(TrainingFailed, match=sentence), checkpoints.full_disk_named(run):
+            write()
+    with pytest.raises(ZeroDivisionError), checkpoints.full_disk_named(run):
+        raise ZeroDivisionError
+
+
+def test_a_folder_holds_one_run_at_a_time(tmp_path: Path) -> None:
+    run = filled(tmp_path / "run", 3)
+    with checkpoints.locked(run):
+        sentence = f"run = {run}: another process is training in this folder"
+        with pytest.raises(ConfigError, match=sentence), checkpoints.locked(run):
+            pass
+    with checkpoints.locked(run):
+        assert len(read_history(run)) == 3
+
+
+def test_pictures_of_completions_lie_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    home, run = tmp_path / "home", tmp_path / "run"
+    for folder in (home, run):
+        folder.mkdir()
+    code = f"""
+from pathlib import Path
+from PIL import Image
+from rl.config import LogSettings
+from rl.history import History
+history = History(Path({str(run)!r}), 0, LogSettings(wandb="offline"), {{}})
+history.log_table(1, "completions", ["step", "image"], [[1, Image.new("RGB", (8, 8))]])
+history.close()
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "XDG"))}
+    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=tmp_path)
+    assert list((run / "wandb" / "artifacts").rglob("*"))
+    assert not [path for path in home.rglob("artifacts/**/*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +137,22 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path, 10)
     assert checkpoints.newest(tmp_path) == newest
     assert checkpoints.step_of(newest) == 10
+
+
+def test_what_is_no_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path, 9)
+    above = checkpoints.folder(tmp_path)
+    for name in ("checkpoint-best", "checkpoint-10-copy", "checkpoint-", "tmp-checkpoint-12"):
+        shutil.copytree(whole, above / name)
+    (above / "checkpoint-11").write_text("a file")
+    assert checkpoints.newest(tmp_path) == whole
+
+
+@pytest.mark.parametrize("manifest", ["[]", "null", '"text"', "{}", '{"weights": 1}', '{"../../secret": {"size": 1}}'])
+def test_a_manifest_that_is_none_is_passed_over(manifest: str, tmp_path: Path) -> None:
+    before, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    (newest / checkpoints.MANIFEST).write_text(manifest)
+    assert checkpoints.newest(tmp_path) == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "unfinished", "garbled"])
@@ -122,7 +193,7 @@ def test_the_ablation_tells_how_far_its_runs_went_and_what_they_reached(tmp_path
 
 @pytest.mark.parametrize(("step", "age"), [(3, 0.0), (4, 1.0)])
 def test_the_age_of_rollouts_is_logged_for_every_step_that_uses_them(step: int, age: float, tmp_path: Path) -> None:
-    from rl.callbacks import Bookkeeper
+    from rl.evaluation import Bookkeeper
 
     history = History(tmp_path, 0, QUIET, {})
     nothing: Any = None
@@ -140,7 +211,7 @@ def test_the_draft_is_exported_whole_while_transformers_thinks_of_zero_3(tmp_pat
 
     from dreamr.engines.factory import model_location
     from dreamr.tasks.prompts import load_prompt_config
-    from rl.export import export
+    from rl.learner import export
 
     source = model_location("embedded:draft")
     weights = {name: weight + 0.5 for name, weight in load_file(Path(source) / "model.safetensors").items()}

@@ -21,7 +21,6 @@ from support.serving import LocalGroup, scripted_config
 
 from dreamr.config import Config, load_config
 from dreamr.config.serve import ImageLimits, ServeSettings
-from dreamr.documents import shown
 from dreamr.serve.errors import ApiError
 from dreamr.serve.load import Load, RequestQueue, with_back_off
 from dreamr.serve.metrics import Metrics, merge
@@ -30,7 +29,6 @@ from dreamr.serve.text import AnswerSplitter
 from dreamr.tasks.prompts import PromptConfig, chat_messages
 from dreamr.types import Prompt, Turn
 from pipelines import Request, rule_of, run
-from tools import load_report
 from tools.load_report import Asked, summarise
 
 ROOT = Path(__file__).parents[2]
@@ -194,12 +192,6 @@ def test_a_load_report_counts_only_the_time_in_which_there_was_work() -> None:
     row = summarise(rounds)
     assert (row["requests"], row["right"], row["throughput"], row["p50_s"]) == (3, 2, 1.0, 1.0)
     assert row["throughput_per_round"] == [1.0, 1.0]
-
-
-@pytest.mark.skipif(not (ROOT / "docs/results/load.json").exists(), reason="no load report yet")
-def test_the_document_shows_the_load_report() -> None:
-    report = json.loads((ROOT / "docs/results/load.json").read_text())
-    assert shown(ROOT / "docs/serving.md", load_report.NAME) == load_report.table(report)
 
 
 @pytest.mark.skipif(not (ROOT / "docs/results/load.json").exists(), reason="no load report yet")

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from dreamr.config import VLLMEngineConfig, load_config
-from dreamr.documents import shown
-from tools.sizing import markdown
-from tools.sizing.memory import can_be_split, kv_tokens, num_parameters, uses_awq, weight_bytes
-from tools.sizing.public_models import public_model
+from tools.sizing import can_be_split, kv_tokens, num_parameters, public_model, uses_awq, weight_bytes
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = sorted((ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml"))
@@ -50,9 +47,3 @@ def test_four_bits_take_a_little_more_than_a_quarter() -> None:
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(KeyError, match="no public shape is known for 'Qwen/Qwen3-VL-3B'"):
         public_model("Qwen/Qwen3-VL-3B")
-
-
-def test_the_document_shows_the_computed_tables() -> None:
-    document = ROOT / "docs/models.md"
-    assert shown(document, markdown.MODELS) == markdown.models_table()
-    assert shown(document, markdown.CONFIGURATIONS) == markdown.configurations_table(CONFIGURATIONS)

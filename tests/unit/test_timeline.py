@@ -13,11 +13,9 @@ from PIL import Image
 from support.scripted import PROMPT, World
 
 from dreamr.bench.simulation import virtual
-from dreamr.timeline.html import draw_html
-from dreamr.timeline.lanes import lanes, time_range
-from dreamr.timeline.look import LOOKS, with_room
-from dreamr.timeline.png import draw_png
-from dreamr.timeline.svg import svg
+from dreamr.timeline import draw
+from dreamr.timeline.figure import svg
+from dreamr.timeline.layout import LOOKS, lanes, numbered_commits, time_range
 from pipelines import SCHEDULES, Trace
 from pipelines.trace import CommittedStep, Span
 
@@ -61,12 +59,12 @@ def test_the_picture_begins_with_the_request_and_ends_with_the_last_work() -> No
     assert time_range(trace) == (0.0, 2.5)
 
 
-def test_hover_texts_tell_every_span_and_every_commit() -> None:
+def test_every_span_and_every_commit_has_a_hover_text() -> None:
     trace = traced()
     texts = hover_texts(trace)
     assert len(texts) == len(trace.spans) + len(trace.steps)
     assert sum("committed at" in text for text in texts) == len(trace.steps)
-    assert sum(text.startswith("verifier: verdict on step") and "rho 0." in text for text in texts) == sum(
+    assert sum(text.startswith("verifier: verdict on step") and "score 0." in text for text in texts) == sum(
         one.outcome == "verdict" for one in trace.spans
     )
 
@@ -90,13 +88,13 @@ def test_every_outcome_has_its_own_colour() -> None:
 
 def test_numbers_of_commits_keep_their_distance() -> None:
     steps = [CommittedStep(index, "draft", (1,), "", None, at) for index, at in enumerate([0.0, 0.1, 0.25, 0.3, 1.0])]
-    assert with_room(steps, 0.2) == {0, 2, 4}
+    assert numbered_commits(steps, 0.2) == {0, 2, 4}
 
 
 @pytest.mark.parametrize("method", SCHEDULES)
 def test_png_is_a_picture_with_the_colours_of_what_happened(method: str, tmp_path: Path) -> None:
     trace, path = traced(method), tmp_path / "timeline.png"
-    draw_png(trace, path)
+    draw(trace, path)
     with Image.open(path) as image:
         colors = {color for _, color in image.convert("RGB").getcolors(1 << 24) or []}
         assert image.width > 1000
@@ -108,7 +106,7 @@ def test_png_is_a_picture_with_the_colours_of_what_happened(method: str, tmp_pat
 def test_html_needs_nothing_else_and_escapes_what_models_write(tmp_path: Path) -> None:
     trace, path = traced(), tmp_path / "timeline.html"
     evil = replace(trace.steps[0], text="<script>alert(1)</script> & more")
-    draw_html(replace(trace, steps=(evil, *trace.steps[1:])), path)
+    draw(replace(trace, steps=(evil, *trace.steps[1:])), path)
     page = path.read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
     assert "<script" not in page
@@ -118,6 +116,11 @@ def test_html_needs_nothing_else_and_escapes_what_models_write(tmp_path: Path) -
 
 def test_a_request_without_spans_still_has_a_picture(tmp_path: Path) -> None:
     trace = replace(traced("autoregressive"), spans=())
-    draw_html(trace, tmp_path / "empty.html")
-    draw_png(trace, tmp_path / "empty.png")
+    draw(trace, tmp_path / "empty.html")
+    draw(trace, tmp_path / "empty.png")
     assert lanes(trace) == []
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.html or \.png"):
+        draw(traced(), tmp_path / "timeline.svg")

@@ -9,9 +9,8 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock, Mock
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
@@ -20,14 +19,15 @@ from support.engine_kinds import VLLM
 from support.engine_walks import EMBEDDED, GREEDY, write_chain
 
 from dreamr.config import VLLMEngineConfig
-from dreamr.engines import vllm_loading
 from dreamr.engines.base import EngineDied
 from dreamr.engines.factory import build_engine
-from dreamr.engines.vllm import VLLMEngine
-from dreamr.engines.vllm_loading import core_pids
+from dreamr.engines.hf.engine import HFEngine
+from dreamr.engines.vllm import loading as vllm_loading
+from dreamr.engines.vllm.loading import core_pids
+from dreamr.errors import Unable
 from dreamr.tasks.ledger import make_problem
 from dreamr.tasks.processor import ImageTextProcessor
-from dreamr.types import ROOT, Step
+from dreamr.types import ROOT, Sampling
 
 PROMPT = make_problem("test", 1, 0).prompt
 on_vllm = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -48,17 +48,6 @@ async def engine() -> AsyncIterator[Any]:
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
     with pytest.raises(ValueError, match=r"needs vLLM, which is not installed .* pip install -e '\.\[vllm\]'"):
         build_engine(VLLMEngineConfig(kind="vllm", model="embedded:draft"))
-
-
-async def test_the_targets_step_comes_first_in_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine: Any = VLLMEngine.__new__(VLLMEngine)
-    engine._chat = SimpleNamespace(same_chat=lambda first, second: (first, second))
-    engine._input = SimpleNamespace(checked=AsyncMock(side_effect=lambda rendered: rendered["prompt_token_ids"]))
-    engine._questions = {"rho": lambda: None}
-    asked = AsyncMock(return_value=0.5)
-    monkeypatch.setattr(engine, "_asked", asked)
-    await engine._comparison("", Step((), (1,), "drafted"), Step((), (2,), "own"), "same")
-    assert asked.await_args.args[1] == ["own", "drafted"]
 
 
 @pytest.mark.vllm
@@ -165,11 +154,62 @@ class TestOneEngine:
         await engine.score("judged", PROMPT, [chain[-1]])
         assert engine.num_cached_tokens >= 64
 
-    async def test_a_dead_process_is_an_error_of_its_own(self, engine: Any) -> None:
+    async def test_a_promoted_step_is_the_same_and_leaves_no_request_behind(self, engine: Any) -> None:
+        expected = await engine.next_step("a", PROMPT, ROOT, GREEDY)
+        for turns in range(8):
+            call = asyncio.create_task(engine.next_step("maybe", PROMPT, ROOT, GREEDY, "speculative"))
+            for _ in range(turns):
+                await asyncio.sleep(0.001)
+            engine.promote("maybe")
+            assert (await call).tokens == expected.tokens
+        engine.promote("unknown")
+        assert engine._llm.get_num_unfinished_requests() == 0
+
+    async def test_a_promoted_step_can_still_be_stopped_and_cancelled(self, engine: Any) -> None:
+        steps = [asyncio.create_task(engine.next_step(name, PROMPT, ROOT, GREEDY, "speculative")) for name in "ab"]
+        await asyncio.sleep(0.001)
+        for name in "ab":
+            engine.promote(name)
+        engine.stop("a")
+        steps[1].cancel()
+        stopped, cancelled = await asyncio.gather(*steps, return_exceptions=True)
+        assert stopped.finish == "stopped"
+        assert isinstance(cancelled, asyncio.CancelledError)
+
+    async def test_log_probabilities_are_refused_where_they_would_be_of_some_tokens_alone(self, engine: Any) -> None:
+        with pytest.raises(Unable, match=r"but top_p is 0.9: set top_p: 1, or use engine 'hf'"):
+            await engine.next_step("a", PROMPT, ROOT, Sampling(temperature=1.0, top_p=0.9, logprobs=True))
+
+    async def test_a_dead_process_is_noticed_by_running_calls_and_without_any(self, engine: Any) -> None:
+        died = asyncio.create_task(engine.died())
         step = asyncio.create_task(engine.next_step("a", PROMPT, ROOT, GREEDY))
         while engine._llm.get_num_unfinished_requests() < 1:  # noqa: ASYNC110 - vLLM tells nobody
             await asyncio.sleep(0.001)
+        assert not died.done()
         for pid in core_pids(engine._llm):
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(EngineDied):
-            await step
+        for noticed in (died, step):
+            with pytest.raises(EngineDied):
+                await noticed
+
+
+class TestSpeculative:
+    """An engine of its own, with vLLM's n-gram speculation."""
+
+    pytestmark = on_vllm
+
+    async def test_it_writes_the_same_greedy_tokens_and_gives_no_verdicts(self) -> None:
+        if not has_vllm:
+            pytest.skip("vLLM is not installed here")
+        speculative = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4}
+        engine = await VLLM(speculative=speculative).load(EMBEDDED / "draft")
+        plain = HFEngine.load(str(EMBEDDED / "draft"))
+        try:
+            await engine.warm_up()
+            [written, expected] = [await write_chain(one, PROMPT, 6) for one in (engine, plain)]
+            assert [step.tokens for step in written] == [step.tokens for step in expected]
+            with pytest.raises(Unable, match="no verdict probabilities while it decodes speculatively"):
+                await engine.score("a", PROMPT, written)
+        finally:
+            await engine.close()
+            await plain.close()

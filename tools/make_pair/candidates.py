@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.ledger import Problem, Style, problem_on
 from dreamr.tasks.ledger_image import Cell
 from dreamr.types import Sampling, Step

@@ -19,7 +19,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from dreamr.engines.hf import HFEngine
+from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.ledger import Problem, Style, extract_answer, make_problem
 from dreamr.types import ROOT, Prompt, Sampling, Step
 from tools.make_pair.candidates import draft_each_step

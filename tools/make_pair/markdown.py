@@ -1,17 +1,10 @@
-"""Puts evaluations of the pair into a text, those of several drafts side by side:
-`python -m tools.make_pair.markdown docs/results/embedded_pair*.json docs/embedded-pair.md`."""
+"""Evaluations of the pair as Markdown tables, those of several drafts side by side; see `tools.doc_tables`."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import typer
-
-from dreamr.documents import fill, markdown_table, percent
-
-NAME = "pair results"
+from dreamr.markdown import markdown_table, percent
 
 
 def tables(*reports: dict[str, Any]) -> str:
@@ -68,12 +61,3 @@ _VERDICTS = {
     "balanced accuracy": "balanced_accuracy",
     "right concise ones accepted": "concise_right_accepted",
 }
-
-
-def main(reports: list[Path], document: Path) -> None:
-    """Write the tables into the document."""
-    fill(document, NAME, tables(*(json.loads(report.read_text(encoding="utf-8")) for report in reports)))
-
-
-if __name__ == "__main__":
-    typer.run(main)

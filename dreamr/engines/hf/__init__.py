@@ -1,0 +1,1 @@
+"""The engine on transformers: requests -> scheduler -> one batched forward per step -> results."""

@@ -1,0 +1,328 @@
+"""The kinds of work that the engine does, each as a small state machine over forwards.
+
+    start(cache) ─▶ row() ─▶ [forward of all rows together] ─▶ take(output) ─▶ row() ─▶ ... ─▶ result
+                     └─ None: nothing to compute
+
+    WriteJob     a step, token by token, or several tokens per forward where some are proposed
+    ProposeJob   tokens for another model to check
+    CheckJob     another model's tokens, in one forward
+    FillJob      the prompt, ahead of the first step
+    JudgeJob, TextJob   verdicts (`dreamr.engines.hf.verdicts`)
+
+A job owns its sequence from `start` until the loop releases it.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamr.engines.grammar import TokenMask
+from dreamr.engines.hf.cache import CachedSequence, PrefixCache
+from dreamr.engines.hf.model import PlacedPrompt, Row
+from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
+from dreamr.engines.steps import StepEnd
+from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one forward gives a job, at the places that its row reads."""
+
+    hidden: Tensor
+    """(k, h)"""
+    logits: Tensor | None
+    """float32 (k, v); None for jobs that do not read them."""
+    tokens: Sequence[int]
+    """The token chosen at each place: greedy, or drawn by the job's own numbers."""
+
+
+class Job(ABC):
+    """One request in the engine."""
+
+    reads_logits = True
+    reruns_last = True
+    """Keys and values do not give back a hidden state: to continue from a cached token, it has to run again."""
+    can_stop = False
+    """Whether the job has a result when it ends early."""
+    keeps_sequence = True
+    """False: the sequence is dropped afterwards, since no other request can use it."""
+
+    def __init__(self, call_id: str, key: str, prompt: PlacedPrompt | None, whole: Tokens) -> None:
+        self.call_id, self.key, self.prompt, self.whole = call_id, key, prompt, whole
+        """`whole`: prompt and prefix."""
+        self.priority: Priority = "needed"
+        self.is_stopped = False
+        self.future: Future[Any] = Future()
+        self.sequence: CachedSequence | None = None
+        self.started = self.ended = 0.0
+        self.done = False
+
+    def start(self, cache: PrefixCache) -> None:
+        """Claim a sequence with the longest cached part of `whole`."""
+        self.started = time.time()
+        self._cache = cache
+        self.sequence = cache.claim(self.key, self.whole)
+        if self.reruns_last and len(self.sequence.tokens) >= len(self.whole):
+            cache.crop(self.sequence, len(self.whole) - 1)
+
+    def end(self) -> None:
+        """Note when the job ended, with its result or without."""
+        self.ended = time.time()
+        self.started = self.started or self.ended
+
+    @abstractmethod
+    def row(self) -> Row | None:
+        """The next forward's tokens; None when the job has its result without one."""
+
+    @abstractmethod
+    def take(self, output: Output) -> None:
+        """Use a forward's output; sets `done` when there is a result."""
+
+    @abstractmethod
+    def result(self) -> Any:
+        """The result once `done` or stopped."""
+
+    @property
+    def num_cached(self) -> int:
+        assert self.sequence is not None
+        return len(self.sequence.tokens)
+
+    def _row(self, tokens: Tokens, **options: Any) -> Row:
+        assert self.sequence is not None
+        self._cache.reserve(self.sequence, len(tokens))
+        return Row(self.sequence, tokens, self.prompt, **options)
+
+    def _grew(self, tokens: Tokens, keep: int) -> None:
+        """Note that `tokens` were written; keep the first `keep` tokens of the sequence."""
+        assert self.sequence is not None
+        self._cache.grew(self.sequence, tokens)
+        self._cache.crop(self.sequence, keep)
+
+
+class DecodeJob(Job):
+    """A job that appends tokens: what writing and proposing have in common."""
+
+    def __init__(self, call_id: str, key: str, prompt: PlacedPrompt, prefix: Tokens, sampling: Sampling) -> None:
+        super().__init__(call_id, key, prompt, prompt.tokens + prefix)
+        self.sampling = sampling
+        self.number = stream(sampling)
+        self.tokens: list[int] = []
+        self.allowed: Tensor | None = None
+        """Booleans (v): the tokens that the next forward may choose; None: all."""
+
+    @property
+    def is_sampled(self) -> bool:
+        return self.sampling.temperature > 0
+
+    def _new_tokens(self) -> Tokens:
+        """Tokens that are not in the sequence yet; at least the last one."""
+        return (self.whole + tuple(self.tokens))[self.num_cached :]
+
+
+class WriteJob(DecodeJob):
+    """Writes one step. A proposal that is set before `row` is checked by the same forward."""
+
+    can_stop = True
+
+    def __init__(
+        self,
+        call_id: str,
+        key: str,
+        prompt: PlacedPrompt,
+        prefix: Tokens,
+        sampling: Sampling,
+        step_end: StepEnd,
+        max_positions: int,
+        mask: TokenMask | None = None,
+    ) -> None:
+        """`mask`: of a step that follows a grammar; it is written token by token, without proposals."""
+        super().__init__(call_id, key, prompt, prefix, sampling)
+        self._mask = mask
+        self._prefix, self._step_end = prefix, step_end
+        self._room = min(sampling.max_tokens, max_positions - len(self.whole))
+        self.finish: Finish = "stopped"
+        self.assistant_prompt: PlacedPrompt | None = None
+        """The prompt as an assistant reads it, where one is to propose tokens."""
+        self.proposal: Tokens = ()
+        self.probabilities: Tensor | None = None
+        """(len(proposal), v): what the proposal was sampled from; None for greedy ones."""
+        self.rounds: list[tuple[int, int]] = []
+        self.num_salvaged = 0
+        self.logprobs: list[float] = []
+        self._hint: Tokens = () if self.is_sampled or mask else sampling.hint
+        self._is_hint = False
+
+    def hint(self, tokens: Tokens) -> None:
+        """Tokens that the step may well begin with, such as a rejected drafted step: checked like a proposal."""
+        if not self.is_sampled and self._mask is None:
+            self._hint = tokens
+
+    @property
+    def has_hint(self) -> bool:
+        return bool(self._hint)
+
+    @property
+    def most_proposed(self) -> int:
+        """How many proposed tokens the step could still use."""
+        if self._mask is not None:
+            return 0
+        return max(0, self._room - len(self.tokens) - 1)
+
+    def row(self) -> Row | None:
+        self._use_hint()
+        if self._mask is not None:
+            self.allowed = self._mask.allowed(self.tokens)
+        new = self._new_tokens() + self.proposal
+        return self._row(new, reads=range(len(new) - 1 - len(self.proposal), len(new)))
+
+    def take(self, output: Output) -> None:
+        assert output.logits is not None
+        written = self._new_tokens() + self.proposal
+        if self.is_sampled and self.proposal:
+            assert self.probabilities is not None
+            p = distribution(output.logits, [self.sampling] * len(output.logits))
+            accepted, own = accept_sampled(p, self.probabilities, self.proposal, self.number)
+        else:
+            accepted, own = accept_greedy(output.tokens, self.proposal)
+        num_used = self._append((*self.proposal[:accepted], own), output.logits)
+        if self._is_hint:
+            self.num_salvaged += min(num_used, accepted)
+        elif self.proposal:
+            self.rounds.append((len(self.proposal), min(num_used, accepted)))
+        self._grew(written, len(self.whole) + len(self.tokens) - 1)
+        self.proposal, self.probabilities, self._is_hint = (), None, False
+
+    def result(self) -> Step:
+        return Step(
+            self._prefix,
+            tuple(self.tokens),
+            self._step_end.text(self.tokens),
+            self.finish,
+            self.started,
+            self.ended,
+            rounds=tuple(self.rounds),
+            num_salvaged=self.num_salvaged,
+            logprobs=tuple(self.logprobs),
+        )
+
+    def _use_hint(self) -> None:
+        """Propose the rest of the hint, if the step agrees with it so far."""
+        hint, written = self._hint, tuple(self.tokens)
+        if hint and hint[: len(written)] == written and len(hint) > len(written):
+            self.proposal = hint[len(written) :][: self.most_proposed]
+            self.probabilities, self._is_hint = None, bool(self.proposal)
+        self._hint = ()
+
+    def _append(self, tokens: Tokens, logits: Tensor) -> int:
+        """Append tokens up to the end of the step; how many were."""
+        for place, token in enumerate(tokens):
+            self.tokens.append(token)
+            if self.sampling.logprobs:
+                scaled = logits[place] / (self.sampling.temperature or 1.0)
+                self.logprobs.append(float(scaled[token] - torch.logsumexp(scaled, -1)))
+            if finish := self._step_end.finish(self.tokens, self._room):
+                self.finish, self.done = finish, True
+                return place + 1
+        return len(tokens)
+
+
+class ProposeJob(DecodeJob):
+    """Proposes tokens after a prefix, whatever steps they belong to; fewer at the end of the answer."""
+
+    can_stop = True
+
+    def __init__(
+        self,
+        call_id: str,
+        key: str,
+        prompt: PlacedPrompt,
+        prefix: Tokens,
+        sampling: Sampling,
+        num_tokens: int,
+        eos_tokens: frozenset[int],
+    ) -> None:
+        super().__init__(call_id, key, prompt, prefix, sampling)
+        self._num_tokens, self._eos_tokens = num_tokens, eos_tokens
+        self._rows: list[Tensor] = []
+
+    def row(self) -> Row | None:
+        return self._row(self._new_tokens())
+
+    def take(self, output: Output) -> None:
+        assert output.logits is not None
+        written = self._new_tokens()
+        self.tokens.append(output.tokens[0])
+        if self.is_sampled:
+            self._rows.append(distribution(output.logits, [self.sampling])[0].cpu())
+        self.done = len(self.tokens) >= self._num_tokens or self.tokens[-1] in self._eos_tokens
+        # Most proposals are followed by a token of the target's: going back costs nothing.
+        self._grew(written, len(self.whole) if self.done else len(self.whole) + len(self.tokens) - 1)
+
+    def result(self) -> Proposal:
+        probabilities = torch.stack(self._rows).numpy().tobytes() if self._rows else b""
+        return Proposal(tuple(self.tokens), probabilities, self.started, self.ended)
+
+
+class CheckJob(DecodeJob):
+    """Checks another model's tokens in one forward: how many are accepted, and the token after them."""
+
+    def __init__(
+        self,
+        call_id: str,
+        key: str,
+        prompt: PlacedPrompt,
+        prefix: Tokens,
+        sampling: Sampling,
+        proposal: Tokens,
+        probabilities: Tensor | None,
+    ) -> None:
+        super().__init__(call_id, key, prompt, prefix, sampling)
+        self._proposal, self._probabilities = proposal, probabilities
+        self._decision: tuple[int, int] = (0, 0)
+
+    def row(self) -> Row | None:
+        new = self._new_tokens() + self._proposal
+        return self._row(new, reads=range(len(new) - 1 - len(self._proposal), len(new)))
+
+    def take(self, output: Output) -> None:
+        assert output.logits is not None
+        if self.is_sampled and self._proposal:
+            assert self._probabilities is not None
+            p = distribution(output.logits, [self.sampling] * len(output.logits))
+            self._decision = accept_sampled(p, self._probabilities.to(p.device), self._proposal, self.number)
+        else:
+            self._decision = accept_greedy(output.tokens, self._proposal)
+        self._grew(self._new_tokens() + self._proposal, len(self.whole) + self._decision[0])
+        self.done = True
+
+    def result(self) -> tuple[int, int, float, float]:
+        """Accepted tokens, the token after them, begin and end."""
+        return (*self._decision, self.started, self.ended)
+
+
+class FillJob(Job):
+    """Runs the tokens of `whole` that are not cached."""
+
+    reads_logits = False
+    reruns_last = False
+
+    def row(self) -> Row | None:
+        if self.num_cached >= len(self.whole):
+            return None
+        return self._row(self.whole[self.num_cached :], reads=())
+
+    def take(self, output: Output) -> None:
+        self._grew(self.whole[self.num_cached :], len(self.whole))
+        self.done = True
+
+    def result(self) -> tuple[float, float]:
+        """Begin and end."""
+        return self.started, self.ended

@@ -1,0 +1,1 @@
+"""The engine on vLLM: models of any size, several GPUs, quantised checkpoints."""

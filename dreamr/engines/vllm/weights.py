@@ -1,0 +1,74 @@
+"""Weights of a checkpoint that vLLM runs: their shapes on disk, and replacing them in place."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_PACKED = (".qweight", ".weight_packed")
+"""Names of 4-bit weights, eight to an int32."""
+
+RESET_ATTEMPTS = 50
+RESET_PAUSE_S = 0.1
+
+
+async def replace_weights(
+    llm: AsyncLLM, shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]
+) -> None:
+    """Load the weights and forget all that the old ones computed. Nothing may run meanwhile.
+
+    Raises RuntimeError for weights that do not have the checkpoint's `shapes`, before anything is loaded, and when
+    vLLM keeps what the old ones computed.
+    """
+    _check(shapes, state_dict)
+    with tempfile.TemporaryDirectory(prefix="dreamr-weights-") as folder:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+        await asyncio.to_thread(save_file, tensors, Path(folder) / "model.safetensors", {"format": "pt"})
+        await llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+    await llm.reset_encoder_cache()
+    await _forget_prefixes(llm)
+
+
+def _check(shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]) -> None:
+    given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    for name, shape in shapes.items():
+        if given.get(name) != shape:
+            raise RuntimeError(f"the new weights do not fit: {name} is {given.get(name)}, but must be {shape}")
+
+
+async def _forget_prefixes(llm: AsyncLLM) -> None:
+    """vLLM refuses for as long as a request that has just been aborted holds its blocks."""
+    for _ in range(RESET_ATTEMPTS):
+        if await llm.reset_prefix_cache():
+            return
+        await asyncio.sleep(RESET_PAUSE_S)
+    raise RuntimeError("vLLM keeps the prefix cache of the old weights: load the engine again")
+
+
+def checkpoint_shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a folder, or of a hub id that has been downloaded."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as weights:
+            shapes.update({name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()})  # noqa: SIM118
+    return shapes
+
+
+def num_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Parameters in these weights; packed ones count as what they stand for."""
+    return sum(prod(shape) * (8 if name.endswith(_PACKED) else 1) for name, shape in shapes.items())

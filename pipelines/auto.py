@@ -1,0 +1,141 @@
+"""`auto`: chooses the plan that is expected to be fastest on these actors, from what was measured on them.
+
+    plain         target   [ step ]                                      the draft is not worth its verdicts
+    alternating   draft    d1 ▶ d2 ▶ d3                 d4 ▶ ...         steps judged together in one forward
+                  verifier              [ v1 v2 v3 ]
+    overlapped    draft    d1 ▶ d2 ▶ d3 ▶ d4 ▶ d5 ▶ d6                   the draft continues meanwhile
+                  verifier              [ v1 v2 v3 ] [ v4 v5 v6 ]
+    target ahead  target   [ step at the frontier ]                      begun before the verdict, as in fpsr
+
+Whether to speculate at all is decided once per request: its greedy answer is token for token that of `sequential`, or
+that of `autoregressive` where the draft is not worth its verdicts. The other choices are made again after each rejected
+step, and change only when work is done. Every decision is in the trace, with its reason (`pipelines.costs`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dreamr.types import Step, Verdict
+from pipelines.calls import Call, Drafted, Verdicts
+from pipelines.costs import PLAIN, Plan
+from pipelines.session import Session
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Drafted steps that one forward judges."""
+
+    drafts: list[Call[Step]]
+    verdicts: Call[Verdicts]
+
+    def stop(self) -> None:
+        for draft in self.drafts:
+            draft.stop()
+        self.verdicts.stop()
+
+
+class _Planner:
+    """The plans of one request, and what its calls teach about costs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._costs, self._recorder = session, session.costs, session.recorder
+        self._num_learnt = len(self._recorder.calls)
+        """Calls whose costs are noted."""
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count this request among those that share the actors, and learn from its calls."""
+        self._costs.num_running += 1
+        try:
+            yield
+            self._learn()
+            self._costs.answered(self._session.next_index)
+        finally:
+            self._costs.num_running -= 1
+
+    def speculates(self) -> bool:
+        """Whether the request speculates: decided once, also for a later phase, or when it continues an earlier run."""
+        if self._recorder.decisions:
+            return self._recorder.decisions[0].plan.judged_together > 0
+        if committed := self._session.request.committed:
+            return any(step.score is not None for step in committed)
+        decision = self._costs.choose_start(self._session.window)
+        self._recorder.decisions.append(decision)
+        return decision.plan.judged_together > 0
+
+    def plan(self) -> Plan:
+        """The plan for the steps from the frontier on; it is noted in the trace."""
+        self._learn()
+        accepted, judged = self._recorder.num_accepted, self._recorder.num_judged
+        decision = self._costs.choose(self._session.next_index, accepted, judged, self._session.window)
+        self._recorder.decisions.append(decision)
+        return decision.plan
+
+    def _learn(self) -> None:
+        """Note the costs of the calls since the last plan, which they were made under."""
+        decisions = self._recorder.decisions
+        plan = decisions[-1].plan if decisions else PLAIN
+        self._costs.account(plan, self._recorder.calls[self._num_learnt :])
+        self._num_learnt = len(self._recorder.calls)
+
+
+async def auto(session: Session) -> None:
+    """Decide whether to speculate; then plan, commit up to the next rejection, and plan again."""
+    planner = _Planner(session)
+    with planner.in_use():
+        speculates = session.can_speculate and planner.speculates()
+        if speculates:
+            session.prefill_verifier()
+        while not session.ended:
+            if speculates and session.can_speculate:
+                await _commit_until_rejected(session, planner.plan())
+            else:
+                await session.commit_target(session.target_step())
+
+
+async def _commit_until_rejected(session: Session, plan: Plan) -> None:
+    groups: deque[_Group] = deque()
+    while not session.ended:
+        _extend(session, plan, groups)
+        if not groups:  # draft or verifier were lost
+            return
+        group = groups.popleft()
+        target = session.target_step(priority="speculative") if plan.writes_ahead else None
+        for place, draft in enumerate(group.drafts):
+            verdict = await _verdict(session, group, place)
+            if verdict is None or not session.commit_if_accepted(draft, verdict, [*group.drafts, group.verdicts]):
+                for dropped in (group, *groups):
+                    dropped.stop()
+                rejected = Drafted(draft, group.verdicts)
+                if target is None or place > 0:  # the target's step, if any, is another one
+                    target = session.target_step(hint=rejected.tokens)
+                await session.commit_target(target, rejected, verdict)
+                return
+            if target is not None and place == 0:
+                target.stop()
+            if session.ended:
+                return
+
+
+def _extend(session: Session, plan: Plan, groups: deque[_Group]) -> None:
+    """Keep one group in flight, and the next one where drafting overlaps verdicts."""
+    depth = 2 if plan.overlaps else 1
+    while len(groups) < depth and session.can_speculate:
+        index = session.next_index + sum(len(group.drafts) for group in groups)
+        after: Step | Call[Step] = groups[-1].drafts[-1] if groups else session.frontier
+        drafts: list[Call[Step]] = []
+        for place in range(plan.judged_together):
+            drafts.append(session.draft_step(index + place, drafts[-1] if drafts else after))
+        groups.append(_Group(drafts, session.judge_chain(index, drafts)))
+
+
+async def _verdict(session: Session, group: _Group, place: int) -> Verdict | None:
+    """The verdict on one step of a group; None when draft or verifier were lost."""
+    if await session.unless_lost(group.drafts[place]) is None:
+        return None
+    verdicts = await session.unless_lost(group.verdicts)
+    return verdicts[place] if verdicts else None

@@ -1,0 +1,305 @@
+"""What speculation costs and brings on one group of actors, and which plan is expected to be fastest.
+
+    finished calls ─▶ Costs: seconds of a drafted step, of a verdict on n steps, of a target step, of a call's way
+    verdicts       ─▶ acceptance: a Beta posterior, of the group and of the request
+                        │
+    plans ──────────────┴▶ expected seconds for the rest of the answer, per plan ─▶ the plan with the fewest
+
+Costs are kept apart by how much runs at once (`Load`), since work that shares cores or devices slows other work down:
+what a plan does to the actors is measured, not assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from dreamr.types import Step, Verdict
+
+if TYPE_CHECKING:
+    from pipelines.calls import Call
+
+FORGETTING = 0.95
+"""Weight of older measurements at each new one."""
+PRIOR_STRENGTH = 6.0
+"""Judged steps that the group's acceptance counts for at the beginning of a request."""
+MAX_HORIZON = 10
+"""Steps ahead that plans are compared over."""
+EXPLORE_EVERY = 25
+"""Every so many decisions the kind of plan that was not used for longest is taken, if it is not expected to be much
+slower: so old measurements are renewed."""
+WORTH_RENEWING = 1.2
+"""How many times the expected time of the best plan such a plan may need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the steps up to the next rejection are found."""
+
+    judged_together: int
+    """Drafted steps that one verdict forward judges; 0: the target writes, without a draft."""
+    overlaps: bool = False
+    """The draft continues while a verdict is computed."""
+    writes_ahead: bool = False
+    """The target writes its step at the frontier before it is known to be needed."""
+
+    @property
+    def kind(self) -> str:
+        """Plans of a kind load the actors alike."""
+        if self.judged_together == 0:
+            return "plain"
+        return ("overlapped" if self.overlaps else "alternating") + (", target ahead" if self.writes_ahead else "")
+
+    def __str__(self) -> str:
+        return self.kind if self.judged_together == 0 else f"{self.judged_together} judged together, {self.kind}"
+
+
+PLAIN = Plan(0)
+SPECULATIVE = (
+    Plan(1, overlaps=True, writes_ahead=True),
+    Plan(1),
+    Plan(1, overlaps=True),
+    Plan(1, writes_ahead=True),
+)
+"""One plan of each other kind, in the order in which they are tried first."""
+
+
+@dataclass(slots=True)
+class Mean:
+    """An exponentially weighted mean."""
+
+    value: float = 0.0
+    weight: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.weight = self.weight * FORGETTING + 1
+        self.value += (value - self.value) / self.weight
+
+
+@dataclass(slots=True)
+class LinearMean:
+    """Seconds as a line over a size, by weighted least squares."""
+
+    size: Mean = field(default_factory=Mean)
+    seconds: Mean = field(default_factory=Mean)
+    square: Mean = field(default_factory=Mean)
+    product: Mean = field(default_factory=Mean)
+
+    def add(self, size: float, seconds: float) -> None:
+        self.size.add(size)
+        self.seconds.add(seconds)
+        self.square.add(size * size)
+        self.product.add(size * seconds)
+
+    def at(self, size: float) -> float:
+        spread = self.square.value - self.size.value**2
+        slope = (self.product.value - self.size.value * self.seconds.value) / spread if spread > 1e-9 else 0.0
+        low = self.seconds.value / 2  # a forward over fewer steps costs most of one over many
+        return max(low, self.seconds.value + max(0.0, slope) * (size - self.size.value))
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Costs under one kind of plan and one level of load."""
+
+    draft_s: Mean = field(default_factory=Mean)
+    verdict_s: LinearMean = field(default_factory=LinearMean)
+    last_used: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds of each part, as one plan would meet them."""
+
+    draft_s: float
+    verdict_s: tuple[float, ...]
+    """Of a verdict on 1, 2, ... steps."""
+    target_s: float
+    call_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan that was chosen, from which step on, and why."""
+
+    step: int
+    plan: Plan
+    expected_s: float
+    """Seconds expected for the next `horizon` steps under the plan; 0 while its kind is measured for the first time."""
+    plain_s: float
+    """The same without speculation."""
+    acceptance: float
+    reason: str
+
+
+class Costs:
+    """Of one group of actors; shared by all requests of a process. Use it from one event loop."""
+
+    def __init__(self) -> None:
+        self.num_running = 0
+        """Requests that use the actors now; `running` counts."""
+        self._measured: dict[tuple[str, int], _Measured] = {}
+        self._target_s: dict[int, Mean] = {}
+        self._call_s = Mean()
+        self._answer_steps = Mean()
+        self._accepted, self._judged = 0.0, 0.0
+        self._num_decisions = 0
+
+    # -- measurements ----------------------------------------------------------------------------------------------
+
+    def account(self, plan: Plan, calls: Sequence[Call[Any]]) -> None:
+        """Note what finished calls have cost, which were made under a plan."""
+        for call in calls:
+            match call.value:
+                case Step(finish="stopped") | None:
+                    continue
+                case Step() as step if call.role == "draft":
+                    self._of(plan).draft_s.add(step.ended - step.started)
+                case Step() as step if call.received is not None:
+                    self._target_s.setdefault(self._load, Mean()).add(step.ended - step.started)
+                    if call.priority == "needed":
+                        self._call_s.add(max(0.0, call.received - call.submitted - (step.ended - step.started)))
+                case (Verdict() as first, *rest) if first.judged:
+                    judged = sum(verdict.judged for verdict in (first, *rest))
+                    self._of(plan).verdict_s.add(judged, first.ended - first.started)
+
+    def decided(self, accepted: bool) -> None:
+        """A verdict at the frontier."""
+        self._accepted = self._accepted * FORGETTING + accepted
+        self._judged = self._judged * FORGETTING + 1
+
+    def answered(self, num_steps: int) -> None:
+        self._answer_steps.add(num_steps)
+
+    # -- decisions -------------------------------------------------------------------------------------------------
+
+    def choose_start(self, most: int) -> Decision:
+        """Whether a request speculates at all: its whole answer is then that of `sequential`, else the target's own."""
+        acceptance, horizon = self._acceptance(0, 0), self._horizon(0)
+        if not self._target_s:
+            return Decision(0, PLAIN, 0.0, 0.0, acceptance, "the target's own steps are not measured yet")
+        plain_s = self._plain_s(horizon)
+        plan, expected_s = self._best(acceptance, horizon, most)
+        if self._is_untried(most) is not None or expected_s < plain_s:
+            return self._used(Decision(0, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
+        return self._used(Decision(0, PLAIN, plain_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
+
+    def choose(self, step: int, accepted: int, judged: int, most: int) -> Decision:
+        """The plan for the steps from number `step` on, of a request that speculates.
+
+        `accepted` of `judged` drafted steps of this request were accepted; at most `most` may be drafted ahead.
+        """
+        self._num_decisions += 1
+        acceptance, horizon = self._acceptance(accepted, judged), self._horizon(step)
+        plain_s = self._plain_s(horizon)
+        if untried := self._is_untried(most):
+            return self._used(Decision(step, untried, 0.0, plain_s, acceptance, "not measured yet"))
+        plan, expected_s = self._best(acceptance, horizon, most)
+        if self._num_decisions % EXPLORE_EVERY == 0:
+            stale = min(SPECULATIVE, key=lambda kind: self._of(kind).last_used)
+            stale_s = _expected_s(stale, self._estimate(stale), acceptance, horizon)
+            if stale.judged_together <= most and stale_s < WORTH_RENEWING * expected_s:
+                return self._used(Decision(step, stale, stale_s, plain_s, acceptance, "measured again"))
+        return self._used(Decision(step, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
+
+    def _best(self, acceptance: float, horizon: int, most: int) -> tuple[Plan, float]:
+        """The speculative plan with the fewest expected seconds for so many steps."""
+        expected = {plan: _expected_s(plan, self._estimate(plan), acceptance, horizon) for plan in _plans(most)}
+        best = min(expected, key=lambda plan: expected[plan])
+        return best, expected[best]
+
+    def _is_untried(self, most: int) -> Plan | None:
+        """A kind of plan that was never measured. Under load, costs without load serve until there are others."""
+        tried = {kind for kind, _ in self._measured}
+        return next((plan for plan in SPECULATIVE if plan.kind not in tried and plan.judged_together <= most), None)
+
+    def _plain_s(self, horizon: int) -> float:
+        return horizon * (self._estimate(PLAIN).target_s + self._call_s.value)
+
+    def _used(self, decision: Decision) -> Decision:
+        self._of(decision.plan).last_used = self._num_decisions
+        return decision
+
+    @property
+    def _load(self) -> int:
+        """0 for one running request, 1 for two, 2 for up to four, ..."""
+        return max(0, self.num_running - 1).bit_length()
+
+    def _of(self, plan: Plan) -> _Measured:
+        return self._measured.setdefault((plan.kind, self._load), _Measured())
+
+    def _acceptance(self, accepted: int, judged: int) -> float:
+        """Mean of the Beta posterior: the group's rate as the prior, updated by the request's own verdicts."""
+        group = (self._accepted + 1) / (self._judged + 2)
+        return (group * PRIOR_STRENGTH + accepted) / (PRIOR_STRENGTH + judged)
+
+    def _horizon(self, step: int) -> int:
+        """Steps that the answer is expected to have left."""
+        expected = self._answer_steps.value or MAX_HORIZON
+        return int(min(MAX_HORIZON, max(2, round(expected) - step)))
+
+    def _estimate(self, plan: Plan) -> Estimate:
+        """Costs at the present load; of the nearest lower one that was measured where there are none, which is
+        optimistic: a plan that looks better than it is gets measured."""
+        loads = range(self._load, -1, -1)
+        measured = [self._measured[plan.kind, load] for load in loads if (plan.kind, load) in self._measured]
+        known = next((one for one in measured if one.verdict_s.seconds.weight), _Measured())
+        target = next((self._target_s[load] for load in loads if load in self._target_s), Mean())
+        return Estimate(
+            draft_s=known.draft_s.value,
+            verdict_s=tuple(known.verdict_s.at(count) for count in range(1, MAX_HORIZON + 1)),
+            target_s=target.value,
+            call_s=self._call_s.value,
+        )
+
+
+def _reason(expected_s: float, plain_s: float, horizon: int) -> str:
+    return f"{expected_s:.3g} s expected for {horizon} steps, {plain_s:.3g} s without speculation"
+
+
+@cache
+def _plans(most: int) -> tuple[Plan, ...]:
+    sizes = [size for size in (1, 2, 3, 4, 6, 8) if size <= most]
+    return tuple(Plan(size, overlaps, ahead) for size in sizes for overlaps in (False, True) for ahead in (False, True))
+
+
+def _expected_s(plan: Plan, cost: Estimate, acceptance: float, horizon: int) -> float:
+    """Expected seconds to commit `horizon` steps.
+
+    Dynamic programming over the steps left, with an empty chain (`fresh`) and with a chain that was drafted while the
+    previous verdict was computed (`ready`).
+    """
+    fresh, ready = [0.0], [0.0]
+    for left in range(1, horizon + 1):
+        size = min(plan.judged_together, left)
+        judging = cost.verdict_s[size - 1] + cost.call_s
+        first = size * cost.draft_s + cost.call_s + judging
+        waited = max(size * cost.draft_s, judging) if plan.overlaps else first
+        fresh.append(first + _after_verdicts(plan, cost, acceptance, size, left, first, fresh, ready))
+        ready.append(waited + _after_verdicts(plan, cost, acceptance, size, left, waited, fresh, ready))
+    return fresh[horizon]
+
+
+def _after_verdicts(
+    plan: Plan,
+    cost: Estimate,
+    acceptance: float,
+    size: int,
+    left: int,
+    elapsed: float,
+    fresh: list[float],
+    ready: list[float],
+) -> float:
+    """Expected seconds once the verdicts on `size` steps are known."""
+    target = cost.target_s + cost.call_s
+    total = acceptance**size * (ready if plan.overlaps else fresh)[left - size]
+    for accepted in range(size):
+        rest = fresh[left - accepted - 1]
+        # Only the step at the frontier was written ahead: the first one that was judged.
+        waiting = max(0.0, target - elapsed) if plan.writes_ahead and accepted == 0 else target
+        # The forward over the next group, begun when this one ended, is not cut short: new steps wait for its end.
+        occupied = max(0.0, cost.verdict_s[size - 1] - waiting - cost.draft_s) if plan.overlaps else 0.0
+        total += acceptance**accepted * (1 - acceptance) * (waiting + occupied + rest)
+    return total

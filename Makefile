@@ -27,10 +27,11 @@ test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for C
 test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync
 	PYTHON=$(BIN)/python $(BIN)/python -m pytest -m slow tests/cluster/ray_up.py
 
-lint: $(INSTALLED)-dev  ## format, lint, types, and tables in documents
+lint: $(INSTALLED)-dev  ## format, lint, layers, types, and tables in documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.doc_tables --check
 
 format: $(INSTALLED)-dev

@@ -14,9 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamr.api import Reasoner, Result
+    from dreamr.api import Reasoner
     from dreamr.config import Config, PipelineSettings, load_config
     from dreamr.errors import ActorLost, ConfigError, NotEnoughResources, TooLong
+    from dreamr.result import Result
     from dreamr.types import Prompt
     from pipelines.trace import CommittedStep, Trace
 
@@ -29,7 +30,7 @@ _MODULES = {
     "PipelineSettings": "dreamr.config",
     "Prompt": "dreamr.types",
     "Reasoner": "dreamr.api",
-    "Result": "dreamr.api",
+    "Result": "dreamr.result",
     "TooLong": "dreamr.errors",
     "Trace": "pipelines.trace",
     "load_config": "dreamr.config",

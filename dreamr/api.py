@@ -13,12 +13,10 @@ The actors belong to that event loop, so that one Reasoner can be used from any 
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -27,12 +25,11 @@ from pydantic import ValidationError
 
 from dreamr.config import Config, PipelineSettings, first_problem, load_config, with_draft
 from dreamr.errors import ConfigError
-from dreamr.tasks.answers import BEGIN_OF_REASONING, END_OF_REASONING
+from dreamr.result import Result
 from dreamr.tasks.images import ImageSource, cold_copy, read_image
 from dreamr.types import Prompt
-from pipelines import BASELINE, OnCommit, Request, Trace, check, run
+from pipelines import BASELINE, OnCommit, Request, check, run
 from pipelines.handles import Handles
-from pipelines.trace import CommittedStep
 
 if TYPE_CHECKING:
     from actors.group import ActorGroup
@@ -42,65 +39,6 @@ Phase = Literal["warm up", "answer", "compare"]
 
 WARM_UP_TOKENS = 256
 """Enough for every kind of call to be made once before anything is timed."""
-_LABEL = re.compile(r"^(final )?answer:\s*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """An answered question."""
-
-    question: str
-    trace: Trace = field(repr=False)
-    """Everything that happened, see `pipelines.trace`."""
-    plain: Trace | None = field(default=None, repr=False)
-    """The same question answered by the target alone, where `compare` asked for it."""
-
-    @property
-    def answer(self) -> str | None:
-        """What follows the reasoning; None when the text ended before that."""
-        return split_answer(self.trace)[1]
-
-    @property
-    def reasoning(self) -> str:
-        return split_answer(self.trace)[0]
-
-    @property
-    def steps(self) -> tuple[CommittedStep, ...]:
-        """Committed steps, each with its author (`source`), text, verdict (`score`) and time (`at`)."""
-        return self.trace.steps
-
-    @property
-    def wall_s(self) -> float:
-        return self.trace.wall_s
-
-    @property
-    def acceptance_rate(self) -> float | None:
-        """Accepted / judged drafted steps; None when none was judged."""
-        return self.trace.acceptance_rate
-
-    @property
-    def coverage(self) -> float:
-        """Committed steps that the draft wrote / all committed steps."""
-        return self.trace.coverage
-
-    @property
-    def wasted_draft_tokens(self) -> int:
-        return self.trace.wasted_draft_tokens
-
-    @property
-    def wasted_target_tokens(self) -> int:
-        return self.trace.wasted_target_tokens
-
-    @property
-    def speedup(self) -> float | None:
-        """Wall time of the target alone / wall time of this answer; None when nothing was compared."""
-        return self.plain.wall_s / self.trace.wall_s if self.plain else None
-
-    def timeline(self, path: str | Path) -> None:
-        """Draw which actor did what when; `path` ends in .html or .png."""
-        from dreamr.timeline import draw
-
-        draw(self.trace, Path(path))
 
 
 class Reasoner:
@@ -277,19 +215,6 @@ async def answer(
 
 def _cold(prompt: Prompt) -> Prompt:
     return cold_copy(prompt, uuid.uuid4().hex)
-
-
-def split_answer(trace: Trace) -> tuple[str, str | None]:
-    """Reasoning and answer. There is no answer when the text ended before its reasoning did.
-
-    A model that marks no reasoning ends its text with the answer: that is the last step.
-    """
-    reasoning, closed, rest = trace.text.rpartition(END_OF_REASONING)
-    if not closed:
-        if BEGIN_OF_REASONING in trace.text or trace.end != "answered":
-            return trace.text.removeprefix(BEGIN_OF_REASONING).strip(), None
-        reasoning, rest = "".join(step.text for step in trace.steps[:-1]), trace.steps[-1].text
-    return reasoning.removeprefix(BEGIN_OF_REASONING).strip(), _LABEL.sub("", rest.strip()) or None
 
 
 def changed_settings(settings: PipelineSettings, changes: dict[str, Any]) -> PipelineSettings:

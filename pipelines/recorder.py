@@ -16,6 +16,20 @@ MARKERS = ("boxed", "Answer:", "ANSWER:")
 """What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
 
 
+def end_after(step: Step, before: Step, max_tokens: int) -> Literal["answered", "budget", "loop"] | None:
+    """Why an answer ends with `step`, committed after `before`; None when it continues.
+
+    Requests and rollouts share these rules.
+    """
+    if step.closed:
+        return "answered"
+    if len(step.end) >= max_tokens:
+        return "budget"
+    if not step.tokens or step.tokens == before.tokens:
+        return "loop"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Counts:
     """In steps, or in tokens where speculation goes by tokens."""
@@ -118,12 +132,8 @@ class Recorder:
 
     def _end_after(self, step: Step) -> End | None:
         """The stop rules, the same for every schedule: they depend on committed steps alone."""
-        if step.closed:
-            return "answered"
-        if len(step.end) >= self._request.settings.max_tokens:
-            return "budget"
-        if not step.tokens or step.tokens == self.frontier.tokens:
-            return "loop"
+        if end := end_after(step, self.frontier, self._request.settings.max_tokens):
+            return end
         if self._request.settings.stop_at_marker and any(marker in step.text for marker in MARKERS):
             return "answered"
         return None

@@ -17,6 +17,7 @@ from dreamr.config import PipelineSettings
 from dreamr.engines.base import Engine
 from dreamr.types import ROOT, Role, Sampling, Step
 from pipelines import Request
+from pipelines.recorder import end_after
 from rl.chains import ChainEnd, GroupRequest
 
 
@@ -78,7 +79,7 @@ class ChainBatch:
     def replace(self, row: Row, before: Step, by: Step) -> None:
         """Put `by` in place of the step that the row wrote last, after the frontier `before`."""
         row.frontier = by
-        row.end = _end(by, before, self._limits)
+        row.end = end_after(by, before, self._limits.max_tokens)
 
     async def _write_chain(self, row: Row) -> list[Step]:
         steps: list[Step] = []
@@ -91,7 +92,7 @@ class ChainBatch:
             return None
         call_id = f"{row.request.id}/{row.role}/{row.num_steps}"
         step = await self._engine.next_step(call_id, row.request.prompt, row.frontier, row.next_sampling())
-        row.end = _end(step, row.frontier, self._limits)
+        row.end = end_after(step, row.frontier, self._limits.max_tokens)
         row.frontier, row.num_steps = step, row.num_steps + 1
         return step
 
@@ -105,14 +106,3 @@ def _request(group: GroupRequest, seed: int, limits: ChainLimits, name: str) -> 
         max_step_tokens=limits.max_step_tokens,
     )
     return Request(group.prompt, settings, id=name)
-
-
-def _end(step: Step, before: Step, limits: ChainLimits) -> ChainEnd | None:
-    """The schedules' stop rules."""
-    if step.closed:
-        return "answered"
-    if len(step.end) >= limits.max_tokens:
-        return "budget"
-    if step.tokens == before.tokens:
-        return "loop"
-    return None

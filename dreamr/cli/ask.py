@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dreamr.api import Phase, Result, answer, split_answer
+from dreamr.api import Phase, answer
 from dreamr.bench.summary import model_reports
 from dreamr.cli.inputs import check_timeline, read_config, read_prompt
 from dreamr.cli.running import run_with_actors
 from dreamr.cli.terminal import percent, print_step, printable
 from dreamr.config import PipelineSettings, with_draft
+from dreamr.result import Result, split_answer
 from dreamr.types import EngineInfo, Role
 from pipelines import Trace
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ def training_curve(run: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def head() -> Iterator[str]:
-    """A cluster of its own that accepts jobs; yields the dashboard's address."""
+def head(**variables: str) -> Iterator[str]:
+    """A separate cluster that accepts jobs, with these environment variables; yields the dashboard's address."""
     port, dashboard, agent = free_port(), free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     # The agent that takes jobs has a fixed port else, and other clusters of this machine may hold it.
@@ -59,7 +59,9 @@ def head() -> Iterator[str]:
         "--disable-usage-stats",
     ]
     quiet = {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    process = subprocess.Popen(command, env=environment(**quiet), stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(**quiet, **variables), stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_for(f"http://127.0.0.1:{agent}/api/local_raylet_healthz")
         wait_for(f"http://127.0.0.1:{dashboard}/api/jobs/")
@@ -77,17 +79,36 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def job_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smoke run, submitted to a cluster as a job."""
-    run = tmp_path_factory.mktemp("job") / "run"
-    with head() as address:
-        command = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT)]
-        command += ["--", sys.executable, "rl/train.py", "--config", "configs/smoke-sapo.yaml", "--run", str(run)]
-        done = subprocess.run(
-            command, env=environment(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return run
+def submit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """`ray job submit` to a cluster that was started in the checkout, as `cluster.yaml` does; returns the job's log."""
+    runs = tmp_path_factory.mktemp("runs")
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    with head(DREAMR_SAPO_CONFIG=str(SMOKE), DREAMR_RUNS=str(runs), PATH=path) as address:
+
+        def job(*options: str) -> str:
+            done = subprocess.run(
+                [str(BIN / "ray"), "job", "submit", *options, "--", "python", "rl/train.py"],
+                cwd=ROOT,
+                env=environment(RAY_AUTH_MODE="disabled", RAY_ADDRESS=address),
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+            return done.stdout
+
+        yield job
+
+
+def run_of(log: str) -> Path:
+    """The folder that the job names in its first lines and in its last ones."""
+    first, *_, last = re.findall(r"^run: (\S+)", log, re.MULTILINE)
+    assert first == last
+    return Path(first)
+
+
+@pytest.fixture(scope="module")
+def job_run(submit: Callable[..., str]) -> Path:
+    """The smoke run, as a job that runs in the cluster's checkout."""
+    return run_of(submit())
 
 
 def wait_for(url: str) -> None:
@@ -115,6 +136,15 @@ def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -
     assert max(row["rollout/logprob_gap"] for row in read_history(job_run) if "loss" in row) < 1e-4
     assert {path.name for path in (job_run / "checkpoints").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert list(job_run.glob("wandb/offline-run-*"))
+
+
+def test_a_job_with_an_uploaded_checkout_trains_in_a_folder_that_outlives_it(
+    submit: Callable[..., str], job_run: Path
+) -> None:
+    run = run_of(submit("--working-dir", "."))
+    assert run != job_run
+    assert training_curve(run) == training_curve(job_run)
+    assert (run / "draft" / "model.safetensors").is_file()
 
 
 def test_the_trained_draft_answers(job_run: Path) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 from support.scripted import PROMPT, World
 from support.tiny import PROMPTS, picture, save_checkpoint
 
-from dreamr.api import split_answer
 from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement, Question
 from dreamr.bench.methods import Method, MethodSpec, ScheduleMethod
 from dreamr.bench.report import Machine, MethodReport, Report, Speedup
@@ -23,6 +22,7 @@ from dreamr.cli.demo import pictured
 from dreamr.cli.terminal import printable
 from dreamr.config import ActorConfig, GroupConfig, PipelineSettings, load_config
 from dreamr.engines.hf.engine import HFEngine
+from dreamr.result import split_answer
 from dreamr.tasks.answers import AnswerKey
 from dreamr.tasks.images import cold_copy, open_image
 from dreamr.tasks.ledger import make_problem

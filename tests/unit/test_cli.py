@@ -49,7 +49,7 @@ def refusal(*arguments: str) -> str:
         ([QUESTION, "--image", "text.png"], ["--image text.png", "not an image"]),
         ([QUESTION, "--image", "good.png", "--image", "cut.png"], ["--image cut.png", "not an image"]),
         ([" \n"], ["question is empty"]),
-        ([QUESTION, "--method", "fprs"], ["--method fprs", "did you mean 'fpsr'?", "autoregressive, sequential, fpsr"]),
+        ([QUESTION, "--method", "fprs"], ["--method fprs", "did you mean 'fpsr'?", "sequential, auto, fpsr"]),
         ([QUESTION, "--alpha", "1"], ["--alpha 1.0", "less than 1"]),
         ([QUESTION, "--alpha", "nan"], ["--alpha nan"]),
         ([QUESTION, "--window", "0"], ["--window 0", "greater than 0"]),
@@ -76,7 +76,7 @@ def test_ask_refuses_in_one_sentence(folder: Path, arguments: list[str], parts: 
     ("arguments", "parts"),
     [
         (["--problems", "0"], ["--problems 0", "at least one"]),
-        (["--methods", "fpsr,fast"], ["'fast'", "autoregressive, sequential, fpsr"]),
+        (["--methods", "fpsr,fast"], ["'fast'", "sequential, auto, fpsr"]),
         (["--methods", ""], ["name at least one"]),
         (["--methods", "fpsr:alpha=["], ["'fpsr:alpha=['", "alpha = '['", "cannot be read"]),
         (["--methods", "fpsr:alpha=2"], ["'fpsr:alpha=2': alpha = 2: input should be less than 1."]),

@@ -90,8 +90,8 @@ def test_a_value_out_of_range_names_key_value_and_bound() -> None:
         (with_group(draft={"engine": ENGINE, "custom_resources": {"x": 0}}), "group.draft.custom_resources.x = 0"),
         (with_group(verifier="target"), "group.verifier = 'target'"),
         (
-            with_group(target={"engine": ENGINE, "background": True}),
-            "group: target.background = true needs a verifier of its own",
+            with_group(target={"engine": ENGINE | {"kind": "hf", "background": True}}),
+            "group: target.engine.background = true needs a verifier with its own actor",
         ),
         (
             with_group(draft={"engine": {"kind": "hf", "model": "embedded:small"}}),

@@ -104,6 +104,14 @@ def test_files_that_documents_name_exist() -> None:
             assert (ROOT / path).exists(), f"{document.name}: {path}"
 
 
+def test_places_in_the_code_that_documents_name_exist() -> None:
+    named = re.compile(r"`([\w/]+\.py):(\w+)`")
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for path, name in named.findall(document.read_text()):
+            defined = re.compile(rf"^\s*(?:async def|def|class) {name}\b|^{name}\b.*=", re.MULTILINE)
+            assert defined.search((ROOT / path).read_text()), f"{document.name}: {path} has no {name}"
+
+
 def test_the_first_question_fits_the_drawing_that_is_made_for_it() -> None:
     question = make_problem("test", 0, 0).question
     assert f'dreamr ask --image drawing.png "{question}"' in (ROOT / "README.md").read_text()

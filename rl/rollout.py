@@ -27,6 +27,7 @@ from rl.chains import Chain, ChainStep, DraftedStep, Group, GroupRequest, Rollou
 from rl.verifier import Frontier, Verifiers
 from rl.writing import ChainBatch, ChainLimits
 
+_TRAINING = "training"
 _TAIL = 64
 """Last tokens of a prompt, among which it opens the reasoning if it does."""
 
@@ -42,7 +43,7 @@ class RolloutWorker(DraftActor):
 
     async def set_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Load the weights of the optimizer step `version`; Ray resolves their reference once per node."""
-        await self._able(Trainable).update_weights(weights)
+        await self._able(Trainable, _TRAINING).update_weights(weights)
         self._version = version
 
     async def num_done(self) -> int:
@@ -53,7 +54,7 @@ class RolloutWorker(DraftActor):
         self, requests: Sequence[GroupRequest], verifiers: Sequence[Any], task: RolloutTask, limits: ChainLimits
     ) -> list[Group]:
         """Chains for every request, judged by the actors `verifiers` (handles of `RolloutVerifier`)."""
-        prompts = [await self._able(Trainable).prompt_tokens(request.prompt) for request in requests]
+        prompts = [await self._able(Trainable, _TRAINING).prompt_tokens(request.prompt) for request in requests]
         openings = [self._opening(prompt) for prompt in prompts]
         rollout = _Rollout(self._engine, requests, Verifiers(verifiers), task, limits)
         self._rollouts.add(rollout)
@@ -75,7 +76,7 @@ class RolloutWorker(DraftActor):
 
     def _opening(self, prompt: Tokens) -> str:
         """`<think>` when the prompt ends with an open reasoning, else nothing."""
-        text = str(self._able(Trainable).tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
+        text = str(self._able(Trainable, _TRAINING).tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
         begun = text.rpartition("<|im_start|>")[2]
         return "<think>" if begun.rfind("<think>") > begun.rfind("</think>") else ""
 

@@ -29,6 +29,8 @@ class LoadedEngine:
     model: str
     device: str
     num_parameters: int
+    max_positions: int = 0
+    """Most tokens of a prompt and its answer together; 0 when unknown."""
     warm_up: Callable[[], Awaitable[None]] | None = None
     """To be awaited once, before the first call."""
     died: Callable[[], Awaitable[None]] | None = None
@@ -65,7 +67,13 @@ def _build(config: EngineConfig) -> LoadedEngine:
         case ScriptedEngineConfig():
             from dreamr.engines.scripted import ScriptedEngine
 
-            return LoadedEngine(ScriptedEngine(config), model="scripted", device="none", num_parameters=0)
+            return LoadedEngine(
+                ScriptedEngine(config),
+                model="scripted",
+                device="none",
+                num_parameters=0,
+                max_positions=config.max_positions,
+            )
 
 
 def model_location(model: str) -> str:
@@ -103,14 +111,22 @@ def _build_hf(config: HFEngineConfig) -> LoadedEngine:
         proposed_tokens=config.proposed_tokens,
         background=config.background,
     )
-    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters)
+    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, engine.max_positions)
 
 
 def _build_vllm(config: VLLMEngineConfig) -> LoadedEngine:
     from dreamr.engines.vllm.engine import VLLMEngine
 
     engine = VLLMEngine.load(config, model_location(config.model))
-    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, engine.warm_up, engine.died)
+    return LoadedEngine(
+        engine,
+        config.model,
+        engine.device,
+        engine.num_parameters,
+        engine.max_positions,
+        warm_up=engine.warm_up,
+        died=engine.died,
+    )
 
 
 def _build_imported(config: ImportedEngineConfig) -> LoadedEngine:

@@ -56,7 +56,7 @@ VLLM = {"kind": "vllm", "model": "embedded:draft"}
             "target.engine.speculative: vLLM gives no log-probabilities while it decodes speculatively",
         ),
         ({"draft": {"engine": {"kind": "hf", "model": "./no"}}}, "draft.engine.model = './no': there is no checkpoint"),
-        ({"data": {"name": "scienceqa", "source": "./no"}}, "data.source = './no': there is nothing"),
+        ({"data": {"name": "scienceqa", "source": "./no"}}, "data.source = './no': there is no such file"),
         ({"data": {"eval_split": "dev"}}, "the ledger task has no split 'dev'"),
     ],
 )
@@ -321,7 +321,7 @@ def test_another_draft_replaces_the_configured_one() -> None:
 
 
 def test_the_bench_and_the_endpoint_take_another_draft(tmp_path: Path) -> None:
-    from dreamr.serve.deployment import build
+    from serve_app import build
 
     run = CliRunner().invoke(dreamr_app, ["bench", "--draft", "embedded:drift", "--out", str(tmp_path / "out")])
     assert run.exit_code == 2

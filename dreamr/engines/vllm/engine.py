@@ -30,8 +30,20 @@ from dreamr.engines.vllm.loading import LoadedVLLM, core_pids, start
 from dreamr.engines.vllm.requests import Rendered, Requests
 from dreamr.engines.vllm.weights import replace_weights
 from dreamr.engines.vllm.writing import Writer
-from dreamr.errors import Unable
-from dreamr.types import Criterion, JudgedStep, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
+from dreamr.errors import TooLong, Unable
+from dreamr.types import (
+    NO_VERDICT,
+    Criterion,
+    JudgedStep,
+    Prefill,
+    Priority,
+    Prompt,
+    Sampling,
+    Step,
+    ThoughtEnd,
+    Tokens,
+    Verdict,
+)
 
 
 class VLLMEngine:
@@ -52,6 +64,11 @@ class VLLMEngine:
     def load(cls, config: VLLMEngineConfig, model: str) -> VLLMEngine:
         """Start vLLM on a checkpoint folder or hub id. Raises ValueError in one sentence."""
         return cls(start(config, model))
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return self._requests.max_positions
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -136,6 +153,14 @@ class VLLMEngine:
         """See `Trainable`."""
         return await self._requests.prompt_tokens(prompt)
 
+    async def thought_end(self) -> ThoughtEnd:
+        """See `Phases`."""
+        return self._chat.thought_end
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`."""
+        return self._chat.ids(text) if isinstance(text, str) else await self._requests.prompt_tokens(text)
+
     async def warm_up(self) -> None:
         """Let vLLM compile ahead of the first step and the first verdict."""
         prompt = Prompt("?")
@@ -185,7 +210,11 @@ class VLLMEngine:
 
     async def _verdict(self, call_id: str, prompt: Prompt, step: Step, asked: Question) -> Verdict:
         started = time.time()
-        rendered = await self._requests.of(prompt, step.end + asked.after(step))
+        try:
+            rendered = await self._requests.of(prompt, step.end + asked.after(step))
+        except TooLong:
+            await self._requests.count(prompt)  # raises when the prompt alone is too long
+            return NO_VERDICT
         score, mass = await self._asked(call_id, rendered, asked)
         return Verdict(score, started, time.time(), mass=mass)
 

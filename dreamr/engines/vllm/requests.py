@@ -87,7 +87,7 @@ class Requests:
         return self._counts[prompt.key]
 
     async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """The prompt with its images at their full length. Raises TooLong."""
+        """The prompt as the model reads it, images at their full length. Raises TooLong."""
         # No request follows: the sender must not believe that one did.
         rendered = await self._rendered(await self._tokens(prompt, ()), is_sent=False)
         return tuple(rendered.input["prompt_token_ids"])

@@ -197,6 +197,11 @@ class Recorder:
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
+            checks=tuple(_checks(calls)),
+            salvaged_tokens=sum(step.num_salvaged for call in calls for step in _written(call)),
+            verdict_masses=tuple(
+                verdict.mass for call in calls for verdict in _verdicts(call) if verdict.mass is not None
+            ),
             decisions=tuple(self.decisions),
         )
 
@@ -260,6 +265,31 @@ def _token_counts(calls: Sequence[Call[Any]]) -> _Counts:
     proposed = sum(call.num_tokens for call in calls if call.role == "draft")
     kept = {role: sum(call.num_kept or 0 for call in calls if call.role == role) for role in ("draft", "target")}
     return _Counts(proposed, proposed, kept["draft"], kept["draft"], kept["draft"] + kept["target"])
+
+
+def _checks(calls: Iterable[Call[Any]]) -> Iterator[tuple[int, int]]:
+    num_proposed = 0
+    for call in calls:
+        match call.value:
+            case Proposal(tokens=tokens):
+                num_proposed = len(tokens)
+            case Checked(num_accepted=num_accepted) if num_proposed:
+                yield num_proposed, num_accepted
+                num_proposed = 0
+            case _:
+                for step in _written(call):
+                    yield from step.rounds
+
+
+def _written(call: Call[Any]) -> list[Step]:
+    """The steps that a call of the draft or the target gave."""
+    several = call.value if isinstance(call.value, tuple) else (call.value,)
+    return [one for one in several if isinstance(one, Step)]
+
+
+def _verdicts(call: Call[Any]) -> list[Verdict]:
+    several = call.value if isinstance(call.value, tuple) else (call.value,)
+    return [one for one in several if isinstance(one, Verdict)]
 
 
 def _covered(intervals: list[tuple[float, float]], low: float, high: float) -> float:

@@ -42,6 +42,7 @@ class Request:
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_tokens=settings.max_step_tokens,
+            assisted=settings.assisted,
             seed=int.from_bytes(digest[:4], "big"),
         )
 
@@ -107,6 +108,13 @@ class Trace:
     wasted_target_tokens: int
     num_losses: int = 0
     """How often an actor was lost during the request."""
+    checks: tuple[tuple[int, int], ...] = ()
+    """Per forward of the target that checked proposed tokens, of its assistant or of the draft in token_speculative:
+    how many were proposed, and how many of them accepted."""
+    salvaged_tokens: int = 0
+    """Tokens of rejected drafted steps that the target's own steps begin with: they were not written again."""
+    verdict_masses: tuple[float, ...] = ()
+    """`Verdict.mass` of the verdicts that have one."""
     decisions: tuple[Decision, ...] = ()
     """Plans that `auto` has chosen, and why."""
 

@@ -20,8 +20,9 @@ Draft = Annotated[
     str | None, typer.Option(help="Draft model instead of the configured one: folder, hub id, embedded:NAME.")
 ]
 BENCHED = (
-    "autoregressive,autoregressive_all_cores,draft_alone,transformers,transformers_assisted,token_speculative,specreason,"
-    "lookahead,lookahead_batch,parallel_prefix,sequential,fpsr"
+    "autoregressive,autoregressive+assistant,autoregressive_all_cores,draft_alone,transformers,transformers_assisted,"
+    "token_speculative,specreason,lookahead,lookahead_batch,parallel_prefix,parallel_prefix+assistant,"
+    "sequential,sequential+assistant,fpsr,fpsr+assistant,auto,auto+assistant"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 

@@ -26,6 +26,8 @@ class PipelineSettings(Strict):
     """End at the first step that says `boxed` or `Answer:`, even within the reasoning: published SpecReason does."""
     proposed_tokens: PositiveInt = 5
     """Tokens that the draft proposes at a time in token_speculative."""
+    assisted: bool = True
+    """Whether an assistant, where the target has one, proposes the tokens of its steps. Changes no greedy token."""
     max_tokens: PositiveInt = 8192
     """Budget of one request: the step that reaches it is the last one, and is kept whole."""
     max_step_tokens: PositiveInt = 512

@@ -6,8 +6,8 @@ is a call with a shorter prefix, and a restarted engine needs no repair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dreamr.types import (
     Checked,
@@ -22,6 +22,10 @@ from dreamr.types import (
     Tokens,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 COMPARISONS: frozenset[Criterion] = frozenset({"same", "embedding"})
 """Criteria that compare a step with a reference: another step after the same prefix. The others ask about one step
@@ -112,15 +116,37 @@ class TokenSpeculation(Protocol):
 
 
 @runtime_checkable
+class Trainable(Protocol):
+    """What an engine may offer besides: rollouts for a learner, which replaces the weights between two of them.
+
+    `next_step` fills `Step.logprobs` then, where `Sampling.logprobs` asks for them.
+    """
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
+        """The prompt as this model reads it, with one token per position of each image."""
+        ...
+
+    async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load weights in place, named as in the checkpoint, and forget all that the old ones computed.
+
+        Raises RuntimeError while requests run, and for weights that do not fit the model.
+        """
+        ...
+
+
+@runtime_checkable
 class TokenScoring(Protocol):
     """Optional: the log-probabilities of the judged tokens, for distillation."""
 
     async def score_tokens(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
     ) -> list[JudgedStep]:
-        """`score` by the criterion rho, and this model's log-probabilities of the tokens, from the same forward.
+        """`score` by the criterion rho, and this model's log-probabilities of the tokens.
 
-        At `temperature`, as a draft that samples at it has its own.
+        At `temperature`, as a draft that samples at it has its own. Raises Unable for one that the engine cannot give.
         """
         ...
 

@@ -75,6 +75,20 @@ def model_location(model: str) -> str:
     return model
 
 
+def checkpoint_bytes(model: str) -> int:
+    """Size of a model's weights on this machine; 0 for a hub id that has not been downloaded."""
+    folder = Path(model_location(model))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
+        except LocalEntryNotFoundError:
+            return 0
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def _build_hf(config: HFEngineConfig) -> LoadedEngine:
     from dreamr.engines.hf.engine import HFEngine
 

@@ -218,7 +218,7 @@ class HFEngine:
         return len((await self._placed(prompt)).tokens)
 
     async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """The prompt as this model reads it."""
+        """See `Trainable`."""
         return (await self._placed(prompt)).tokens
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:

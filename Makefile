@@ -19,7 +19,7 @@ soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory 
 	$(BIN)/python -m pytest -m soak tests/ray
 
 serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
-	$(BIN)/serve run serve_app:app
+	$(BIN)/dreamr serve
 
 test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in a separate environment (7 GB)
 	.venv-vllm/bin/python -m pytest -m vllm tests/unit/test_engine_contract.py tests/unit/test_vllm_engine.py tests/unit/test_vllm_images.py tests/ray/test_vllm_serve.py

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
 from dreamr.config import ClusterSettings
 
 CONNECT_DEADLINE_S = 5.0
+NEWEST_CLUSTER = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray/ray_current_cluster"
+"""Where Ray notes the address of the cluster that was started last; it stays when that cluster is killed."""
 
 # Failure detection can only be configured when Ray starts; with Ray's defaults it takes 2 to 6 seconds.
 _FAST_FAILURES = {
@@ -30,6 +34,8 @@ _started_here = threading.Event()
 def connect(settings: ClusterSettings | None = None) -> None:
     """Connect to `settings.address`, else RAY_ADDRESS, else start a local cluster; nothing when already connected.
 
+    The address `local` starts a local cluster in any case.
+
     Raises:
         ConnectionError: no cluster answers at that address.
     """
@@ -37,7 +43,7 @@ def connect(settings: ClusterSettings | None = None) -> None:
     if ray.is_initialized():
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    if address:
+    if address and address != "local":
         _join(address)
     else:
         _start_local(settings)
@@ -68,13 +74,22 @@ def connected(settings: ClusterSettings | None = None) -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
-        _check_that_the_port_answers(address)
+        _check_that_the_port_answers(_of_newest_cluster() if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
+        if address == "auto" and NEWEST_CLUSTER.exists():
+            raise ConnectionError(
+                f"the cluster that {NEWEST_CLUSTER} names does not answer: run `ray stop` to remove what is left of "
+                "it, then `ray start --head`, or use the address local."
+            ) from error
         raise ConnectionError(
             f"no Ray cluster answers at '{address}' ({str(error).rstrip('.')}): correct cluster.address or "
             "RAY_ADDRESS, or leave both out to start a local one."
         ) from error
+
+
+def _of_newest_cluster() -> str:
+    return NEWEST_CLUSTER.read_text().strip() if NEWEST_CLUSTER.exists() else ""
 
 
 def _check_that_the_port_answers(address: str) -> None:

@@ -21,7 +21,7 @@ import ray
 
 from actors.batching import VerdictBatcher
 from dreamr.config import ActorConfig, ScriptedEngineConfig
-from dreamr.engines.base import BranchWriting, Engine, EngineDied, TokenSpeculation
+from dreamr.engines.base import BranchWriting, Engine, EngineDied, Phases, TokenSpeculation
 from dreamr.engines.factory import LoadedEngine, build_engine
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import (
@@ -35,12 +35,16 @@ from dreamr.types import (
     Role,
     Sampling,
     Step,
+    ThoughtEnd,
     Tokens,
     Verdict,
 )
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_BRANCHES, _TOKENS = "several steps in one batch", "token-level speculation"
+_PHASES = "bounded reasoning and answers by a schema"
 
 MAX_CONCURRENCY = 1000
 """Calls in one actor at a time: so many that `stop` and health calls never wait for steps."""
@@ -97,6 +101,7 @@ class EngineActor:
             model=loaded.model,
             device=loaded.device,
             num_parameters=loaded.num_parameters,
+            max_positions=loaded.max_positions,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
@@ -123,6 +128,12 @@ class EngineActor:
 
     async def count_tokens(self, call_id: str, prompt: Prompt) -> int:
         return await self._alive(self._engine.count_tokens(prompt))
+
+    async def tokenize(self, call_id: str, prompt: Prompt, text: str | None = None) -> Tokens:
+        return await self._alive(self._able(Phases, _PHASES).tokenize(prompt if text is None else text))
+
+    async def thought_end(self, call_id: str, prompt: Prompt) -> ThoughtEnd:
+        return await self._alive(self._able(Phases, _PHASES).thought_end())
 
     async def _alive(self, work: Awaitable[T]) -> T:
         """Await the engine; when the engine's own process has died, this one ends too, so that Ray restarts both."""
@@ -154,13 +165,13 @@ class EngineActor:
     def _engine(self) -> Engine:
         return self._require().engine
 
-    def _able(self, protocol: type[T]) -> T:
-        """The engine. Raises Unable when it does not implement the protocol."""
+    def _able(self, protocol: type[T], feature: str) -> T:
+        """The engine. Raises Unable when it lacks the feature that the protocol stands for."""
         engine = self._engine
         if not isinstance(engine, protocol):
             raise Unable(
-                f"the {self.role}'s engine {self._config.engine.kind!r} offers no {protocol.__name__}: "
-                "use another method, or an engine that offers it, such as 'hf'"
+                f"the {self.role}'s engine, of kind {self._config.engine.kind!r}, does not support {feature}; "
+                "engines of kind 'hf' do"
             )
         return engine
 
@@ -183,23 +194,27 @@ class _Writes(EngineActor):
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
+        if sampling.grammar:
+            self._able(Phases, _PHASES)
+        sampling = sampling.within_budget(len(after.end))
         return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], sampling: tuple[Sampling, ...]
     ) -> tuple[Step, ...]:
-        return await self._alive(self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling))
+        within = tuple(one.within_budget(len(step.end)) for one, step in zip(sampling, chain, strict=True))
+        return await self._alive(self._able(BranchWriting, _BRANCHES).next_steps(call_id, prompt, chain, within))
 
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        engine = self._able(TokenSpeculation)
+        engine = self._able(TokenSpeculation, _TOKENS)
         return await self._alive(engine.propose_tokens(call_id, prompt, after, num_tokens, sampling))
 
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        engine = self._able(TokenSpeculation)
+        engine = self._able(TokenSpeculation, _TOKENS)
         return await self._alive(engine.check_tokens(call_id, prompt, after, proposal, sampling))
 
 

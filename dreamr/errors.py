@@ -25,7 +25,7 @@ class TooLong(ValueError):
 
 
 class Unable(ValueError):
-    """An engine lacks what a method asks of it; one sentence with the way out."""
+    """An engine lacks what a method or a request asks of it; one sentence with the way out."""
 
 
 class ActorLost(Exception):

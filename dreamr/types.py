@@ -7,7 +7,7 @@ to a drafted step, and a call with a shorter prefix is a rollback.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -69,10 +69,18 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    """Only so many of the most likely tokens; 0: all."""
+    min_p: float = 0.0
+    """Only tokens at least so likely, relative to the most likely one."""
     max_tokens: int = 512
     """Most tokens in one step, delimiter included."""
     seed: int = 0
     """Seed of this step alone; schedules make it from the request's seed, the step's number and the role."""
+    budget: int | None = None
+    """Most tokens of the whole answer; see `within_budget`."""
+    grammar: str | None = None
+    """A JSON schema as text: the step is one JSON value that follows it, and ends the answer."""
     hint: Tokens = ()
     """Tokens that the step may begin with, such as a rejected drafted step: an engine may check them in one forward
     instead of writing them again. Changes no token."""
@@ -81,6 +89,12 @@ class Sampling:
     logprobs: bool = False
     """Also return the log-probability of every token at this temperature, for a learner; image tokens are then never
     chosen, since the learner would take one for another image."""
+
+    def within_budget(self, num_before: int) -> Sampling:
+        """The sampling of a step that begins after so many tokens of the answer: no longer than the budget allows."""
+        if self.budget is None or self.budget - num_before >= self.max_tokens:
+            return self
+        return replace(self, max_tokens=max(1, self.budget - num_before))  # drafts may run past the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,16 @@ class Step:
 
 ROOT = Step()
 """The empty step before the first: `ROOT.end` is the empty prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtEnd:
+    """How a model ends its chain of thought."""
+
+    token: int
+    """`END_OF_THOUGHT`, which is one token."""
+    closing: Step
+    """Tokens and text that end a chain of thought for the model, where its budget ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,5 +212,7 @@ class EngineInfo:
     model: str
     device: str
     num_parameters: int
+    max_positions: int = 0
+    """Most tokens of a prompt and its answer together; 0 when unknown."""
     pid: int = 0
     node: str = ""

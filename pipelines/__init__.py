@@ -18,6 +18,7 @@ from pipelines.fpsr import fpsr
 from pipelines.handles import Handles
 from pipelines.lookahead import lookahead, lookahead_batch
 from pipelines.parallel_prefix import parallel_prefix
+from pipelines.phases import run_in_phases
 from pipelines.sequential import autoregressive, sequential
 from pipelines.session import Session
 from pipelines.token_speculative import token_speculative
@@ -76,7 +77,7 @@ async def run(
     Raises:
         ConfigError: see `check`.
         ActorLost: the target was lost and did not come back.
-        ValueError: the target refuses the prompt, in one sentence.
+        ValueError: the target refuses the prompt, or cannot do what the request asks for, in one sentence.
     """
     settings = request.settings
     check(settings)
@@ -90,8 +91,14 @@ async def run(
         on_commit=on_commit,
         clock=clock,
     ) as session:
-        await schedule.run(session)
-    return session.trace()
+        session.recorder.restore()
+        if session.ended:
+            return session.recorder.trace()
+        if request.has_phases:
+            await run_in_phases(session, schedule.run)
+        else:
+            await schedule.run(session)
+    return session.recorder.trace()
 
 
 def rule_of(settings: PipelineSettings) -> Rule:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dreamr.types import Step, Verdict
 
 if TYPE_CHECKING:
-    from pipelines.recorder import Call
+    from pipelines.calls import Call
 
 FORGETTING = 0.95
 """Weight of older measurements at each new one."""

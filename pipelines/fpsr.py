@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipelines.session import Drafted, Session
+from pipelines.calls import Drafted
+from pipelines.session import Session
 
 
 async def fpsr(session: Session) -> None:

@@ -13,7 +13,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    ThoughtEnd,
+    Tokens,
+    Verdict,
+)
 from pipelines.costs import Costs
 
 T_co = TypeVar("T_co", covariant=True)
@@ -101,6 +113,14 @@ class Handle:
     def count_tokens(self, call_id: str, prompt: Prompt) -> Ref[int]:
         """Length of the prompt as this actor's model reads it. Raises ValueError when it cannot be read at all."""
         return self.transport.submit("count_tokens", call_id, prompt)
+
+    def tokenize(self, call_id: str, prompt: Prompt, text: str | None = None) -> Ref[Tokens]:
+        """Token ids of the prompt as this actor's model reads it; of `text`, when given, as it is."""
+        return self.transport.submit("tokenize", call_id, prompt, text)
+
+    def thought_end(self, call_id: str, prompt: Prompt) -> Ref[ThoughtEnd]:
+        """How the model's chain of thought ends. Raises Unable."""
+        return self.transport.submit("thought_end", call_id, prompt)
 
 
 class Writer(Handle):

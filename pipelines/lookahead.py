@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamr.types import Step, Verdict
-from pipelines.recorder import Call
-from pipelines.session import Drafted, Session
+from pipelines.calls import Call, Drafted
+from pipelines.session import Session
 
 
 @dataclass(frozen=True, slots=True, eq=False)

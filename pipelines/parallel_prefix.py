@@ -9,7 +9,8 @@ The three run one after the other; only the verdicts of a chain run together.
 
 from __future__ import annotations
 
-from pipelines.session import Drafted, Session
+from pipelines.calls import Drafted
+from pipelines.session import Session
 
 
 async def parallel_prefix(session: Session) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import Checked, Proposal, Step
-from pipelines.recorder import Call
+from pipelines.calls import Call
 from pipelines.session import Session
 
 
@@ -29,7 +29,7 @@ class _Open:
 
 async def token_speculative(session: Session) -> None:
     """Propose, check, and commit each step when its last token is checked."""
-    current = _Open()
+    current = _Open(Step(prefix=session.frontier.end))
     while not session.ended:
         await _round(session, current)
 
@@ -69,10 +69,10 @@ def _commit(session: Session, current: _Open, checked: Checked) -> int:
     for step in checked.steps:
         if session.ended:
             break
-        num_kept += len(step.tokens)
-        if step.finish == "stopped":
+        if not session.is_complete(step):
+            num_kept += len(step.tokens)
             current.step = step
         else:
-            session.commit_checked(step, current.rounds)
+            num_kept += session.commit_checked(step, current.rounds)
             current.step, current.rounds = Step(prefix=step.end), []
     return num_kept

@@ -9,7 +9,15 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from dreamr.config import ActorConfig, ClusterSettings, PipelineSettings, Strict, parse_strict
+from dreamr.config import (
+    ActorConfig,
+    CheckpointConfig,
+    ClusterSettings,
+    PipelineSettings,
+    Strict,
+    VLLMEngineConfig,
+    parse_strict,
+)
 from dreamr.errors import ConfigError
 from pipelines import rule_of
 from pipelines.verification import Rule
@@ -204,9 +212,29 @@ class SapoConfig(Settings):
                 f"{learner.iterations}: a run resumes with fresh rollouts."
             )
         for role, actor in (("draft", self.draft), ("target", self.target)):
-            if actor.engine.kind != "hf":
-                raise ValueError(f"{role}.engine.kind = '{actor.engine.kind}': training needs an engine of kind 'hf'.")
+            if not isinstance(actor.engine, CheckpointConfig):
+                raise ValueError(f"{role}.engine.kind = '{actor.engine.kind}': training needs kind 'hf' or 'vllm'.")
+            if isinstance(actor.engine, VLLMEngineConfig):
+                self._check_vllm(role, actor.engine)
         return self
+
+    def _check_vllm(self, role: str, engine: VLLMEngineConfig) -> None:
+        """vLLM gives fewer log-probabilities than the HF engine does."""
+        if engine.speculative is not None:
+            raise ValueError(
+                f"{role}.engine.speculative: vLLM gives no log-probabilities while it decodes speculatively; leave it "
+                "out for training."
+            )
+        if self.rollout.top_p < 1:
+            raise ValueError(
+                f"rollout.top_p = {self.rollout.top_p:g}: the {role}'s engine 'vllm' gives the log-probabilities of "
+                "tokens that are sampled from all tokens; set it to 1."
+            )
+        if role == "target" and self.learner.distill_beta > 0 and self.rollout.temperature != 1:
+            raise ValueError(
+                f"rollout.temperature = {self.rollout.temperature:g}: for learner.distill_beta the target's engine "
+                "'vllm' gives log-probabilities at temperature 1 only; set it to 1."
+            )
 
     def public(self) -> dict[str, Any]:
         """As JSON data for files and trackers, without environment variables, which may hold secrets."""

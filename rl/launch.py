@@ -20,6 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import EMPTY_BUNDLE, reserve_bundles
 from actors.ray_transport import last_line, root_cause
+from dreamr.config import CheckpointConfig, ClusterSettings
+from dreamr.engines.factory import checkpoint_bytes
 from dreamr.errors import TrainingFailed
 from rl import checkpoints
 from rl.config import SapoConfig
@@ -56,6 +58,17 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
     finally:
         await _end(actors)
         remove_placement_group(placement)
+
+
+def cluster_of(config: SapoConfig) -> ClusterSettings:
+    """`config.cluster` with an object store that holds the draft's weights twice, while new ones replace those in use.
+
+    The learner sends float32, which takes up to twice the size of the checkpoint's files. A checkpoint that is not on
+    this machine counts as nothing. Only a local cluster is started with these settings.
+    """
+    assert isinstance(config.draft.engine, CheckpointConfig)
+    weights_mb = 2 * 2 * checkpoint_bytes(config.draft.engine.model) // 2**20
+    return config.cluster.model_copy(update={"object_store_mb": config.cluster.object_store_mb + weights_mb})
 
 
 def bundles(config: SapoConfig) -> list[dict[str, float]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from dreamr.config import HFEngineConfig
+from dreamr.config import CheckpointConfig
 from dreamr.engines.factory import model_location
 from dreamr.errors import ConfigError
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config, save_prompt_config
@@ -83,7 +83,7 @@ class Learner:
         from rl.pool_client import PoolClient
         from rl.trainer import SapoTrainer, dataset, training_args
 
-        assert isinstance(config.draft.engine, HFEngineConfig)
+        assert isinstance(config.draft.engine, CheckpointConfig)
         source = model_location(config.draft.engine.model)
         data = load_data(config.data, "train", config.num_batches * config.rollout.prompts_per_step)
         held_out = load_data(config.data, "eval", config.evaluation.problems)

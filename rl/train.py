@@ -19,7 +19,7 @@ import typer
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # `python rl/train.py` puts rl/ first: a checkout needs its root there
 
-from dreamr.config import ActorConfig, HFEngineConfig, names_a_path
+from dreamr.config import ActorConfig, CheckpointConfig, names_a_path
 from dreamr.engines.factory import model_location
 from dreamr.errors import ActorLost, ConfigError, TrainingFailed, reported
 from rl import checkpoints
@@ -78,9 +78,9 @@ def start(config: SapoConfig, *, resume: bool) -> Path:
     with checkpoints.locked(config.folder), checkpoints.full_disk_named(config.folder):
         checkpoint = _begin(config, resume=resume)
         from actors.cluster import connected
-        from rl.launch import launch
+        from rl.launch import cluster_of, launch
 
-        with connected(config.cluster):
+        with connected(cluster_of(config)):
             try:
                 return asyncio.run(launch(config, checkpoint, partial(_report, config.folder)))
             except (ActorLost, TrainingFailed) as error:
@@ -110,7 +110,7 @@ def _check_packages(config: SapoConfig) -> None:
 
 
 def _check_model(role: str, actor: ActorConfig) -> None:
-    assert isinstance(actor.engine, HFEngineConfig)
+    assert isinstance(actor.engine, CheckpointConfig)
     location = model_location(actor.engine.model)
     if names_a_path(location) and not (Path(location) / "config.json").is_file():
         raise ConfigError(

@@ -182,6 +182,24 @@ def bench(
 
 
 @app.command()
+def serve(
+    config: ConfigFile = None,
+    draft: Draft = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    address: Annotated[
+        str, typer.Option(help="Ray cluster: HOST:PORT, auto (the one of this machine), or local (a new one).")
+    ] = "local",
+) -> None:
+    """Serve an OpenAI-compatible endpoint and its page until Ctrl-C."""
+    from dreamr.cli import serve as command
+    from dreamr.errors import reported
+
+    with reported():
+        command.serve(config, draft, host=host, port=port, address=address)
+
+
+@app.command()
 def simulate(
     scenario: Annotated[str, typer.Option(help="Preset (q32b-q2b, q32b-q4b) or a YAML file.")] = "q32b-q2b",
     calibrate: Annotated[

@@ -11,7 +11,7 @@ class ClusterSettings(Strict):
     """Which Ray to use."""
 
     address: str | None = None
-    """Address of a running cluster; None takes RAY_ADDRESS, else starts a local one."""
+    """Address of a running cluster; None takes RAY_ADDRESS, else starts a local one, as `local` does."""
     num_cpus: PositiveInt | None = None
     """Cores that a local cluster offers; None offers all of the machine."""
     object_store_mb: int = Field(default=128, ge=80)

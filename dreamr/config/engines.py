@@ -123,6 +123,8 @@ class ScriptedEngineConfig(Strict):
     """Fewest and most steps of an answer."""
     step_tokens: tuple[PositiveInt, PositiveInt] = (8, 24)
     """Fewest and most tokens of a step."""
+    thought_steps: tuple[PositiveInt, PositiveInt] | None = None
+    """Fewest and most steps of the chain of thought; the next step begins with `</think>`. None: there is none."""
     acceptance: float = Field(default=0.7, ge=0, le=1)
     """Share of steps that get a rho of 0.99; the others get 0.01."""
     imitates: int | None = None
@@ -134,6 +136,8 @@ class ScriptedEngineConfig(Strict):
     token_s: float = Field(default=0.0, ge=0)
     verdict_s: float = Field(default=0.0, ge=0)
     """Time of one verdict forward, for any number of steps."""
+    max_positions: int = Field(default=0, ge=0)
+    """Most words of a prompt, and tokens of its answer, together; 0: no limit."""
     prompt_s: float = Field(default=0.0, ge=0)
     """Time to read a prompt that was not read before."""
     call_s: float = Field(default=0.0, ge=0)

@@ -29,10 +29,17 @@ class PipelineSettings(Strict):
     assisted: bool = True
     """Whether an assistant, where the target has one, proposes the tokens of its steps. Changes no greedy token."""
     max_tokens: PositiveInt = 8192
-    """Budget of one request: the step that reaches it is the last one, and is kept whole."""
+    """Budget of one answer: the step that reaches it is cut there and is the last one."""
     max_step_tokens: PositiveInt = 512
+    thinking_budget: int | None = Field(default=None, ge=0)
+    """Most tokens of the chain of thought: then it is closed and the answer is written; None: no limit but max_tokens.
+    For models that think, with `</think>` as one token."""
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """Only so many of the most likely tokens; 0: all."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Only tokens at least so likely, relative to the most likely one."""
     seed: int = 0
     draft_deadline_s: PositiveFloat = 60.0
     """A drafted step is lost when its actor makes no progress for so long; the others likewise."""

@@ -37,6 +37,10 @@ def check_sampling(sampling: Sampling) -> None:
         raise ValueError(f"temperature must be 0 (greedy) or more, not {sampling.temperature}")
     if not 0 < sampling.top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {sampling.top_p}")
+    if sampling.top_k < 0:
+        raise ValueError(f"top_k must be 0 (all tokens) or more, not {sampling.top_k}")
+    if not 0 <= sampling.min_p <= 1:
+        raise ValueError(f"min_p must be at least 0 and at most 1, not {sampling.min_p}")
     if sampling.max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")
 
@@ -73,12 +77,32 @@ def draw(probabilities: Tensor, numbers: Sequence[float]) -> list[int]:
 def distribution(logits: Tensor, sampling: Sequence[Sampling]) -> Tensor:
     """The probabilities (r, v) that tokens are sampled from, at temperatures above 0. Raises NumericalError."""
     check_finite(logits.max(-1).values, logits.shape[-1])
-    temperature = torch.tensor([one.temperature for one in sampling], device=logits.device)
-    probabilities = torch.softmax(logits / temperature[:, None], -1)
+    logits = logits / _column(logits, [one.temperature for one in sampling])
+    if any(one.top_k for one in sampling):
+        logits = top_k(logits, sampling)
+    probabilities = torch.softmax(logits, -1)
     if any(one.top_p < 1 for one in sampling):
         probabilities = nucleus(probabilities, torch.tensor([one.top_p for one in sampling], device=logits.device))
         probabilities /= probabilities.sum(-1, keepdim=True)
+    if any(one.min_p > 0 for one in sampling):
+        least = _column(logits, [one.min_p for one in sampling]) * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least, 0)
+        probabilities /= probabilities.sum(-1, keepdim=True)
     return probabilities
+
+
+def top_k(logits: Tensor, sampling: Sequence[Sampling]) -> Tensor:
+    """Exclude all but the `top_k` largest logits of each row (r, v); 0 excludes none."""
+    size = logits.shape[-1]
+    counts = [min(one.top_k, size) or size for one in sampling]
+    ranked = logits.sort(descending=True).values
+    least = ranked.gather(-1, torch.tensor(counts, device=logits.device)[:, None] - 1)
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def _column(like: Tensor, values: Sequence[float]) -> Tensor:
+    """(r, 1), on the device of `like`."""
+    return torch.tensor(values, device=like.device)[:, None]
 
 
 def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:

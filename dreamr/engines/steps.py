@@ -30,16 +30,16 @@ class StepEnd:
             return "delimiter"
         return "length" if len(tokens) >= max_tokens else None
 
-    def split(self, after: Step, tokens: Tokens, max_tokens: int) -> tuple[Step, ...]:
+    def split(self, after: Step, tokens: Tokens, sampling: Sampling) -> tuple[Step, ...]:
         """Steps made of an open step and the tokens after it; tokens after the end of the answer are dropped.
 
-        The last one has finish "stopped" when it does not end here.
+        The last one has finish "stopped" when it does not end here. Each is bounded by `max_tokens` and the budget.
         """
         steps: list[Step] = []
         prefix, current = after.prefix, list(after.tokens)
         for token in tokens:
             current.append(token)
-            if finish := self.finish(current, max_tokens):
+            if finish := self.finish(current, sampling.within_budget(len(prefix)).max_tokens):
                 steps.append(Step(prefix, tuple(current), self.text(current), finish))
                 if finish == "eos":
                     return tuple(steps)

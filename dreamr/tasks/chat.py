@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from dreamr.errors import Unable
 from dreamr.tasks.prompts import (
     END_OF_TURN,
     START_OF_ANSWER,
@@ -20,7 +21,7 @@ from dreamr.tasks.prompts import (
     score_turn,
     verdict_turn,
 )
-from dreamr.types import END_OF_THOUGHT, Prompt, Step, Tokens
+from dreamr.types import END_OF_THOUGHT, Prompt, Step, ThoughtEnd, Tokens
 
 
 class ChatEncoder:
@@ -63,6 +64,15 @@ class ChatEncoder:
     def digits(self) -> Tokens:
         """Token ids of "0" to "9". Raises ValueError when one is not exactly one token."""
         return tuple(self._word_id("score", str(digit)) for digit in range(10))
+
+    @cached_property
+    def thought_end(self) -> ThoughtEnd:
+        """How a chain of thought ends. Raises Unable when `</think>` is not exactly one token."""
+        ids = self.ids(END_OF_THOUGHT)
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            raise Unable(f"bounded reasoning and answers by a schema need {END_OF_THOUGHT!r} as one token of the model")
+        text = self.config.closing
+        return ThoughtEnd(ids[0], Step(tokens=self.ids(text), text=text))
 
     def same_chat(self, first: str, second: str) -> Tokens:
         """The chat, text alone, that asks whether two steps mean the same."""

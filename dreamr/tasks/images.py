@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,13 @@ def open_image(data: bytes, number: int) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"image {number} of the prompt cannot be read ({len(data)} bytes): {error}") from error
+
+
+def data_url(data: bytes) -> str:
+    """An image file as a data URL, which is how clients send it to an endpoint."""
+    with Image.open(io.BytesIO(data)) as image:
+        kind = image.get_format_mimetype() or "image/png"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def cold_copy(prompt: Prompt, mark: str) -> Prompt:

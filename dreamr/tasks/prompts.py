@@ -41,6 +41,8 @@ class PromptConfig:
     """Appended to the question."""
     generation_suffix: str = ""
     """The beginning of the answer, e.g. "<think>\\n"; part of the prompt."""
+    closing: str = "\n</think>\n\n"
+    """Closes a chain of thought whose budget is used up."""
     verdict_prefix: str | None = None
     """The beginning of the answer to a question about a step, up to where the verdict is read. None: an empty chain of
     thought where the chat template opens one, else nothing. With `</think>` in it, the chain of thought of the judged
@@ -74,6 +76,8 @@ class PromptConfig:
         for name in ("verdict_question", "positive", "negative", "score_question"):
             if not values[name]:
                 raise ValueError(f"prompt setting {name} must not be empty")
+        if END_OF_THOUGHT not in self.closing:
+            raise ValueError(f"prompt setting closing must contain {END_OF_THOUGHT}: {self.closing!r}")
         if self.positive == self.negative:
             raise ValueError(f"prompt settings positive and negative must differ, both are {self.positive!r}")
         if not all(self.same_template.count(place) == 1 for place in ("{first}", "{second}")):

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamr.engines.grammar import TokenMask
 from dreamr.engines.hf.cache import CachedSequence, PrefixCache
 from dreamr.engines.hf.model import PlacedPrompt, Row
 from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
@@ -115,6 +116,8 @@ class DecodeJob(Job):
         self.sampling = sampling
         self.number = stream(sampling)
         self.tokens: list[int] = []
+        self.allowed: Tensor | None = None
+        """Booleans (v): the tokens that the next forward may choose; None: all."""
 
     @property
     def is_sampled(self) -> bool:
@@ -139,8 +142,11 @@ class WriteJob(DecodeJob):
         sampling: Sampling,
         step_end: StepEnd,
         max_positions: int,
+        mask: TokenMask | None = None,
     ) -> None:
+        """`mask`: of a step that follows a grammar; it is written token by token, without proposals."""
         super().__init__(call_id, key, prompt, prefix, sampling)
+        self._mask = mask
         self._prefix, self._step_end = prefix, step_end
         self._max_tokens = min(sampling.max_tokens, max_positions - len(self.whole))
         self.finish: Finish = "stopped"
@@ -152,12 +158,12 @@ class WriteJob(DecodeJob):
         self.rounds: list[tuple[int, int]] = []
         self.num_salvaged = 0
         self.logprobs: list[float] = []
-        self._hint: Tokens = () if self.is_sampled else sampling.hint
+        self._hint: Tokens = () if self.is_sampled or mask else sampling.hint
         self._is_hint = False
 
     def hint(self, tokens: Tokens) -> None:
         """Tokens that the step may begin with, such as a rejected drafted step: checked like a proposal."""
-        if not self.is_sampled:
+        if not self.is_sampled and self._mask is None:
             self._hint = tokens
 
     @property
@@ -167,10 +173,14 @@ class WriteJob(DecodeJob):
     @property
     def most_proposed(self) -> int:
         """How many proposed tokens the step could still use."""
+        if self._mask is not None:
+            return 0
         return max(0, self._max_tokens - len(self.tokens) - 1)
 
     def row(self) -> Row | None:
         self._use_hint()
+        if self._mask is not None:
+            self.allowed = self._mask.allowed(self.tokens)
         new = self._new_tokens() + self.proposal
         return self._row(new, reads=range(len(new) - 1 - len(self.proposal), len(new)))
 

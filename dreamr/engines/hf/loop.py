@@ -198,18 +198,24 @@ class EngineLoop:
         start = 0
         drawing: list[tuple[int, int]] = []
         barred: list[int] = []
+        constrained: list[tuple[int, torch.Tensor]] = []
         for index in reading:
             stop = start + len(states[index])
             job = jobs[index]
             if isinstance(job, DecodeJob):
                 if job.sampling.logprobs:
                     barred += range(start, stop)
+                if job.allowed is not None:
+                    constrained.append((start, job.allowed))
                 if job.is_sampled and stop - start == 1:
                     drawing.append((index, start))
             outputs[index] = Output(states[index], logits[start:stop], range(start, stop))
             start = stop
-        if barred:  # a copy: log-probabilities are those of the whole vocabulary
+        if barred or constrained:  # a copy: log-probabilities are those of the whole vocabulary
             logits = logits.clone()
+        for place, allowed in constrained:
+            logits[place].masked_fill_(~allowed.to(logits.device), -torch.inf)
+        if barred:
             logits[torch.tensor(barred)[:, None], self._image_tokens] = -torch.inf
         tokens = greedy(logits)
         if drawing:

@@ -112,6 +112,7 @@ class Model:
         self._image_token: int = model.config.image_token_id
         config = model.config.text_config
         self.max_positions: int = config.max_position_embeddings
+        self.num_logits: int = self._head.weight.shape[0]
         self.kv_shape = KVShape(
             config.num_hidden_layers,
             config.num_key_value_heads,

@@ -83,10 +83,14 @@ class Requests:
     async def count(self, prompt: Prompt) -> int:
         """Length of the prompt. Raises TooLong."""
         if prompt.key not in self._counts:
-            # No request follows, so the sender's cache must not take the images for sent.
-            rendered = await self._rendered(await self._tokens(prompt, ()), is_sent=False)
-            self._counts[prompt.key] = rendered.num_tokens
+            self._counts[prompt.key] = len(await self.prompt_tokens(prompt))
         return self._counts[prompt.key]
+
+    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
+        """The prompt as the model reads it, images at their full length. Raises TooLong."""
+        # No request follows: the sender must not believe that one did.
+        rendered = await self._rendered(await self._tokens(prompt, ()), is_sent=False)
+        return tuple(rendered.input["prompt_token_ids"])
 
     async def outputs(
         self, call_id: str, rendered: Rendered, params: SamplingParams, priority: Priority = "needed"

@@ -11,6 +11,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dreamr.engines.sampling import check_sampling
 from dreamr.engines.steps import EarlyStops, StepEnd
@@ -18,6 +19,9 @@ from dreamr.engines.vllm.loading import LoadedVLLM
 from dreamr.engines.vllm.requests import Requests
 from dreamr.errors import Unable
 from dreamr.types import DELIMITER, Finish, Priority, Prompt, Sampling, Step, Tokens
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import StructuredOutputsParams
 
 NEVER = -100.0
 """Added to the logits of tokens that must not be chosen; vLLM accepts no larger bias."""
@@ -124,9 +128,12 @@ class Writer:
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             seed=sampling.seed % 2**63,
             max_tokens=most,
             stop_token_ids=self._last_tokens,
+            structured_outputs=_followed(sampling.grammar),
             logprobs=0 if sampling.logprobs else None,
             logit_bias=self._barred if sampling.logprobs else None,
             detokenize=False,
@@ -143,6 +150,13 @@ class Writer:
                         return finish
         num_tokens = len(writing.tokens)
         raise RuntimeError(f"vLLM ended the request {writing.call_id!r} after {num_tokens} tokens without a reason")
+
+
+def _followed(schema: str | None) -> StructuredOutputsParams | None:
+    """vLLM's own constraint of a request by a JSON schema."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return None if schema is None else StructuredOutputsParams(json=schema, disable_any_whitespace=True)
 
 
 def _check(sampling: Sampling) -> None:

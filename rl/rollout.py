@@ -22,6 +22,7 @@ from torch import Tensor
 from actors.roles import DraftActor
 from dreamr.config import ActorConfig
 from dreamr.engines.base import Engine, Trainable
+from dreamr.tasks.prompts import START_OF_THOUGHT, is_thinking
 from dreamr.types import JudgedStep, Step, Tokens
 from rl.chains import Chain, ChainStep, DraftedStep, Group, GroupRequest, RolloutTask
 from rl.verifier import Frontier, Verifiers
@@ -77,8 +78,7 @@ class RolloutWorker(DraftActor):
     def _opening(self, prompt: Tokens) -> str:
         """`<think>` when the prompt ends with an open reasoning, else nothing."""
         text = str(self._able(Trainable, _TRAINING).tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
-        begun = text.rpartition("<|im_start|>")[2]
-        return "<think>" if begun.rfind("<think>") > begun.rfind("</think>") else ""
+        return START_OF_THOUGHT if is_thinking(text.rpartition("<|im_start|>")[2]) else ""
 
 
 class _Rollout:

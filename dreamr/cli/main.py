@@ -191,7 +191,9 @@ def bench(
 
 @app.command()
 def simulate(
-    scenario: Annotated[str, typer.Option(help="Preset (q32b-q2b, q32b-q4b) or a YAML file.")] = "q32b-q2b",
+    scenario: Annotated[
+        str, typer.Option(help="Preset (q32b-q2b, q32b-q4b, q32b-q2b-fitted) or a YAML file.")
+    ] = "q32b-q2b",
     calibrate: Annotated[
         Path | None, typer.Option(help="report.json of a bench: take its latencies, compare with its speedups.")
     ] = None,

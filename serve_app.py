@@ -1,14 +1,54 @@
-"""The application that Ray Serve runs: `serve run serve_app:app`, or `serve_app:build` with a configuration file."""
+"""The Ray Serve application: `serve run serve_app:app`, or `serve run serve_app:build config=FILE draft=MODEL`.
 
+Importing this module starts nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
 
-from dreamr.serve.deployment import build
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 
-__all__ = ["build"]
+from dreamr.config import Config, load_config, with_draft
+from dreamr.serve.errors import RETRY_AFTER_S
+from dreamr.serve.replica import EndpointReplica
+
+MAX_QUEUED_AT_PROXY = 100
+"""Requests that may wait at a proxy when no replica takes any more."""
 
 
-def __getattr__(name: str) -> Any:
-    """`app`, built only for those who ask for it."""
-    if name == "app":
-        return build()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def build(arguments: dict[str, Any] | None = None) -> Application:
+    """The application over a configuration file (`{"config": path}`), a `Config`, or the built-in pair (`{}`).
+
+    `draft` replaces the configured draft model: a folder, a hub id or the name of a built-in model.
+    """
+    arguments = arguments or {}
+    if unknown := set(arguments) - {"config", "draft"}:
+        raise ValueError(f"unknown arguments {sorted(unknown)}: there are 'config', a file, and 'draft', a model.")
+    given = arguments.get("config")
+    config = given if isinstance(given, Config) else load_config(Path(given) if given else None)
+    config = with_draft(config, arguments.get("draft"))
+    limits = config.serve.of_one_replica()
+    deployment = serve.deployment(
+        name="dreamr",
+        num_replicas=limits.num_replicas,
+        # The replica's own queue decides who waits and who is refused: Serve must not hold requests back.
+        max_ongoing_requests=10 * (limits.max_running + limits.max_queued) + 100,
+        max_queued_requests=MAX_QUEUED_AT_PROXY,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        # An update starts all new replicas before the old ones stop.
+        max_surge_percent=100,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=limits.drain_deadline_s,
+    )
+    return deployment(serve.ingress()(EndpointReplica)).bind(config)
+
+
+app = build
+"""Ray Serve calls either name; one without arguments serves the built-in pair."""

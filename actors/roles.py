@@ -1,7 +1,7 @@
 """The three actors, Draft, Target and Verifier: each is one engine, loaded on `start`, on one event loop.
 
     driver ── start ─────▶ load in a thread ─▶ engine         health calls are answered while it loads
-           ── lifeline ──▶ never returns                      its error tells the driver that this process died
+           ── lifeline ──▶ never returns                      its failure shows the driver that this process died
            ── stop ──────▶ engine.stop                        never waits: all calls share one loop, and the
            ── next_step ─▶ engine ── its own threads          engine computes outside of it
 
@@ -21,7 +21,7 @@ import ray
 
 from actors.batching import VerdictBatcher
 from dreamr.config import ActorConfig, ScriptedEngineConfig
-from dreamr.engines.base import BranchWriting, Engine, EngineDied, TokenSpeculation
+from dreamr.engines.base import BranchWriting, Engine, EngineDied, Phases, TokenSpeculation
 from dreamr.engines.factory import LoadedEngine, build_engine
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import (
@@ -35,6 +35,7 @@ from dreamr.types import (
     Role,
     Sampling,
     Step,
+    ThoughtEnd,
     Tokens,
     Verdict,
 )
@@ -42,8 +43,11 @@ from dreamr.types import (
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_BRANCHES, _TOKENS = "several steps in one batch", "token-level speculation"
+_PHASES = "bounded reasoning and answers by a schema"
+
 MAX_CONCURRENCY = 1000
-"""Calls in one actor at a time: so many that `stop` and health calls never queue behind steps."""
+"""Calls in one actor at a time: so many that `stop` and health calls never wait for steps."""
 
 
 class NotLoaded(ActorLost):
@@ -58,7 +62,7 @@ class NotLoaded(ActorLost):
 
 
 class EngineActor:
-    """What all three have in common. Plain Python: the group makes Ray actors of the subclasses."""
+    """The calls that all three answer. Plain Python: the group makes Ray actors of the subclasses."""
 
     role: ClassVar[Role]
 
@@ -97,12 +101,13 @@ class EngineActor:
             model=loaded.model,
             device=loaded.device,
             num_parameters=loaded.num_parameters,
+            max_positions=loaded.max_positions,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
 
     async def check_health(self) -> None:
-        """Answers when the event loop turns and the engine is loaded."""
+        """Answers when the event loop runs and the engine is loaded."""
         self._require()
 
     async def progress(self) -> float:
@@ -113,7 +118,7 @@ class EngineActor:
         return self._engine.idle_s()
 
     async def lifeline(self) -> None:
-        """Never returns; fails at the caller when this process dies, as it does when one behind its engine has."""
+        """Never returns; fails at the caller when this process dies; it does so when its engine's process has died."""
         if self._loaded is not None and self._loaded.died is not None:
             await self._alive(self._loaded.died())
         await asyncio.Event().wait()
@@ -124,8 +129,14 @@ class EngineActor:
     async def count_tokens(self, call_id: str, prompt: Prompt) -> int:
         return await self._alive(self._engine.count_tokens(prompt))
 
+    async def tokenize(self, call_id: str, prompt: Prompt, text: str | None = None) -> Tokens:
+        return await self._alive(self._able(Phases, _PHASES).tokenize(prompt if text is None else text))
+
+    async def thought_end(self, call_id: str, prompt: Prompt) -> ThoughtEnd:
+        return await self._alive(self._able(Phases, _PHASES).thought_end())
+
     async def _alive(self, work: Awaitable[T]) -> T:
-        """Await the engine; when a process behind it has died, this one ends as well, so that Ray starts both anew."""
+        """Await the engine; when the engine's own process has died, this one ends too, so that Ray restarts both."""
         try:
             return await work
         except EngineDied:
@@ -146,7 +157,7 @@ class EngineActor:
             self._loaded.engine.promote(call_id, hint)
 
     def stop_now(self, call_id: str) -> None:
-        """End that call between two tokens; an unknown or ended one is not an error."""
+        """End that call between two tokens; no error for one that is unknown or has ended."""
         if self._loaded is not None:  # before that there is no call to stop
             self._loaded.engine.stop(call_id)
 
@@ -154,13 +165,13 @@ class EngineActor:
     def _engine(self) -> Engine:
         return self._require().engine
 
-    def _able(self, protocol: type[T]) -> T:
-        """The engine. Raises Unable when it lacks what the protocol asks for."""
+    def _able(self, protocol: type[T], feature: str) -> T:
+        """The engine. Raises Unable when it lacks the feature that the protocol stands for."""
         engine = self._engine
         if not isinstance(engine, protocol):
             raise Unable(
-                f"the {self.role}'s engine {self._config.engine.kind!r} offers no {protocol.__name__}: "
-                "use another method, or an engine that offers it, such as 'hf'"
+                f"the {self.role}'s engine, of kind {self._config.engine.kind!r}, does not support {feature}; "
+                "engines of kind 'hf' do"
             )
         return engine
 
@@ -183,23 +194,27 @@ class _Writes(EngineActor):
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
+        if sampling.grammar:
+            self._able(Phases, _PHASES)
+        sampling = sampling.within_budget(len(after.end))
         return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], sampling: tuple[Sampling, ...]
     ) -> tuple[Step, ...]:
-        return await self._alive(self._able(BranchWriting).next_steps(call_id, prompt, chain, sampling))
+        within = tuple(one.within_budget(len(step.end)) for one, step in zip(sampling, chain, strict=True))
+        return await self._alive(self._able(BranchWriting, _BRANCHES).next_steps(call_id, prompt, chain, within))
 
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        engine = self._able(TokenSpeculation)
+        engine = self._able(TokenSpeculation, _TOKENS)
         return await self._alive(engine.propose_tokens(call_id, prompt, after, num_tokens, sampling))
 
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        engine = self._able(TokenSpeculation)
+        engine = self._able(TokenSpeculation, _TOKENS)
         return await self._alive(engine.check_tokens(call_id, prompt, after, proposal, sampling))
 
 
@@ -213,13 +228,13 @@ class _Judges(EngineActor):
     async def score(
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
-        """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
+        """Judge one step on its own prefix; `NO_VERDICT` for a blank step, and after `stop`."""
         return await self._alive(self._verdicts.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
         self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
     ) -> tuple[Verdict, ...]:
-        """Judge steps that follow each other in one forward; those from the first blank one on get no verdict."""
+        """Judge steps that follow each other in one forward; from the first blank one on they get `NO_VERDICT`."""
         return await self._alive(self._verdicts.score_chain(call_id, prompt, chain, criterion))
 
     @property

@@ -23,7 +23,7 @@ from dreamr.tasks.answers import is_correct
 from dreamr.tasks.ledger import Problem, make_problem
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import load_prompt_config
-from dreamr.types import ROOT, Tokens
+from dreamr.types import ROOT, Sampling, Tokens
 
 GROUP, PROBLEMS, ALPHA, ALLOWANCE = 8, 4, 0.7, 32
 FOLDER = model_location("embedded:draft-untrained")
@@ -32,7 +32,7 @@ FOLDER = model_location("embedded:draft-untrained")
 async def rewards(encoder: PromptEncoder, target: HFEngine, problem: Problem, chain: Tokens) -> tuple[float, ...]:
     """R_outcome, R_draft and R_length of one sampled chain."""
     ends = StepEnd(encoder.decode, frozenset({encoder.tokenizer.eos_token_id}))
-    steps = [step for step in ends.split(ROOT, chain, 96) if not step.is_blank]
+    steps = [step for step in ends.split(ROOT, chain, Sampling(max_tokens=96)) if not step.is_blank]
     verdicts = await target.score("verdict", problem.prompt, steps) if steps else []
     accepted = [step for step, verdict in zip(steps, verdicts, strict=True) if verdict.score > ALPHA]
     saved = sum(max(0.0, 1 - len(step.tokens) / ALLOWANCE) for step in accepted)

@@ -1,4 +1,4 @@
-"""Schedules: how drafting, verdicts and the target's own steps are ordered. No Ray, no torch.
+"""Schedules: the order of drafting, verdicts and the target's own steps. No Ray, no torch.
 
 `SCHEDULES` holds them by name, `run` answers one request by one of them. A schedule is an async function over a
 `Session`; adding one takes a file and a line in `SCHEDULES` (examples/own_schedule.py).
@@ -18,6 +18,7 @@ from pipelines.fpsr import fpsr
 from pipelines.handles import Handles
 from pipelines.lookahead import lookahead, lookahead_batch
 from pipelines.parallel_prefix import parallel_prefix
+from pipelines.phases import run_in_phases
 from pipelines.sequential import autoregressive, sequential
 from pipelines.session import Session
 from pipelines.token_speculative import token_speculative
@@ -32,19 +33,19 @@ _STEPS = frozenset({"alpha", "threshold", "verdict", "first_target_steps"})
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule and what its settings mean to it."""
+    """A schedule, the settings that it reads, and its defaults."""
 
     run: Callable[[Session], Awaitable[None]]
     reads: frozenset[str] = _STEPS
-    """Settings that change what it does, besides those that change every answer."""
+    """Settings that it reads, besides those that all schedules share."""
     verdict: str = "rho"
     """Kind of verdict when the settings name none."""
     first_target_steps: int = 0
     """Steps at the beginning that are the target's when the settings give no number."""
     window: int = 4
-    """How many steps the draft may be ahead of the frontier when the settings do not say."""
+    """How many steps the draft may be ahead of the frontier when the settings give no number."""
     compares: bool = True
-    """Whether the target writes its own step beside every drafted one, as verdicts that compare need it."""
+    """Whether the target writes its own step for every drafted one, which verdicts that compare need."""
 
 
 BASELINE = "autoregressive"
@@ -71,12 +72,12 @@ async def run(
 ) -> Trace:
     """Answer one request; `clock` is the one that the engines use.
 
-    When this returns, raises or is cancelled, nothing of the request is in flight any more.
+    When this returns, raises or is cancelled, no call of the request is in flight.
 
     Raises:
         ConfigError: see `check`.
         ActorLost: the target was lost and did not come back.
-        ValueError: the target refuses the prompt, in one sentence.
+        ValueError: the target refuses the prompt, or cannot do what the request asks for, in one sentence.
     """
     settings = request.settings
     check(settings)
@@ -90,8 +91,14 @@ async def run(
         on_commit=on_commit,
         clock=clock,
     ) as session:
-        await schedule.run(session)
-    return session.trace()
+        session.recorder.restore()
+        if session.ended:
+            return session.recorder.trace()
+        if request.has_phases:
+            await run_in_phases(session, schedule.run)
+        else:
+            await schedule.run(session)
+    return session.recorder.trace()
 
 
 def rule_of(settings: PipelineSettings) -> Rule:

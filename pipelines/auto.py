@@ -1,4 +1,4 @@
-"""`auto`: chooses the plan that is expected to be fastest on these actors, from what was measured on them.
+"""`auto`: chooses the plan that is expected to be fastest on these actors, by measured costs.
 
     plain         target   [ step ]                                      the draft is not worth its verdicts
     alternating   draft    d1 ▶ d2 ▶ d3                 d4 ▶ ...         steps judged together in one forward
@@ -14,13 +14,15 @@ step, and change only when work is done. Every decision is in the trace, with it
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dreamr.types import Step, Verdict
-from pipelines.costs import Plan
-from pipelines.recorder import Call, Verdicts
-from pipelines.session import Drafted, Session
+from pipelines.calls import Call, Drafted, Verdicts
+from pipelines.costs import PLAIN, Plan
+from pipelines.session import Session
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,15 +38,61 @@ class _Group:
         self.verdicts.stop()
 
 
+class _Planner:
+    """The plans of one request, and what its calls teach about costs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._costs, self._recorder = session, session.costs, session.recorder
+        self._num_learnt = len(self._recorder.calls)
+        """Calls whose costs are noted."""
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count this request among those that share the actors, and learn from its calls."""
+        self._costs.num_running += 1
+        try:
+            yield
+            self._learn()
+            self._costs.answered(self._session.next_index)
+        finally:
+            self._costs.num_running -= 1
+
+    def speculates(self) -> bool:
+        """Whether the request speculates: decided once, also for a later phase, or when it continues an earlier run."""
+        if self._recorder.decisions:
+            return self._recorder.decisions[0].plan.judged_together > 0
+        if committed := self._session.request.committed:
+            return any(step.score is not None for step in committed)
+        decision = self._costs.choose_start(self._session.window)
+        self._recorder.decisions.append(decision)
+        return decision.plan.judged_together > 0
+
+    def plan(self) -> Plan:
+        """The plan for the steps from the frontier on; it is noted in the trace."""
+        self._learn()
+        accepted, judged = self._recorder.num_accepted, self._recorder.num_judged
+        decision = self._costs.choose(self._session.next_index, accepted, judged, self._session.window)
+        self._recorder.decisions.append(decision)
+        return decision.plan
+
+    def _learn(self) -> None:
+        """Note the costs of the calls since the last plan, which they were made under."""
+        decisions = self._recorder.decisions
+        plan = decisions[-1].plan if decisions else PLAIN
+        self._costs.account(plan, self._recorder.calls[self._num_learnt :])
+        self._num_learnt = len(self._recorder.calls)
+
+
 async def auto(session: Session) -> None:
     """Decide whether to speculate; then plan, commit up to the next rejection, and plan again."""
-    with session.costs_in_use():
-        speculates = session.can_speculate and session.plan_start().judged_together > 0
+    planner = _Planner(session)
+    with planner.in_use():
+        speculates = session.can_speculate and planner.speculates()
         if speculates:
             session.prefill_verifier()
         while not session.ended:
             if speculates and session.can_speculate:
-                await _commit_until_rejected(session, session.plan())
+                await _commit_until_rejected(session, planner.plan())
             else:
                 await session.commit_target(session.target_step())
 

@@ -1,4 +1,4 @@
-"""What a schedule calls: typed handles over a `Transport`, which carries the calls to one actor.
+"""The calls of a schedule: typed handles over a `Transport`, which carries them to one actor.
 
     schedule ── draft.next_step(...) ──▶ Writer ── submit("next_step", ...) ──▶ Transport ──▶ actor
         ◀────────────── Ref[Step] ──────────┘
@@ -13,7 +13,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from dreamr.types import Checked, Criterion, Prefill, Priority, Prompt, Proposal, Sampling, Step, Tokens, Verdict
+from dreamr.types import (
+    Checked,
+    Criterion,
+    Prefill,
+    Priority,
+    Prompt,
+    Proposal,
+    Sampling,
+    Step,
+    ThoughtEnd,
+    Tokens,
+    Verdict,
+)
 from pipelines.costs import Costs
 
 T_co = TypeVar("T_co", covariant=True)
@@ -49,17 +61,17 @@ class Transport(Protocol):
         """Seconds that a call which has reached its deadline may still take; 0 when it is lost.
 
         While the actor that it waits for makes progress, the call only waits for its turn. An actor without progress
-        for `deadline_s` is reported to its owner, who kills and restarts it.
+        for `deadline_s` is reported to its supervisor, which kills and restarts it.
         """
         ...
 
     async def recovered(self) -> None:
-        """Return when the actor is up. Raises `ActorLost` when it did not come back within its deadline."""
+        """Return when the actor is up. Raises `ActorLost` when it does not come back within its deadline."""
         ...
 
 
 class WrappedTransport:
-    """Passes everything on to another transport: what watches or holds back calls overrides `submit`."""
+    """Passes everything on to another transport; subclasses that observe or delay calls override `submit`."""
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
@@ -101,6 +113,14 @@ class Handle:
     def count_tokens(self, call_id: str, prompt: Prompt) -> Ref[int]:
         """Length of the prompt as this actor's model reads it. Raises ValueError when it cannot be read at all."""
         return self.transport.submit("count_tokens", call_id, prompt)
+
+    def tokenize(self, call_id: str, prompt: Prompt, text: str | None = None) -> Ref[Tokens]:
+        """Token ids of the prompt as this actor's model reads it; of `text`, when given, as it is."""
+        return self.transport.submit("tokenize", call_id, prompt, text)
+
+    def thought_end(self, call_id: str, prompt: Prompt) -> Ref[ThoughtEnd]:
+        """How the model's chain of thought ends. Raises Unable."""
+        return self.transport.submit("thought_end", call_id, prompt)
 
 
 class Writer(Handle):
@@ -165,4 +185,4 @@ class Handles:
     target: Writer
     verifier: Verifier
     costs: Costs = field(default_factory=Costs)
-    """What was measured on these actors, for `auto`; requests that share it learn from each other."""
+    """Measured costs of these actors, for `auto`; requests that share it learn from each other."""

@@ -4,12 +4,13 @@
     verifier                     ▼ v1 v2 v3 v4       one forward under a tree mask
     target                                     [ its step after the longest valid prefix, if that ends early ]
 
-One after the other: only the verdicts run at the same time.
+The three run one after the other; only the verdicts of a chain run together.
 """
 
 from __future__ import annotations
 
-from pipelines.session import Drafted, Session
+from pipelines.calls import Drafted
+from pipelines.session import Session
 
 
 async def parallel_prefix(session: Session) -> None:

@@ -1,108 +1,25 @@
-"""`Call` and `Recorder`: every piece of work of a request, what became of it, and the `Trace` made of that.
-
-start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
-             │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
-             └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
-"""
+"""`Recorder`: what a request has committed, when it ends, and the `Trace` made of all its calls."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from dreamr.errors import ActorLost
-from dreamr.types import ROOT, Checked, Prefill, Priority, Proposal, Role, Step, Tokens, Verdict
+from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Verdict
+from pipelines.calls import Call
 from pipelines.costs import Decision
-from pipelines.handles import Ref, Transport
-from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Request, Span, Trace
-
-Verdicts = tuple[Verdict, ...]
-Steps = tuple[Step, ...]
-T = TypeVar("T", Step, Verdict, Verdicts, Steps, Proposal, Checked, Prefill)
+from pipelines.phases import Reasoning
+from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Phase, Request, Span, Trace
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
-"""What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
-
-
-@dataclass(slots=True, eq=False)
-class Call(Generic[T]):
-    """One call of an actor, for step number `step`."""
-
-    id: str
-    role: Role
-    step: int
-    transport: Transport
-    ref: Ref[T]
-    submitted: float
-    priority: Priority = "needed"
-    received: float | None = None
-    """When its result was there, for those that waited for it."""
-    outcome: Outcome = "unused"
-    """What became of it, as far as is known yet."""
-    value: T | None = None
-    is_stopped: bool = False
-    num_kept: int | None = None
-    """Written tokens that became part of the answer; None: all of them when `outcome` is committed, else none."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens written, as far as they are known."""
-        match self.value:
-            case Step() | Proposal():
-                return len(self.value.tokens)
-            case Checked():
-                return 1
-            case tuple() as several:
-                return sum(len(one.tokens) for one in several if isinstance(one, Step))
-            case _:
-                return 0
-
-    @property
-    def num_wasted(self) -> int:
-        """Tokens written and not committed."""
-        if self.num_kept is not None:
-            return self.num_tokens - self.num_kept
-        return 0 if self.outcome == "committed" else self.num_tokens
-
-    async def result(self, deadline_s: float) -> T:
-        """Wait for the value.
-
-        Raises ActorLost when the actor dies, or makes no progress for `deadline_s`.
-        """
-        patience = deadline_s
-        while self.value is None:
-            try:
-                async with asyncio.timeout(patience):
-                    self.value = await self.ref
-            except TimeoutError:
-                patience = await self.transport.grace_s(self.ref, deadline_s)
-                if patience > 0:
-                    continue
-                self.outcome = "lost"
-                raise ActorLost(f"the {self.role} made no progress for {deadline_s:g} s") from None
-            except Exception:
-                self.outcome = "lost"
-                raise
-        return self.value
-
-    def promote(self, hint: Tokens = ()) -> None:
-        """A step that was begun as a speculative one is needed; `hint` are tokens that it may begin with."""
-        if self.priority == "speculative" and self.value is None and not self.is_stopped:
-            self.transport.promote(self.id, hint)
-
-    def stop(self) -> None:
-        """The result is not needed. May be called again, and when the work is done."""
-        if self.value is None and not self.is_stopped:
-            self.is_stopped = True
-            self.transport.stop(self.id)
+"""Texts that end an answer in the published SpecReason (`stop_at_marker`)."""
 
 
 def end_after(step: Step, before: Step, max_tokens: int) -> Literal["answered", "budget", "loop"] | None:
     """Why an answer ends with `step`, committed after `before`; None when it continues.
 
-    Requests and rollouts share these rules. A step that reaches `max_tokens` is kept whole.
+    Requests and rollouts share these rules.
     """
     if step.closed:
         return "answered"
@@ -125,20 +42,23 @@ class _Counts:
 
 
 class Recorder:
-    """Committed steps, why they end, and counts; times are seconds since it was made."""
+    """Committed steps, calls, and the end of a request; times are seconds since it was made."""
 
     def __init__(self, request: Request, clock: Callable[[], float], on_commit: OnCommit | None) -> None:
         self._request, self._clock, self._on_commit = request, clock, on_commit
         self._began = clock()
         self._steps: list[CommittedStep] = []
         self._waits: list[list[Call[Any]]] = []
-        """For each committed step, the calls that its commit had to wait for."""
+        """For each committed step, the calls that its commit waited for."""
         self.calls: list[Call[Any]] = []
         self.frontier: Step = ROOT
         """The last committed step: the next one is written from `frontier.end`."""
         self.end: End | None = None
         self.decisions: list[Decision] = []
         self.num_losses = 0
+        self.phase: Phase | None = None
+        self.reasoning: Reasoning | None = None
+        """In the phase of reasoning: its rules."""
 
     @property
     def num_committed(self) -> int:
@@ -158,15 +78,57 @@ class Recorder:
 
     def commit(
         self, step: Step, source: Literal["draft", "target"], score: float | None, waited_for: list[Call[Any]]
-    ) -> None:
-        """Append a step to the answer."""
-        committed = CommittedStep(self.num_committed, source, step.tokens, step.text, score, self.now())
+    ) -> Step:
+        """Append a step to the answer; the step as it was committed, which the phase of reasoning may shorten."""
+        if self.reasoning:
+            step = self.reasoning.part_of(step)
+        committed = CommittedStep(
+            self.num_committed, source, step.tokens, step.text, score, self.now(), step.finish, self.phase
+        )
         self._steps.append(committed)
         self._waits.append(waited_for)
-        self.end = self._end_after(step)
+        end = self._end_after(step)
+        self.end = self.reasoning.end_after(step, end) if self.reasoning else end
         self.frontier = step
         if self._on_commit and self._on_commit(committed):
             self.end = self.end or "enough"
+        return step
+
+    def restore(self) -> None:
+        """Take over what an earlier run has committed; its time counts as this run's."""
+        restored = self._request.committed
+        if restored:
+            self._began -= restored[-1].at
+        for committed in restored:
+            step = Step(self.frontier.end, committed.tokens, committed.text, committed.finish)
+            self._steps.append(committed)
+            self._waits.append([])
+            end = self._end_after(step)
+            self.end = end if committed.phase != "reasoning" or end == "budget" else None
+            self.frontier = step
+            if self._on_commit and self._on_commit(committed):
+                self.end = self.end or "enough"
+
+    def begin_reasoning(self, thought: ThoughtEnd) -> Reasoning:
+        """Enter the phase of reasoning."""
+        request = self._request
+        answers_always = request.schema is not None
+        self.phase = "reasoning"
+        self.reasoning = Reasoning(thought, request.settings.thinking_budget, answers_always=answers_always)
+        self.reasoning.resume(self.frontier.end)
+        return self.reasoning
+
+    def begin_answer(self) -> None:
+        """Leave the phase of reasoning; a chain of thought that its budget has ended is closed."""
+        assert self.reasoning is not None
+        reasoning, self.reasoning = self.reasoning, None
+        if self.end is None and not reasoning.is_closed:
+            closing = replace(reasoning.thought.closing, prefix=self.frontier.end)
+            if len(closing.end) >= self._request.settings.max_tokens:
+                self.end = "budget"  # there is no space for an answer
+                return
+            self.commit(closing, "target", None, [])
+        self.phase = "answer"
 
     def _end_after(self, step: Step) -> End | None:
         """The stop rules, the same for every schedule: they depend on committed steps alone."""
@@ -223,7 +185,8 @@ class Recorder:
             wrote_nothing = isinstance(call.value, Step) and not call.value.tokens
             if call.num_tokens or (end > start and not wrote_nothing):  # else no model was at work
                 score = call.value.score if isinstance(call.value, Verdict) else None
-                yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score)
+                num_kept = call.num_tokens - call.num_wasted
+                yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score, num_kept)
 
     def _interval(self, call: Call[Any]) -> tuple[float, float]:
         parts = call.value if isinstance(call.value, tuple) else (call.value,)
@@ -234,7 +197,10 @@ class Recorder:
     def _orchestration_s(self) -> float:
         """Between two commits, the time in which none of the calls that the second one waited for was computing."""
         previous, idle = 0.0, 0.0
-        for step, waits in zip(self._steps, self._waits, strict=True):
+        num_restored = len(self._request.committed)
+        if num_restored:
+            previous = self._steps[num_restored - 1].at
+        for step, waits in zip(self._steps[num_restored:], self._waits[num_restored:], strict=True):
             busy = [self._interval(call) for call in waits if call.value is not None]
             idle += (step.at - previous) - _covered(busy, previous, step.at)
             previous = step.at

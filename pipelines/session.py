@@ -1,6 +1,6 @@
 """`Session`: one request in flight. It makes every call, commits steps, and ends only when all its calls have ended.
 
-schedule: draft, judge, target_step, ...     begin a call and return at once
+schedule: draft, judge, target_step, ...     begin a call and return at once (`Caller`)
           verdict, unless_lost, required     wait for a call
           commit_if_accepted, commit_target  decide
                  │
@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
-from dreamr.types import Checked, Priority, Proposal, Role, Step, Tokens, Verdict
-from pipelines.costs import PLAIN, Plan
-from pipelines.handles import Handle, Handles, Ref, Verifier
-from pipelines.recorder import Call, Recorder, Steps, T, Verdicts
-from pipelines.trace import OnCommit, Request, Trace
+from dreamr.types import Role, Step, ThoughtEnd, Verdict
+from pipelines.caller import Caller
+from pipelines.calls import Call, Drafted, Steps, T
+from pipelines.costs import Costs
+from pipelines.handles import Handles, Verifier
+from pipelines.recorder import Recorder
+from pipelines.trace import OnCommit, Request
 from pipelines.verification import RandomVerdicts, Rule
 
 log = logging.getLogger(__name__)
@@ -33,31 +33,7 @@ MAX_TARGET_LOSSES = 5
 """In a row, for one step: then the request fails, since something kills the target each time."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drafted:
-    """A drafted step and its verdict, both perhaps still in flight."""
-
-    draft: Call[Step]
-    verdict: Call[Any]
-    """Of one `Verdict`, or of the verdicts on a whole chain."""
-    target: Call[Step] | None = None
-    """The target's step that the drafted one is compared with."""
-
-    @property
-    def calls(self) -> tuple[Call[Any], Call[Any]]:
-        return self.draft, self.verdict
-
-    @property
-    def tokens(self) -> Tokens:
-        """Tokens of the drafted step, as far as it is known."""
-        return self.draft.value.tokens if self.draft.value else ()
-
-    def stop(self) -> None:
-        for call in self.calls:
-            call.stop()
-
-
-class Session:
+class Session(Caller):
     """What a schedule works with: the state of one request, and its calls."""
 
     def __init__(
@@ -78,184 +54,13 @@ class Session:
         if rule.kind == "random":
             verifier = Verifier(RandomVerdicts(handles.verifier.transport, request.settings.seed))
             handles = replace(handles, verifier=verifier)
-        self.rule, self.window = rule, window
-        self._handles, self._request, self._prompt = handles, request, request.prompt
-        self._first_target_steps = first_target_steps
-        self._recorder = Recorder(request, clock, on_commit)
-        self._numbers = itertools.count()
-        self._prefill: Call[Any] | None = None
-        self._num_learnt = 0
-        """Calls whose costs are noted."""
-
-    # -- state -----------------------------------------------------------------------------------------------------
+        super().__init__(handles, request, rule, Recorder(request, clock, on_commit), first_target_steps)
+        self.window = window
 
     @property
-    def settings(self) -> PipelineSettings:
-        return self._request.settings
-
-    @property
-    def ended(self) -> bool:
-        return self._recorder.end is not None
-
-    @property
-    def frontier(self) -> Step:
-        """The last committed step."""
-        return self._recorder.frontier
-
-    @property
-    def next_index(self) -> int:
-        """Number of the step that will be committed next."""
-        return self._recorder.num_committed
-
-    @property
-    def has_draft(self) -> bool:
-        """Whether the draft's actor is up."""
-        return self._handles.draft.up
-
-    @property
-    def can_speculate(self) -> bool:
-        """Whether draft and verifier are up, and the next step may be the draft's."""
-        return self.next_index >= self._first_target_steps and self.has_draft and self._handles.verifier.up
-
-    # -- calls that begin ------------------------------------------------------------------------------------------
-
-    def draft_step(self, index: int, after: Step | Call[Step]) -> Call[Step]:
-        """Begin to draft step number `index`, perhaps after one that is still being drafted."""
-        draft, sampling = self._handles.draft, self._request.sampling(index, "draft")
-        return self._begin(
-            "draft", index, lambda call_id: draft.next_step(call_id, self._prompt, _argument(after), sampling)
-        )
-
-    def draft_chain(self, window: int) -> list[Call[Step]]:
-        """Begin to draft `window` steps after the frontier, each passed on unawaited to the next."""
-        calls: list[Call[Step]] = []
-        for place in range(window):
-            calls.append(self.draft_step(self.next_index + place, calls[-1] if calls else self.frontier))
-        return calls
-
-    def draft_and_judge(self, index: int, after: Step | Call[Step], target: Call[Step] | None = None) -> Drafted:
-        """Begin to draft step number `index` and, as soon as it is there, to judge it.
-
-        `target` is the target's step at the same place: verdicts that compare need it.
-        """
-        draft = self.draft_step(index, after)
-        target = target if self.rule.compares else None
-        return Drafted(draft, self.judge(index, draft, target), target)
-
-    def judge(self, index: int, step: Step | Call[Step], target: Step | Call[Step] | None = None) -> Call[Verdict]:
-        """Begin to judge drafted step number `index`; `target` is the target's step at the same place."""
-        verifier, criterion = self._handles.verifier, self.rule.criterion
-        reference = _argument(target) if target is not None and self.rule.compares else None
-        return self._begin(
-            "verifier",
-            index,
-            lambda call_id: verifier.score(call_id, self._prompt, _argument(step), criterion, reference),
-        )
-
-    def judge_chain(self, index: int, chain: Sequence[Step | Call[Step]]) -> Call[Verdicts]:
-        """Begin to judge drafted steps from number `index` on in one forward, when all of them are there.
-
-        Steps from the first blank one on get no verdict.
-        """
-        verifier, criterion = self._handles.verifier, self.rule.criterion
-        steps = [_argument(step) for step in chain]
-        return self._begin(
-            "verifier", index, lambda call_id: verifier.score_chain(call_id, self._prompt, steps, criterion)
-        )
-
-    def prefill_verifier(self) -> None:
-        """Have the verifier read the prompt while the draft writes its first step. The first verdict waits for it."""
-        verifier = self._handles.verifier
-        if verifier.up:
-            self._prefill = self._begin("verifier", 0, lambda call_id: verifier.prefill(call_id, self._prompt))
-
-    def target_step(
-        self,
-        index: int | None = None,
-        after: Step | Call[Step] | None = None,
-        *,
-        priority: Priority = "needed",
-        hint: Tokens = (),
-    ) -> Call[Step]:
-        """Begin the target's step number `index` after `after`: by default the one at the frontier.
-
-        `hint` are tokens that it may begin with, such as those of a rejected drafted step.
-        """
-        index = self.next_index if index is None else index
-        prefix = _argument(self.frontier if after is None else after)
-        target, sampling = self._handles.target, replace(self._request.sampling(index, "target"), hint=hint)
-        call = self._begin(
-            "target", index, lambda call_id: target.next_step(call_id, self._prompt, prefix, sampling, priority)
-        )
-        call.priority = priority
-        return call
-
-    def target_steps(self, index: int, chain: Sequence[Step]) -> Call[Steps]:
-        """Begin the target's step after each step of a chain, the first of them number `index`, in one batch."""
-        target = self._handles.target
-        sampling = [self._request.sampling(index + place, "target") for place in range(len(chain))]
-        return self._begin("target", index, lambda call_id: target.next_steps(call_id, self._prompt, chain, sampling))
-
-    def propose_tokens(self, after: Step, num_tokens: int) -> Call[Proposal]:
-        """Begin to draft tokens after an open step; their place in the answer seeds them."""
-        draft, sampling = self._handles.draft, self._request.sampling(len(after.end), "draft")
-        return self._begin(
-            "draft",
-            self.next_index,
-            lambda call_id: draft.propose_tokens(call_id, self._prompt, after, num_tokens, sampling),
-        )
-
-    def check_tokens(self, after: Step, proposal: Proposal | Call[Proposal]) -> Call[Checked]:
-        """Have the target check tokens proposed after an open step."""
-        target, sampling = self._handles.target, self._request.sampling(len(after.end), "target")
-        proposed = proposal.ref if isinstance(proposal, Call) else proposal
-        return self._begin(
-            "target",
-            self.next_index,
-            lambda call_id: target.check_tokens(call_id, self._prompt, after, proposed, sampling),
-        )
-
-    def _begin(self, role: Role, index: int, submit: Callable[[str], Ref[Any]]) -> Call[Any]:
-        handle: Handle = getattr(self._handles, role)
-        call_id = f"{self._request.id}/{role}/{next(self._numbers)}"
-        call: Call[Any] = Call(call_id, role, index, handle.transport, submit(call_id), self._recorder.now())
-        self._recorder.calls.append(call)
-        return call
-
-    # -- plans (`auto`) --------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def costs_in_use(self) -> Iterator[None]:
-        """Count this request among those that share the actors, and learn from its calls."""
-        costs = self._handles.costs
-        costs.num_running += 1
-        try:
-            yield
-            self._learn()
-            costs.answered(self.next_index)
-        finally:
-            costs.num_running -= 1
-
-    def plan_start(self) -> Plan:
-        """The first plan of the request: `judged_together` is 0 where it is not to speculate."""
-        decision = self._handles.costs.choose_start(self.window)
-        self._recorder.decisions.append(decision)
-        return decision.plan
-
-    def plan(self) -> Plan:
-        """The plan for the steps from the frontier on; it is noted in the trace."""
-        self._learn()
-        recorder = self._recorder
-        decision = self._handles.costs.choose(self.next_index, recorder.num_accepted, recorder.num_judged, self.window)
-        recorder.decisions.append(decision)
-        return decision.plan
-
-    def _learn(self) -> None:
-        """Note the costs of the calls since the last plan, which they were made under."""
-        decisions = self._recorder.decisions
-        plan = decisions[-1].plan if decisions else PLAIN
-        self._handles.costs.account(plan, self._recorder.calls[self._num_learnt :])
-        self._num_learnt = len(self._recorder.calls)
+    def costs(self) -> Costs:
+        """What was measured on these actors."""
+        return self._handles.costs
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -291,8 +96,8 @@ class Session:
         except Exception as error:
             # Whatever is wrong with the draft or the verifier, the target can still answer. What it cannot take
             # either (a broken image, say) it will raise itself.
-            self._recorder.num_losses += isinstance(error, ActorLost)
-            log.warning("request %s, step %d: the %s failed: %s", self._request.id, call.step, call.role, error)
+            self.recorder.num_losses += isinstance(error, ActorLost)
+            log.warning("request %s, step %d: the %s failed: %s", self.request.id, call.step, call.role, error)
             return None
 
     async def settled(self, call: Call[Any]) -> None:
@@ -307,20 +112,20 @@ class Session:
             try:
                 return await self._received(call), call
             except ActorLost as error:
-                self._recorder.num_losses += 1
+                self.recorder.num_losses += 1
                 num_losses += 1
                 if num_losses == MAX_TARGET_LOSSES:
                     raise ActorLost(
                         f"the target was lost {num_losses} times while it wrote step {self.next_index}"
                     ) from error
-                log.warning("request %s, step %d: %s; asking again", self._request.id, self.next_index, error)
+                log.warning("request %s, step %d: %s; asking again", self.request.id, self.next_index, error)
                 await self._handles.target.transport.recovered()
                 call = again()
 
     async def _received(self, call: Call[T]) -> T:
         value = await call.result(self._deadline_s(call.role))
         if call.received is None:
-            call.received = self._recorder.now()
+            call.received = self.recorder.now()
         return value
 
     def _deadline_s(self, role: Role) -> float:
@@ -340,44 +145,73 @@ class Session:
         step = draft.value
         assert step is not None, "a verdict comes after its step"
         accepted = self.rule.accepts(verdict)
-        self._handles.costs.decided(accepted)
+        self.costs.decided(accepted)
         draft.outcome = "committed" if accepted else "rejected"
         if accepted:
-            self._commit(step, "draft", verdict, waited_for)
+            draft.num_kept = self._commit(step, "draft", verdict, waited_for)
         return accepted
 
     async def commit_target(
-        self, call: Call[Step], drafted: Drafted | None = None, verdict: Verdict | None = None
+        self,
+        call: Call[Step],
+        drafted: Drafted | None = None,
+        verdict: Verdict | None = None,
+        again: Callable[[], Call[Step]] | None = None,
     ) -> None:
-        """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None."""
+        """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None.
+
+        `again` begins the call anew when the target was lost; by default as the target's step at the frontier.
+        """
         call.promote(drafted.tokens if drafted else ())
-        step, call = await self.required(call, self.target_step)
+        step, call = await self.required(call, again or self.target_step)
         call.outcome = "committed"
         if drafted:
             drafted.stop()
-        self._commit(step, "target", verdict, [call, *(drafted.calls if drafted else ())])
+        call.num_kept = self._commit(step, "target", verdict, [call, *(drafted.calls if drafted else ())])
 
     def commit_from_batch(
         self, batch: Call[Steps], step: Step, verdict: Verdict | None, waited_for: Sequence[Call[Any]]
     ) -> None:
         """Commit one of the steps that `target_steps` gave."""
-        batch.outcome, batch.num_kept = "committed", len(step.tokens)
-        self._commit(step, "target", verdict, waited_for)
+        batch.outcome = "committed"
+        batch.num_kept = self._commit(step, "target", verdict, waited_for)
 
-    def commit_checked(self, step: Step, rounds: Sequence[Call[Any]]) -> None:
-        """Commit a step made of proposed and checked tokens."""
-        self._commit(step, "target", None, rounds)
+    def commit_checked(self, step: Step, rounds: Sequence[Call[Any]]) -> int:
+        """Commit a step made of proposed and checked tokens; how many of its tokens were kept."""
+        return self._commit(step, "target", None, rounds)
 
     def _commit(
         self, step: Step, source: Literal["draft", "target"], verdict: Verdict | None, waited_for: Sequence[Call[Any]]
-    ) -> None:
+    ) -> int:
+        """How many of its tokens were kept."""
         waits = list(waited_for)
         if self._prefill and any(call.role == "verifier" for call in waits):
             waits.append(self._prefill)
-        self._recorder.commit(step, source, verdict.score if verdict and verdict.judged else None, waits)
+        committed = self.recorder.commit(step, source, verdict.score if verdict and verdict.judged else None, waits)
+        return len(committed.tokens)
 
-    def trace(self) -> Trace:
-        return self._recorder.trace()
+    # -- phases ----------------------------------------------------------------------------------------------------
+
+    async def thought_end(self) -> ThoughtEnd:
+        """How the target's chain of thought ends. Raises Unable."""
+        target, call_id = self._handles.target, f"{self.request.id}/thought_end"
+        while True:
+            try:
+                return await target.thought_end(call_id, self._prompt)
+            except ActorLost:
+                await target.transport.recovered()
+
+    def is_complete(self, step: Step) -> bool:
+        """Whether a step of checked tokens has reached its end, or the end of the reasoning."""
+        reasoning = self.recorder.reasoning
+        return step.finish != "stopped" or (reasoning is not None and reasoning.thought.token in step.tokens)
+
+    def begin_answer(self) -> None:
+        """Leave the phase of reasoning. Calls that are still open are stopped, and awaited in the end."""
+        for call in self.recorder.calls:
+            call.stop()
+        self._prefill = None
+        self.recorder.begin_answer()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -387,7 +221,7 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = [call for call in self._recorder.calls if call.value is None and call.outcome != "lost"]
+        running = [call for call in self.recorder.calls if call.value is None and call.outcome != "lost"]
         for call in running:
             call.stop()
         await asyncio.gather(*(self._drained(call) for call in running))
@@ -396,9 +230,4 @@ class Session:
         try:
             await call.result(self.settings.stop_deadline_s)
         except Exception as error:
-            log.debug("request %s: %s ended with %s", self._request.id, call.id, error)
-
-
-def _argument(step: Step | Call[Step]) -> Step | Ref[Step]:
-    """A step as the argument of a call: one that is still being drafted is passed on unawaited."""
-    return step.ref if isinstance(step, Call) else step
+            log.debug("request %s: %s ended with %s", self.request.id, call.id, error)

@@ -14,13 +14,13 @@ from typing import Any
 
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import Checked, Proposal, Step
-from pipelines.recorder import Call
+from pipelines.calls import Call
 from pipelines.session import Session
 
 
 @dataclass(slots=True)
 class _Open:
-    """The step after the frontier, as far as it is written."""
+    """The step after the frontier, as far as it has been written."""
 
     step: Step = field(default_factory=Step)
     rounds: list[Call[Any]] = field(default_factory=list)
@@ -29,7 +29,7 @@ class _Open:
 
 async def token_speculative(session: Session) -> None:
     """Propose, check, and commit each step when its last token is checked."""
-    current = _Open()
+    current = _Open(Step(prefix=session.frontier.end))
     while not session.ended:
         await _round(session, current)
 
@@ -57,22 +57,22 @@ async def _checked(session: Session, step: Step, proposing: Call[Proposal] | Non
     except Exception:
         if not proposing or proposing.value:  # the target's own refusal
             raise
-        # The check that waited for the proposal fails with it; the target can do without.
+        # The check that waited for the proposal fails with it; check again without a proposal.
         return await session.required(
             session.check_tokens(step, proposal), lambda: session.check_tokens(step, proposal)
         )
 
 
 def _commit(session: Session, current: _Open, checked: Checked) -> int:
-    """Commit what is complete and keep what is open; the number of tokens of the round that were of use."""
+    """Commit complete steps and keep the open one; the number of tokens of the round that were used."""
     num_kept = -len(current.step.tokens)
     for step in checked.steps:
         if session.ended:
             break
-        num_kept += len(step.tokens)
-        if step.finish == "stopped":
+        if not session.is_complete(step):
+            num_kept += len(step.tokens)
             current.step = step
         else:
-            session.commit_checked(step, current.rounds)
+            num_kept += session.commit_checked(step, current.rounds)
             current.step, current.rounds = Step(prefix=step.end), []
     return num_kept

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dreamr.config import PipelineSettings
-from dreamr.types import Prompt, Role, Sampling, Tokens
+from dreamr.types import Finish, Prompt, Role, Sampling, Tokens
 from pipelines.costs import Decision
 
 Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
 """What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
-early; it was finished but not needed (after a rejection or after the end); its actor was lost; it was a verdict; it
+early; it was finished but not used (after a rejection or after the end); its actor was lost; it was a verdict; it
 read the prompt."""
+
+Phase = Literal["reasoning", "answer"]
 
 End = Literal["answered", "budget", "loop", "enough"]
 """Why a request ended: the model closed its answer; `max_tokens` was reached; two equal steps in a row; `on_commit`
@@ -29,27 +31,41 @@ class Request:
     prompt: Prompt
     settings: PipelineSettings = field(default_factory=PipelineSettings)
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    schema: str | None = None
+    """A JSON schema, as text, that the answer follows; the chain of thought is free."""
+    committed: tuple[CommittedStep, ...] = ()
+    """Steps that an earlier run of the same request has committed: the answer goes on after them, as it would have."""
+    thinks: bool = True
+    """The text begins inside the chain of thought. Matters for a schema and a thinking budget only."""
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether reasoning and answer are written one after the other, each under its own rules."""
+        return self.schema is not None or (self.thinks and self.settings.thinking_budget is not None)
 
     def sampling(self, step: int, role: Role) -> Sampling:
         """How step number `step` is sampled by `role`.
 
-        Each has its own seed, so that what is written depends neither on timing nor on what else was tried. Every
-        step may have `max_step_tokens`: a drafted step cannot know how much of the budget the steps before it took.
+        Each has its own seed, so its tokens depend neither on timing nor on other calls. Every step may have
+        `max_step_tokens`: when a step is drafted, the lengths of the steps before it may not be known yet.
         """
         settings = self.settings
         digest = hashlib.sha256(f"{settings.seed}/{step}/{role}".encode()).digest()
         return Sampling(
             temperature=settings.temperature,
             top_p=settings.top_p,
+            top_k=settings.top_k,
+            min_p=settings.min_p,
             max_tokens=settings.max_step_tokens,
             assisted=settings.assisted,
             seed=int.from_bytes(digest[:4], "big"),
+            budget=settings.max_tokens,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CommittedStep:
-    """One step of the answer, and who wrote it."""
+    """One step of the answer, and its author."""
 
     index: int
     source: Literal["draft", "target"]
@@ -59,6 +75,9 @@ class CommittedStep:
     """Verdict of the drafted step at this position, whether accepted or rejected; None when there was none."""
     at: float
     """Seconds since the request began."""
+    finish: Finish = "delimiter"
+    phase: Phase | None = None
+    """None where reasoning and answer are not written in phases (`Request.has_phases`)."""
 
 
 OnCommit = Callable[[CommittedStep], bool | None]
@@ -77,10 +96,12 @@ class Span:
     """Index of the step that the work was for."""
     num_tokens: int
     score: float | None = None
+    num_kept: int = 0
+    """Of these tokens, how many became part of the answer."""
 
     @property
     def number(self) -> str:
-        """The step's number as people count; empty for work that is for all steps."""
+        """The step's number from 1 on; empty for work that is for all steps."""
         return "" if self.outcome == "prefill" else str(self.step + 1)
 
 
@@ -94,7 +115,7 @@ class Trace:
     end: End
     wall_s: float
     orchestration_s: float
-    """Part of `wall_s` in which the pipeline waited although no model it waited for was running."""
+    """Part of `wall_s` in which no model that the pipeline waited for was running."""
     spans: tuple[Span, ...]
     num_drafted: int
     """Drafted steps, whether judged or not. Tokens, like all counts up to `coverage`, in token_speculative."""

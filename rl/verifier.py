@@ -54,7 +54,9 @@ class RolloutVerifier(TargetActor):
 
     async def _judged(self, prompt: Prompt, chain: Sequence[Step], temperature: float | None) -> list[JudgedStep]:
         if temperature is not None:
-            return await self._able(TokenScoring).score_tokens("rollout", prompt, chain, temperature)
+            return await self._able(TokenScoring, "log-probabilities of the tokens that it judges").score_tokens(
+                "rollout", prompt, chain, temperature
+            )
         return [JudgedStep(verdict) for verdict in await self._engine.score("rollout", prompt, chain)]
 
     async def write(

@@ -28,8 +28,8 @@ import typer
 from dreamr.bench.report import Machine
 from dreamr.config import Config, load_config
 from dreamr.config.serve import ServeSettings
-from dreamr.serve.app import api_keys
-from dreamr.serve.sample import chat_body
+from dreamr.serve.middleware import api_keys
+from dreamr.tasks.images import data_url
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
 from tools.load_report import Asked, summarise
 
@@ -96,13 +96,23 @@ async def measure(
     return rows
 
 
+def chat_body(model: str, problem: Problem) -> dict[str, Any]:
+    """The body of a request with this problem."""
+    [image] = problem.prompt.images
+    content = [
+        {"type": "text", "text": problem.question},
+        {"type": "image_url", "image_url": {"url": data_url(image)}},
+    ]
+    return {"model": model, "messages": [{"role": "user", "content": content}]}
+
+
 @contextmanager
 def running(config: Config) -> Iterator[str]:
     """The application on a free port of this machine, for the duration of the block."""
     from ray import serve
 
     from actors.cluster import connected
-    from dreamr.serve.deployment import build
+    from serve_app import build
 
     with connected(config.cluster), socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

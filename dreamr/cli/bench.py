@@ -80,7 +80,7 @@ def bench(
         failed = actors.failed | run.failed
         report = make_report(settled, seed, machine, group.infos, run.methods, measurements, failed=failed, **about)
         report = with_oracle(report, measurements)
-        # Written before the controls as well: an error in these must not lose what took so long to measure.
+        # Written before the controls as well: an error in these must not lose the measurements.
         write_folder(report, out)
         with notices.status("Measuring the controls ..."):
             alone = [one for one in measurements if one.method == "autoregressive"]

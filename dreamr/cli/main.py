@@ -108,11 +108,11 @@ def curves(
     from rl.curves import draw_curves, load_runs
 
     with reported():
+        if out is not None:
+            check_picture("--out", out)
         path = out or runs[0] / "curves.png"
         try:
-            histories = load_runs(runs)
-            check_picture("--out", path)
-            draw_curves(histories, path)
+            draw_curves(load_runs(runs), path)
         except ValueError as error:
             raise BadInput(str(error)) from error
         typer.echo(f"curves: {path}")
@@ -124,7 +124,7 @@ def train(
         Path | None, typer.Option(help="YAML file; without it, DREAMR_SAPO_CONFIG, else the built-in draft's recipe.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, in place of the file's `run`.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint of the run.")] = False,
 ) -> None:
     """Train a draft by SAPO: steps that the target accepts, correct answers, few tokens."""
     from dreamr.errors import reported
@@ -139,7 +139,7 @@ def evaluate(
     benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],
     config: ConfigFile = None,
     data: Annotated[Path | None, typer.Option(help="Parquet file or folder; default: the hub's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many rows, from the first on.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first rows, this many.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for rows and results; an interrupted run continues in it.")
     ] = None,
@@ -187,6 +187,24 @@ def bench(
         command.bench(
             problems, seed, methods, config, sweep=sweep, out=out, draft=draft, benchmark=benchmark, data=data
         )
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    draft: Draft = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    address: Annotated[
+        str, typer.Option(help="Ray cluster: HOST:PORT, auto (the one of this machine), or local (a new one).")
+    ] = "local",
+) -> None:
+    """Serve an OpenAI-compatible endpoint and its page until Ctrl-C."""
+    from dreamr.cli import serve as command
+    from dreamr.errors import reported
+
+    with reported():
+        command.serve(config, draft, host=host, port=port, address=address)
 
 
 @app.command()

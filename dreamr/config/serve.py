@@ -26,7 +26,7 @@ class ImageLimits(Strict):
 
 
 class ServeSettings(Strict):
-    """How the endpoint behaves; what a request may ask for is bounded here and by `pipeline`."""
+    """Settings of the endpoint; requests are bounded by these and by `pipeline`."""
 
     model_name: str = Field(default="dreamr", min_length=1)
     """The name under which clients ask for the pipeline."""
@@ -44,13 +44,25 @@ class ServeSettings(Strict):
     """Longest wait in line."""
     request_deadline_s: PositiveFloat = 600.0
     """Longest time for one answer, from the end of its wait."""
+    keep_answers_s: PositiveFloat = 600.0
+    """How long an answer is kept for a retry with the same Idempotency-Key."""
+    drain_deadline_s: PositiveFloat = 60.0
+    """Longest time that a replica which stops, on an update or with fewer replicas, goes on with its answers."""
     write_ahead_up_to: int = Field(default=1, ge=0)
     """The target writes its own step ahead of the verdict only while so many answers, or fewer, are worked on; with
     more it writes when a draft is rejected. Changes no token, only who has to wait."""
     draft_up_to: PositiveInt = 1000
     """Drafting stops while more answers than this are worked on: the target then writes every step."""
 
+    cors_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call the endpoint from a browser, such as `https://app.example.org`; `*`: all."""
+
     max_body_bytes: PositiveInt = 32 * 2**20
+    """Of one request."""
+    max_buffered_bytes: PositiveInt = 256 * 2**20
+    """Of all request bodies that a replica holds at once; more are refused with 503."""
+    body_deadline_s: PositiveFloat = 60.0
+    """Longest time for sending a body."""
     max_text_chars: PositiveInt = 100_000
     """Of all texts of a conversation together."""
     max_messages: PositiveInt = 64

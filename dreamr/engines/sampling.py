@@ -1,8 +1,7 @@
-"""Choosing tokens from float32 logits: greedy, sampled, and by token-level speculation.
+"""Tokens from float32 logits: greedy, sampled, and by token-level speculation.
 
 Every step has one stream of random numbers, made from its seed on the CPU. A token is the first whose cumulative
-probability exceeds the next number, so the same seed draws from the same numbers on every device, whatever else is in
-the batch.
+probability exceeds the next number, so the same seed uses the same numbers on every device and in every batch.
 
 Shapes: r rows, v vocabulary.
 """
@@ -23,7 +22,7 @@ Draw = Callable[[], float]
 
 
 class NumericalError(RuntimeError):
-    """The model's logits are not numbers: broken weights, or an overflow in a narrow type."""
+    """The model's logits are not finite: broken weights, or an overflow in a narrow number type."""
 
 
 def stream(sampling: Sampling) -> Draw:
@@ -38,6 +37,10 @@ def check_sampling(sampling: Sampling) -> None:
         raise ValueError(f"temperature must be 0 (greedy) or more, not {sampling.temperature}")
     if not 0 < sampling.top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {sampling.top_p}")
+    if sampling.top_k < 0:
+        raise ValueError(f"top_k must be 0 (all tokens) or more, not {sampling.top_k}")
+    if not 0 <= sampling.min_p <= 1:
+        raise ValueError(f"min_p must be at least 0 and at most 1, not {sampling.min_p}")
     if sampling.max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")
 
@@ -65,7 +68,7 @@ def sampled(logits: Tensor, sampling: Sequence[Sampling], numbers: Sequence[floa
 def draw(probabilities: Tensor, numbers: Sequence[float]) -> list[int]:
     """The first token of each row (r, v) whose cumulative probability exceeds the row's number."""
     cumulative = probabilities.double().cumsum(-1)
-    # Of the row's own total, which need not be 1: an excluded last token must never be drawn by rounding.
+    # Relative to the row's total, which need not be 1: rounding must never draw an excluded last token.
     reached = torch.tensor(numbers, dtype=torch.double, device=probabilities.device)[:, None] * cumulative[:, -1:]
     tokens: list[int] = (cumulative > reached).int().argmax(-1).tolist()
     return tokens
@@ -74,12 +77,32 @@ def draw(probabilities: Tensor, numbers: Sequence[float]) -> list[int]:
 def distribution(logits: Tensor, sampling: Sequence[Sampling]) -> Tensor:
     """The probabilities (r, v) that tokens are sampled from, at temperatures above 0. Raises NumericalError."""
     check_finite(logits.max(-1).values, logits.shape[-1])
-    temperature = torch.tensor([one.temperature for one in sampling], device=logits.device)
-    probabilities = torch.softmax(logits / temperature[:, None], -1)
+    logits = logits / _column(logits, [one.temperature for one in sampling])
+    if any(one.top_k for one in sampling):
+        logits = top_k(logits, sampling)
+    probabilities = torch.softmax(logits, -1)
     if any(one.top_p < 1 for one in sampling):
         probabilities = nucleus(probabilities, torch.tensor([one.top_p for one in sampling], device=logits.device))
         probabilities /= probabilities.sum(-1, keepdim=True)
+    if any(one.min_p > 0 for one in sampling):
+        least = _column(logits, [one.min_p for one in sampling]) * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least, 0)
+        probabilities /= probabilities.sum(-1, keepdim=True)
     return probabilities
+
+
+def top_k(logits: Tensor, sampling: Sequence[Sampling]) -> Tensor:
+    """Exclude all but the `top_k` largest logits of each row (r, v); 0 excludes none."""
+    size = logits.shape[-1]
+    counts = [min(one.top_k, size) or size for one in sampling]
+    ranked = logits.sort(descending=True).values
+    least = ranked.gather(-1, torch.tensor(counts, device=logits.device)[:, None] - 1)
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def _column(like: Tensor, values: Sequence[float]) -> Tensor:
+    """(r, 1), on the device of `like`."""
+    return torch.tensor(values, device=like.device)[:, None]
 
 
 def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
@@ -101,8 +124,8 @@ def accept_greedy(own: Sequence[int], proposed: Sequence[int]) -> tuple[int, int
 def accept_sampled(p: Tensor, q: Tensor, proposed: Sequence[int], number: Draw) -> tuple[int, int]:
     """As `accept_greedy`, sampled: p (len(proposed) + 1, v) of the target, q (len(proposed), v) of the draft.
 
-    Accepting with min(1, p/q) and otherwise drawing from max(p - q, 0) gives tokens distributed as p, whatever q is:
-    the accepted part contributes min(p, q), and the rest is drawn exactly as often as something is missing
+    Accepting with min(1, p/q) and otherwise drawing from max(p - q, 0) gives tokens distributed as p for every q: the
+    accepted part contributes min(p, q), and the rest is drawn exactly as often as it is missing
     (Leviathan et al. 2023, arXiv 2211.17192).
     """
     for place, token in enumerate(proposed):

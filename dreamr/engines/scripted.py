@@ -1,8 +1,7 @@
 """`ScriptedEngine`: an engine without a model, for tests and simulation under a virtual clock.
 
-What it writes depends on its seed and on every token of the prefix, so one wrong prefix changes all that follows.
-Calls share one clock-time resource, the forward, in the order in which they ask for it, as they share a real model;
-`max_batch` of them fit into one.
+Its steps depend on its seed and on every token of the prefix, so one wrong prefix changes all that follows. Calls take
+turns at the forward, in the order in which they come, as on a real model; `max_batch` of them share one.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
 from dreamr.engines.steps import StepEnd
+from dreamr.errors import TooLong
 from dreamr.types import (
     DELIMITER,
+    END_OF_THOUGHT,
     Checked,
     Criterion,
     Finish,
@@ -26,6 +27,7 @@ from dreamr.types import (
     Proposal,
     Sampling,
     Step,
+    ThoughtEnd,
     Tokens,
     Verdict,
 )
@@ -34,11 +36,13 @@ END_OF_STEP = 0
 END_OF_ANSWER = 1
 _WORDS = range(2, 1000)
 _SLIP = 1000
-"""A token that no script holds."""
+"""A token that is in no script."""
+THOUGHT_END, JSON_VALUE = 1001, 1002
+_SHOWN = {THOUGHT_END: END_OF_THOUGHT, JSON_VALUE: "{}"}
 
 
 class ScriptedEngine:
-    """Draft, target or verifier: two engines with the same seed are the same model, whatever their latencies.
+    """Draft, target or verifier: two engines with the same seed are the same model with any latencies.
 
     `clock` stamps steps and verdicts; under a virtual clock, give it the event loop's. With `cores`, which other
     engines may share, all work takes place on these.
@@ -62,6 +66,7 @@ class ScriptedEngine:
         """See `Engine`."""
         if after.closed:
             return Step(prefix=after.end, finish="eos", started=self._now(), ended=self._now())
+        self._check_length(prompt, after.end)
         await self._arrive()
         script = self.script(prompt, after.end, sampling)
         tokens: list[int] = []
@@ -115,7 +120,7 @@ class ScriptedEngine:
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        """See `TokenSpeculation`: the tokens that the imitated engine would write, but for some slips."""
+        """See `TokenSpeculation`: the tokens that the imitated engine would write, except for some slips."""
         await self._arrive()
         started = self._now()
         tokens: list[int] = []
@@ -139,10 +144,10 @@ class ScriptedEngine:
             if proposal.tokens[: len(own)] != tuple(own):
                 break
         accepted = len(own) - (proposal.tokens[: len(own)] != tuple(own))
-        return Checked(_ENDS.split(after, tuple(own), sampling.max_tokens), accepted, started, self._now())
+        return Checked(_ENDS.split(after, tuple(own), sampling), accepted, started, self._now())
 
     def _imitated(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
-        if _SLIP in written:  # no script goes on from there
+        if _SLIP in written:  # no script continues from there
             return _SLIP
         config = self._config
         model = self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
@@ -150,14 +155,15 @@ class ScriptedEngine:
         return model._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
 
     def _next(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
-        """The token behind an open step and what is written behind it."""
-        last = (after, *_ENDS.split(after, tuple(written), sampling.max_tokens))[-1]
+        """The token after an open step and the tokens written after it."""
+        last = (after, *_ENDS.split(after, tuple(written), sampling))[-1]
         is_open = last is after or last.finish == "stopped"
         prefix, place = (last.prefix, len(last.tokens)) if is_open else (last.end, 0)
         return self.script(prompt, prefix, sampling)[place]
 
     async def prefill(self, prompt: Prompt) -> Prefill:
         """See `Engine`."""
+        self._check_length(prompt, ())
         async with self._forward:
             started = self._now()
             await self._pass(self._config.first_token_s + self._reading(prompt))
@@ -166,6 +172,15 @@ class ScriptedEngine:
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`. A scripted model reads words, and images not at all."""
         return len(prompt.question.split())
+
+    async def thought_end(self) -> ThoughtEnd:
+        """See `Phases`."""
+        return ThoughtEnd(THOUGHT_END, Step(tokens=(THOUGHT_END,), text=END_OF_THOUGHT))
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`: one token per word."""
+        words = (text if isinstance(text, str) else text.question).split()
+        return tuple(random.Random(word).choice(_WORDS) for word in words)
 
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
         """See `Engine`."""
@@ -180,22 +195,37 @@ class ScriptedEngine:
         return self._now() - self._last_forward
 
     def script(self, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Tokens:
-        """The whole step behind `prefix`. At temperature 0 the sampling seed changes nothing."""
+        """The whole step after `prefix`. At temperature 0 the sampling seed changes nothing."""
+        if sampling.grammar:
+            return (JSON_VALUE, END_OF_ANSWER)[: sampling.max_tokens]
         seed = sampling.seed if sampling.temperature > 0 else 0
         rng = random.Random(f"step/{self._config.seed}/{prompt.key}/{prefix}/{seed}")
         num_steps = random.Random(f"length/{prompt.key}").randint(*self._config.num_steps)
         last = prefix.count(END_OF_STEP) + 1 >= num_steps
         length = rng.randint(*self._config.step_tokens)
         words = rng.choices(_WORDS, k=length - 1)
+        if self._ends_thought(prompt, prefix):
+            words = [THOUGHT_END, *words[1:]]
         return (*words, END_OF_ANSWER if last else END_OF_STEP)[: sampling.max_tokens]
 
+    def _ends_thought(self, prompt: Prompt, prefix: Tokens) -> bool:
+        if self._config.thought_steps is None or THOUGHT_END in prefix:
+            return False
+        return prefix.count(END_OF_STEP) >= random.Random(f"thought/{prompt.key}").randint(*self._config.thought_steps)
+
     def rho(self, prompt: Prompt, step: Step) -> float:
-        """The verdict on a step behind its own prefix."""
+        """The verdict on a step on its own prefix."""
         rng = random.Random(f"rho/{self._config.seed}/{prompt.key}/{step.end}")
         return 0.99 if rng.random() < self._config.acceptance else 0.01
 
+    def _check_length(self, prompt: Prompt, prefix: Tokens) -> None:
+        """Raises TooLong."""
+        num_words, limit = len(prompt.question.split()), self._config.max_positions
+        if limit and num_words + len(prefix) >= limit:
+            raise TooLong(f"prompt and prefix have {num_words} + {len(prefix)} tokens; the limit is {limit}")
+
     def _reading(self, prompt: Prompt) -> float:
-        """Seconds that the prompt still takes."""
+        """Seconds for reading the prompt; 0 when it was read before."""
         if prompt.key in self._read:
             return 0.0
         self._read.add(prompt.key)
@@ -218,7 +248,7 @@ class ScriptedEngine:
 
 
 def _text(tokens: Sequence[int]) -> str:
-    words = " ".join(str(token) for token in tokens if token in _WORDS)
+    words = " ".join(_SHOWN.get(token, str(token)) for token in tokens if token in _WORDS or token in _SHOWN)
     return words + (DELIMITER if tokens and tokens[-1] == END_OF_STEP else "")
 
 

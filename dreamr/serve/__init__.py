@@ -1,1 +1,1 @@
-"""The pipelines behind HTTP: an OpenAI-compatible endpoint on Ray Serve, and a page that shows the reasoning."""
+"""The pipelines over HTTP: an OpenAI-compatible endpoint on Ray Serve, and a page that shows the reasoning."""

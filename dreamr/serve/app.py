@@ -1,9 +1,8 @@
-"""The HTTP application over a `Service`: endpoints, the gate before them, and errors in OpenAI's form."""
+"""The HTTP application over a `Service`: endpoints, middleware, and every error in OpenAI's form."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,52 +10,59 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from dreamr.errors import TooLong
 from dreamr.serve.chat import chat_routes
-from dreamr.serve.errors import ApiError, refused, too_large
-from dreamr.serve.failures import api_error
-from dreamr.serve.gate import Gate
+from dreamr.serve.errors import MAX_PARAM, ApiError, BodyError, api_error, refused, shortened
+from dreamr.serve.middleware import RequestMiddleware, api_keys
+from dreamr.serve.responses import responses_routes
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
 from dreamr.serve.service import Service
 
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = ("/", "/health", "/ping")
+"""Need no API key, like the page's files."""
 
 
 def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echoes_id: bool = True) -> FastAPI:
-    """The application; the API keys are read from the environment now.
+    """The application. API keys are read from the environment now.
 
-    `headers` go with every response, and the request id does unless somebody else sends it.
+    Every response carries `headers`, and the request id unless `echoes_id` is False: Ray Serve sends it itself.
     """
     app = FastAPI(
         title="dreamr",
         description="An OpenAI-compatible endpoint for speculative reasoning.",
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.max_body_bytes = service.settings.max_body_bytes
+    app.state.max_text_chars = service.settings.max_text_chars
     app.include_router(chat_routes(service))
+    app.include_router(responses_routes(service))
     app.include_router(routes(service))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
-    app.add_exception_handler(ApiError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_error)
-    app.add_exception_handler(HTTPException, _on_error)
+    for kind in (ApiError, TooLong, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _on_error)
     keys = api_keys(service.settings.api_key_env)
     app.add_middleware(
-        Gate,
+        RequestMiddleware,
         keys=keys,
         open_paths=OPEN_PATHS,
-        max_body_bytes=service.settings.max_body_bytes,
-        meters=service.meters,
+        settings=service.settings,
+        metrics=service.metrics,
         headers=headers or {},
         echoes_id=echoes_id,
     )
-    _describe(app, needs_key=bool(keys))
+    if origins := service.settings.cors_origins:
+        app.add_middleware(  # outermost: a browser asks for permission without a key
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+        )
+    _complete_document(app, needs_key=bool(keys))
     return app
 
 
-def _describe(app: FastAPI, *, needs_key: bool) -> None:
-    """What FastAPI cannot know: invalid input is 400, as with OpenAI, not its own 422; and what `Gate` refuses."""
+def _complete_document(app: FastAPI, *, needs_key: bool) -> None:
+    """Add to the OpenAPI document what FastAPI cannot derive: 400 in place of its 422, and the API key."""
     document = app.openapi()
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     unauthorized = {
@@ -72,34 +78,62 @@ def _describe(app: FastAPI, *, needs_key: bool) -> None:
                 operation["security"] = [{"key": []}] if needs_key else []
 
 
-def api_keys(variable: str) -> list[str]:
-    """The keys in the environment variable; none when it is unset or empty."""
-    return [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+_NO_OBJECT = "must be a JSON object"
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
     match error:
         case RequestValidationError():
-            return _invalid(error.errors()).response()
-        case HTTPException(status_code=413):
-            return too_large(request.app.state.max_body_bytes).response()
-        case HTTPException():
-            return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").response()
+            return _invalid(error).response()
+        case HTTPException() if not isinstance(error, BodyError):
+            answer = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").response()
+            answer.headers.update(error.headers or {})  # Allow, of a wrong method
+            return answer
         case _:
             return api_error(error).response()
 
 
-def _invalid(problems: Sequence[Any]) -> ApiError:
-    """The first problem, named as the client named it."""
-    problem = problems[0]
-    place = [str(part) for part in problem["loc"] if part not in ("body", "query")]
+def _invalid(error: RequestValidationError) -> ApiError:
+    """The most specific problem, under the name that the client used."""
+    problem = max(error.errors(), key=lambda one: len(one["loc"]))
+    place = _place(problem, error.body)
     field = place[0] if place else ""
-    if problem["type"] == "json_invalid":
-        return refused("body", "the body is not valid JSON.")
-    if problem["type"] == "extra_forbidden":
-        return refused(".".join(place), f"'{place[-1]}' is not known here: leave it out.", "unknown_field")
-    if field in NEUTRAL_ONLY:
-        return refused(field, f"'{field}' is not supported in this value: leave it out.", "unsupported_field")
     where = ".".join(place) or "body"
-    message = problem["msg"]
-    return refused(where, f"{where}: {message[:1].lower()}{message[1:]}.")
+    if field in NEUTRAL_ONLY and problem["type"] != "extra_forbidden":
+        return refused(field, f"'{field}' is not supported in this value: leave it out.", "unsupported_field")
+    code = "unknown_field" if problem["type"] == "extra_forbidden" else None
+    return refused(where, _sentence(problem, where), code)
+
+
+def _place(problem: Any, body: Any) -> list[str]:
+    """Where in the body (or query) the problem is. pydantic's own place also names alternatives of its types."""
+    source, *parts = problem["loc"]
+    if source != "body":
+        return [str(part) for part in parts]
+    place, value = [], body
+    for part in parts:
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            value = value[part]
+        elif problem["type"] != "missing" or part is not parts[-1]:
+            continue
+        place.append(str(part))
+    return place
+
+
+def _sentence(problem: Any, where: str) -> str:
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "json_invalid":
+            said = "is not valid JSON"
+        case "extra_forbidden":
+            said = "is not known here: leave it out"
+        case "union_tag_not_found":
+            said = f"{context['discriminator']} is missing" if isinstance(problem["input"], dict) else _NO_OBJECT
+        case "union_tag_invalid":
+            said = f"{context['discriminator']} must be one of {context['expected_tags']}"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            said = _NO_OBJECT
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+            said = f"{message[:1].lower()}{message[1:]}"
+    return f"{shortened(where, MAX_PARAM)}: {said}."

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: one event stream, sent as it comes or gathered into one answer.
+"""`/v1/chat/completions`: the events of a request, sent as a stream or collected into one answer.
 
 request ─▶ read (400, 404, 503) ─▶ first event (400, 503) ─▶ status 200 ─▶ further events ─▶ [DONE]
                                                                               │ a failure now: an error event
@@ -7,69 +7,66 @@ client gone: events closed ─▶ pipeline cancelled and awaited ◀────
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Send
+from fastapi.responses import JSONResponse, Response
+from fastapi.sse import format_sse_event
 
+from dreamr.serve.bodies import JsonRoute
 from dreamr.serve.encoding import Encoder
-from dreamr.serve.events import Event, Question
-from dreamr.serve.failures import api_error
-from dreamr.serve.logs import FIELDS
+from dreamr.serve.errors import api_error
+from dreamr.serve.middleware import FIELDS
+from dreamr.serve.questions import Question
 from dreamr.serve.replies import Chunk, Completion, ErrorReply
+from dreamr.serve.retries import key_of
 from dreamr.serve.schema import ChatRequest
-from dreamr.serve.service import Service
+from dreamr.serve.service import Event, Service
+from dreamr.serve.streaming import CLIENT_GONE, EventStream, first_of, while_connected
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (400, 401, 404, 413, 500, 503, 504)
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply} for status in (400, 401, 404, 408, 409, 413, 500, 503, 504)
 }
-
-CLIENT_GONE = 499
-"""Nobody reads it, but the log has it."""
-
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""Steps are of use while they are new: no proxy is to gather them."""
+"""Errors of every endpoint that answers questions."""
 
 
 def chat_routes(service: Service) -> APIRouter:
     """The endpoint over `service`."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post(
         "/v1/chat/completions",
         response_model=Completion,
-        responses=_ERRORS | {200: {"content": {"text/event-stream": {}}}},
+        responses=ERRORS | {200: {"content": {"text/event-stream": {}}}},
     )
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
         """Answer a conversation. Steps are streamed as soon as they are committed."""
         question = await service.read(asked)
-        log.info("question", extra={FIELDS: _fields(question, asked)})
-        events = service.answer(question).events()
+        log_question(question, asked)
+        answering = await service.answer(question, key_of(request.headers))
+        question, events = answering.question, answering.events()
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         encoder = Encoder(question, asked.model, include_usage=usage)
         if not asked.stream:
-            completion = await _while_connected(request, _completion(encoder, events))
+            completion = await while_connected(request, _completion(encoder, events))
             return JSONResponse(completion.model_dump()) if completion else Response(status_code=CLIENT_GONE)
-        first = await _while_connected(request, _first(events))
+        first = await while_connected(request, first_of(events))
         if first is None:
             return Response(status_code=CLIENT_GONE)
-        return EventStream(_lines(encoder, first, events), headers=_HEADERS, media_type="text/event-stream")
+        return EventStream(_lines(encoder, first, events))
 
     return router
 
 
-def _fields(question: Question, asked: ChatRequest) -> dict[str, Any]:
-    return {
+def log_question(question: Question, asked: ChatRequest) -> None:
+    """Write the line that connects a request id with the id of its calls at the actors."""
+    fields = {
         "id": question.id,
         "user": asked.user,
         "method": question.settings.method,
@@ -78,37 +75,7 @@ def _fields(question: Question, asked: ChatRequest) -> dict[str, Any]:
         "images": len(question.prompt.images),
         "prompt_tokens": question.prompt_tokens,
     }
-
-
-class EventStream(StreamingResponse):
-    """Closes its source at once when the client goes, instead of when it is collected."""
-
-    async def stream_response(self, send: Send) -> None:
-        source = self.body_iterator
-        assert isinstance(source, AsyncGenerator)
-        async with aclosing(source):
-            await super().stream_response(send)
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None when the client went first: then it has been cancelled and has ended.
-
-    Serve cancels the whole endpoint in that case, but not behind every proxy.
-    """
-    answer = asyncio.create_task(work, name="answer")
-    gone = asyncio.create_task(_gone(request), name="wait for the client to go")
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return answer.result() if answer.done() else None
-    finally:
-        for task in (answer, gone):
-            task.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    log.info("question", extra={FIELDS: fields})
 
 
 async def _completion(encoder: Encoder, events: AsyncGenerator[Event, None]) -> Completion:
@@ -116,12 +83,7 @@ async def _completion(encoder: Encoder, events: AsyncGenerator[Event, None]) -> 
         return await encoder.completion(events)
 
 
-async def _first(events: AsyncGenerator[Event, None]) -> Event:
-    """The first event: what fails before it still sets the HTTP status."""
-    return await anext(events)
-
-
-async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[str, None]:
+async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         try:
             for chunk in encoder.chunks(first):
@@ -132,12 +94,12 @@ async def _lines(encoder: Encoder, first: Event, events: AsyncGenerator[Event, N
             for chunk in encoder.last_chunks():
                 yield _line(chunk)
         except Exception as error:
-            yield f"data: {json.dumps(api_error(error).document())}\n\n"
-        yield "data: [DONE]\n\n"
+            yield format_sse_event(data_str=json.dumps(api_error(error).document()))
+        yield format_sse_event(data_str="[DONE]")
 
 
-def _line(chunk: Chunk) -> str:
+def _line(chunk: Chunk) -> bytes:
     document = chunk.model_dump(exclude_none=True)
     for choice in document["choices"]:
-        choice.setdefault("finish_reason", None)  # which some clients read from every chunk
-    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+        choice.setdefault("finish_reason", None)  # some clients read it from every chunk
+    return format_sse_event(data_str=json.dumps(document, ensure_ascii=False))

@@ -1,35 +1,25 @@
-"""Events as OpenAI's objects: chunks of a stream, or one completion."""
+"""Events of a request as OpenAI's objects: chunks of a stream, or one completion."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
-from dreamr.serve.answer import Piece
-from dreamr.serve.events import ActorWorked, Answered, Event, Question, StepCommitted
+from dreamr.serve.counts import finish_reason, metrics_of, run_info, step_info, usage_of
+from dreamr.serve.questions import Question
 from dreamr.serve.replies import (
     Answer,
     Choice,
     Chunk,
     ChunkChoice,
     Completion,
-    CompletionTokensDetails,
     Delta,
-    FinishReason,
-    RunInfo,
-    Speculation,
-    StepInfo,
+    RequestMetrics,
     Usage,
 )
-from dreamr.types import Verdict
-from pipelines import Trace, rule_of, window_of
-from pipelines.trace import CommittedStep, Span
-from pipelines.verification import Rule
-
-_FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
-"""An answer that went round in circles is not complete, which clients know as `length`."""
+from dreamr.serve.service import ActorWorked, Answered, Event, StepCommitted
+from dreamr.serve.text import Piece
+from pipelines import rule_of
 
 
 class Encoder:
@@ -42,10 +32,14 @@ class Encoder:
         self._introduced: set[int] = set()
         self._answered: list[Answered] = []
 
+    @property
+    def _usage(self) -> Usage:
+        return usage_of(self._question.prompt_tokens, self._answered, self._rule)
+
     # -- as a stream -----------------------------------------------------------------------------------------------
 
     def chunks(self, event: Event) -> Iterator[Chunk]:
-        """At least one per committed step; the last one of each choice says how it came about."""
+        """At least one per committed step; the last one of each choice has its `RunInfo`."""
         if event.choice not in self._introduced:
             self._introduced.add(event.choice)
             yield self._chunk(ChunkChoice(index=event.choice, delta=Delta(role="assistant", content="")))
@@ -55,28 +49,36 @@ class Encoder:
     def last_chunks(self) -> Iterator[Chunk]:
         """What follows the last event."""
         if self._include_usage:
-            yield self._chunk(usage=self._usage())
+            yield self._chunk(usage=self._usage, metrics=metrics_of(self._answered))
 
     def _choices(self, event: Event) -> Iterator[ChunkChoice]:
         match event:
             case ActorWorked():
-                yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.what)
+                yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.call)
             case StepCommitted():
-                yield ChunkChoice(index=event.choice, delta=_delta(event.piece), dreamr=self._step_info(event.step))
+                yield ChunkChoice(
+                    index=event.choice, delta=_delta(event.piece), dreamr=step_info(event.step, self._rule)
+                )
             case Answered():
                 self._answered.append(event)
                 if event.piece != Piece():
                     yield ChunkChoice(index=event.choice, delta=_delta(event.piece))
-                info = self._run_info(event)
-                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=_finish(event), dreamr=info)
+                info = run_info(event, self._question)
+                yield ChunkChoice(index=event.choice, delta=Delta(), finish_reason=finish_reason(event), dreamr=info)
 
-    def _chunk(self, choice: ChunkChoice | None = None, usage: Usage | None = None) -> Chunk:
-        choices = [choice] if choice else []
+    def _chunk(
+        self, choice: ChunkChoice | None = None, usage: Usage | None = None, metrics: RequestMetrics | None = None
+    ) -> Chunk:
         return Chunk(
-            id=f"chatcmpl-{self._question.id}", created=self._created, model=self._model, choices=choices, usage=usage
+            id=f"chatcmpl-{self._question.id}",
+            created=self._created,
+            model=self._model,
+            choices=[choice] if choice else [],
+            usage=usage,
+            metrics=metrics,
         )
 
-    # -- at once ---------------------------------------------------------------------------------------------------
+    # -- as one answer ---------------------------------------------------------------------------------------------
 
     async def completion(self, events: AsyncIterator[Event]) -> Completion:
         texts = [[Piece()] for _ in range(self._question.num_choices)]
@@ -93,7 +95,8 @@ class Encoder:
             created=self._created,
             model=self._model,
             choices=[self._choice(answered, texts[answered.choice]) for answered in self._answered],
-            usage=self._usage(),
+            usage=self._usage,
+            metrics=metrics_of(self._answered),
         )
 
     def _choice(self, answered: Answered, pieces: Sequence[Piece]) -> Choice:
@@ -102,88 +105,9 @@ class Encoder:
         return Choice(
             index=answered.choice,
             message=Answer(content=content, reasoning=reasoning, reasoning_content=reasoning),
-            finish_reason=_finish(answered),
-            dreamr=self._run_info(answered),
+            finish_reason=finish_reason(answered),
+            dreamr=run_info(answered, self._question),
         )
-
-    # -- counts ----------------------------------------------------------------------------------------------------
-
-    def _run_info(self, answered: Answered) -> RunInfo:
-        trace, settings = answered.trace, self._question.settings
-        return RunInfo(
-            method=trace.method,
-            alpha=settings.alpha,
-            window=window_of(settings),
-            end=trace.end,
-            wall_s=trace.wall_s,
-            queued_s=answered.queued_s,
-            orchestration_s=trace.orchestration_s,
-            steps=[self._step_info(step) for step in trace.steps],
-            timeline=[self._span_info(span, trace) for span in trace.spans] if self._question.watched else None,
-        )
-
-    def _step_info(self, step: CommittedStep) -> StepInfo:
-        return StepInfo(
-            index=step.index,
-            source=step.source,
-            rho=self._rho(step.score),
-            accepted=None if step.score is None else step.source == "draft",
-            at=step.at,
-            num_tokens=len(step.tokens),
-        )
-
-    def _span_info(self, span: Span, trace: Trace) -> dict[str, Any]:
-        info = asdict(span) | {"rho": self._rho(span.score)}
-        if span.outcome != "verdict":
-            return info
-        if span.score is not None:
-            return info | {"accepted": self._rule.accepts(Verdict(span.score))}
-        # The verdicts on a chain, which is judged at the frontier: whether the first of them accepted.
-        return info | {"accepted": trace.steps[span.step].source == "draft" if span.step < len(trace.steps) else None}
-
-    def _rho(self, value: float | None) -> float | None:
-        """The verdict where it is a rho, and not a digit or a similarity."""
-        return value if self._rule.kind == "rho" else None
-
-    def _usage(self) -> Usage:
-        traces = [answered.trace for answered in self._answered]
-        counts = _speculation(traces, self._rule)
-        completion = sum(len(trace.tokens) for trace in traces)
-        return Usage(
-            prompt_tokens=self._question.prompt_tokens,
-            completion_tokens=completion,
-            total_tokens=self._question.prompt_tokens + completion,
-            completion_tokens_details=CompletionTokensDetails(
-                reasoning_tokens=sum(answered.reasoning_tokens for answered in self._answered),
-                accepted_prediction_tokens=counts.num_accepted_tokens,
-                rejected_prediction_tokens=counts.wasted_draft_tokens,
-            ),
-            speculation=counts,
-        )
-
-
-def _finish(answered: Answered) -> FinishReason:
-    return _FINISH[answered.trace.end]
-
-
-def _speculation(traces: Sequence[Trace], rule: Rule) -> Speculation:
-    rhos = [step.score for trace in traces for step in trace.steps if step.score is not None and rule.kind == "rho"]
-    drafted, wasted = sum(trace.drafted_tokens for trace in traces), sum(trace.wasted_draft_tokens for trace in traces)
-    lengths = [len(trace.tokens if trace.method == "token_speculative" else trace.steps) for trace in traces]
-    judged, accepted = sum(trace.num_judged for trace in traces), sum(trace.num_accepted for trace in traces)
-    return Speculation(
-        num_drafts=sum(trace.num_drafted for trace in traces),
-        num_judged=judged,
-        num_accepted=accepted,
-        num_draft_tokens=drafted,
-        num_accepted_tokens=drafted - wasted,
-        wasted_draft_tokens=wasted,
-        wasted_target_tokens=sum(trace.wasted_target_tokens for trace in traces),
-        acceptance_rate=accepted / judged if judged else None,
-        coverage=sum(trace.coverage * length for trace, length in zip(traces, lengths, strict=True)) / sum(lengths),
-        mean_rho=sum(rhos) / len(rhos) if rhos else None,
-        num_losses=sum(trace.num_losses for trace in traces),
-    )
 
 
 def _delta(piece: Piece) -> Delta:

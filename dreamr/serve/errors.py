@@ -1,19 +1,28 @@
-"""`ApiError`: everything that a client can be told, in the form that OpenAI's clients read."""
+"""What a client is told of a failure: one sentence, in the form that OpenAI's clients read, with its HTTP status."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from dreamr.errors import ActorLost, TooLong, Unable
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
-"""About the time in which a place in line becomes free, or a lost actor comes back."""
+"""About the time in which the queue moves on, or a lost actor comes back."""
 
-_TYPES = {401: "authentication_error", 404: "not_found_error", 413: "invalid_request_error"}
+MAX_MESSAGE, MAX_PARAM = 500, 120
+"""Characters; what a client has sent is never echoed in full."""
+
+_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error"}
 
 
 class ApiError(Exception):
-    """One sentence for the client, with the HTTP status that it has before the first byte."""
+    """One sentence for the client. The status is sent as long as nothing else has been."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -22,7 +31,8 @@ class ApiError(Exception):
     def document(self) -> dict[str, Any]:
         """The body."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        message, param = shortened(self.message, MAX_MESSAGE), self.param and shortened(self.param, MAX_PARAM)
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         headers = {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
@@ -31,26 +41,53 @@ class ApiError(Exception):
         return JSONResponse(self.document(), self.status, headers)
 
 
+class BodyError(HTTPException):
+    """An ApiError found while the body is read: FastAPI passes on no other kind of exception there."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.status, error.message)
+        self.error = error
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its beginning when it is longer than the limit."""
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
 def refused(param: str, message: str, code: str | None = None) -> ApiError:
-    """A request that cannot be done as it is."""
+    """400: the request is wrong."""
     return ApiError(400, message, param, code)
 
 
 def too_large(limit: int) -> ApiError:
-    """A body with more bytes than that."""
-    return ApiError(413, f"the request is too large; at most {limit} bytes are taken.")
+    """413: the body has more bytes than allowed."""
+    return ApiError(413, f"the request is too large; at most {limit} bytes are allowed.")
 
 
 def busy(message: str) -> ApiError:
-    """Come again later."""
+    """503: too many requests at the moment."""
     return ApiError(503, message, code="overloaded")
 
 
 def unavailable(message: str) -> ApiError:
-    """The target cannot answer at the moment."""
+    """503: the target cannot answer at the moment."""
     return ApiError(503, message, code="target_unavailable")
 
 
-def internal() -> ApiError:
-    """Nothing that a client could change, or should know."""
-    return ApiError(500, "something went wrong here that is not your fault; the request id leads to it in the logs.")
+def api_error(error: Exception) -> ApiError:
+    """Any error as the client gets it; details that the client must not see go to the log, once."""
+    match error:
+        case ApiError():
+            return error
+        case BodyError():
+            return error.error
+        case ActorLost():
+            log.error("the target was lost: %s", error)
+            return unavailable("the target model was lost and did not come back: ask again later.")
+        case TooLong():
+            return refused("messages", str(error), "context_length_exceeded")
+        case Unable():
+            return refused("method", f"this server's models do not support that: {str(error).rstrip('.')}.")
+        case _:
+            log.error("a request failed", exc_info=error)
+            return ApiError(500, "internal error; the server's log has the cause under this request's X-Request-ID.")

@@ -1,4 +1,4 @@
-"""What clients get: OpenAI's objects, with the chain of thought beside the answer and the counts of speculation."""
+"""What the endpoint sends: OpenAI's objects, plus the chain of thought and the counts of speculation."""
 
 from __future__ import annotations
 
@@ -43,6 +43,39 @@ class Usage(BaseModel):
     total_tokens: int
     completion_tokens_details: CompletionTokensDetails
     speculation: Speculation
+
+
+class SpeculativeDecoding(BaseModel):
+    """Acceptance of one answer under vLLM's names, for load tools that read them.
+
+    One `spec step` is one decision on drafted tokens: on a drafted step, which is accepted as a whole or not at all, or
+    on the tokens proposed at a time in token_speculative.
+    """
+
+    mean_acceptance_length: float
+    """1 + accepted tokens per decision, as vLLM computes it."""
+    draft_acceptance_rate: float
+    """Accepted tokens / drafted tokens, with those that no decision was made on."""
+    acceptance_histogram: list[int]
+    """At place j: how many decisions accepted exactly j tokens."""
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: int
+    """Most tokens of one decision."""
+    per_step_accepted: list[int]
+    per_step_drafted: list[int]
+
+
+class RequestMetrics(BaseModel):
+    """Times of one answer under vLLM's names. The first token comes with the first step."""
+
+    time_to_first_token_ms: float
+    generation_time_ms: float
+    queue_time_ms: float
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+    speculative_decoding: SpeculativeDecoding | None
 
 
 class StepInfo(BaseModel):
@@ -98,6 +131,8 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    metrics: RequestMetrics | None
+    """null for several choices."""
 
 
 class Delta(BaseModel):
@@ -122,6 +157,8 @@ class Chunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
+    metrics: RequestMetrics | None = None
+    """With the usage; none for several choices."""
 
 
 class Model(BaseModel):
@@ -136,6 +173,17 @@ class Model(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class Tokenized(BaseModel):
+    count: int
+    max_model_len: int
+    """Most tokens of a prompt and its answer together; 0 when unknown."""
+    tokens: list[int]
+
+
+class Version(BaseModel):
+    version: str
 
 
 class Health(BaseModel):

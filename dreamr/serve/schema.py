@@ -1,11 +1,12 @@
-"""What a client may send to `/v1/chat/completions`. Nothing that is accepted is ignored: the rest is refused by name.
+"""What a client may send to `/v1/chat/completions`. What is accepted is used; everything else is refused by name.
 
-Fields of OpenAI's that say nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that value.
+Fields of OpenAI's that change nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that
+value only. Those that never change an answer here (`Hints`) are accepted in every value.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -23,22 +24,26 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known_method), Field(json_schema_extra={"enum": list(SCHEDULES)})]
 
 
-class _Input(BaseModel):
+ONE_ERROR = Field(fail_fast=True)
+"""Of a list of junk, report the first error only: reporting all of them takes seconds."""
+
+
+class Input(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class TextPart(_Input):
+class TextPart(Input):
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(_Input):
+class ImageUrl(Input):
     url: str
     """A data URL, or an http(s) URL of a host that the server allows."""
     detail: Literal["auto"] | None = None
 
 
-class ImagePart(_Input):
+class ImagePart(Input):
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -46,22 +51,22 @@ class ImagePart(_Input):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class SystemMessage(_Input):
+class SystemMessage(Input):
     role: Literal["system", "developer"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], ONE_ERROR]
 
 
-class UserMessage(_Input):
+class UserMessage(Input):
     role: Literal["user"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], ONE_ERROR]
     """In each message the model sees the images first, then the text."""
 
 
-class AssistantMessage(_Input):
+class AssistantMessage(Input):
     """An answer of before. Its chain of thought is dropped, as the models' own chat templates do."""
 
     role: Literal["assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], ONE_ERROR] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     # What clients send back of a message that they were sent.
@@ -75,17 +80,43 @@ class AssistantMessage(_Input):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class StreamOptions(_Input):
+class StreamOptions(Input):
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
 
-class PlainText(_Input):
+class PlainText(Input):
     type: Literal["text"]
+
+
+class JsonObject(Input):
+    type: Literal["json_object"]
+
+
+class JsonSchema(Input):
+    name: str = Field(max_length=64)
+    document: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+    """The answer follows the schema in any case."""
+
+
+class JsonSchemaFormat(Input):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[PlainText | JsonObject | JsonSchemaFormat, Field(discriminator="type")]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class ChatTemplateOptions(Input):
+    enable_thinking: bool | None = None
 
 
 Nothing = Annotated[list[None], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[float, Field(ge=1, le=1)]
 
 
 StopText = Annotated[str, Field(min_length=1)]
@@ -95,41 +126,62 @@ _AS_LIST = BeforeValidator(
 )
 
 
-class _NeutralOnly(_Input):
-    """Fields of OpenAI's that are understood in the value that changes nothing, and in no other."""
+class _NeutralOnly(Input):
+    """Fields that are accepted in the value that changes nothing, and in no other."""
 
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
+    repetition_penalty: One | None = None
     logit_bias: Annotated[dict[str, None], Field(max_length=0)] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Zero | None = None
-    response_format: PlainText | None = None
     tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
     functions: Nothing | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     store: Literal[False] | None = None
-    metadata: Annotated[dict[str, None], Field(max_length=0)] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
 
 NEUTRAL_ONLY = frozenset(_NeutralOnly.model_fields)
 
 
-class ChatRequest(_NeutralOnly):
+class Hints(Input):
+    """Fields that change no answer here: hints for caches, filing and tools, of which there are none."""
+
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = Field(default=None, max_length=256)
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    safety_identifier: str | None = Field(default=None, max_length=256)
+    verbosity: Literal["low", "medium", "high"] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+
+
+class ChatRequest(_NeutralOnly, Hints):
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1), ONE_ERROR]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    """Older name of `max_completion_tokens`. The step that reaches the budget is kept whole."""
+    """Older name of `max_completion_tokens`. The answer is cut there, or where the model's context ends."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    """0 and -1: all tokens."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-INT64, lt=INT64)
     stop: Annotated[list[StopText], Field(max_length=4), _AS_LIST] | None = None
     """Ends the answer; not looked for in the chain of thought."""
     n: int | None = Field(default=None, ge=1)
+    response_format: ResponseFormat | None = None
+    """The answer, not the chain of thought, follows the schema."""
+    reasoning_effort: Effort | None = None
+    thinking_token_budget: int | None = Field(default=None, ge=0)
+    """Most tokens of the chain of thought: then it is closed and the answer is written."""
+    enable_thinking: bool | None = None
+    """False: a thinking budget of 0."""
+    chat_template_kwargs: ChatTemplateOptions | None = None
     user: str | None = Field(default=None, max_length=256)
     """Written to the log beside the request id."""
 
@@ -142,3 +194,14 @@ class ChatRequest(_NeutralOnly):
     """With `stream`: also tell what the actors do, as it happens; without: the whole timeline with the answer."""
     cold: bool = False
     """Answer from cold prefix caches, so that two methods can be compared on the same images."""
+
+
+class TokenizeRequest(Input):
+    """A conversation or a text, to be split into tokens; field names as in vLLM."""
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1), ONE_ERROR] | None = None
+    prompt: str | None = None
+    add_special_tokens: Literal[False] | None = None
+    add_generation_prompt: Literal[True] | None = None
+    return_token_strs: Literal[False] | None = None

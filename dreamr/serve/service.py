@@ -1,32 +1,71 @@
-"""`Service`: one replica's pipelines over a group of actors, without HTTP."""
+"""`Service`: one replica's pipelines over a group of actors, without HTTP.
+
+choice 0: queue slot ─▶ pipelines.run ─ on_commit ─▶┐
+choice 1: queue slot ─▶ pipelines.run ─ on_commit ─▶┴▶ asyncio.Queue ─▶ Answering.events() ─▶ HTTP
+                                                                      │ closed early (client gone, or an error):
+tasks cancelled and awaited: nothing is left at the actors ◀──────────┘
+"""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 import uuid
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
-from dreamr.config import Config, PipelineSettings
-from dreamr.errors import ActorLost, ConfigError
-from dreamr.serve.admission import Admission
-from dreamr.serve.answering import Answering
-from dreamr.serve.errors import ApiError, refused, unavailable
-from dreamr.serve.events import Question
-from dreamr.serve.fetch import ImageFetcher
-from dreamr.serve.images import ImageReader
-from dreamr.serve.meters import Meters
-from dreamr.serve.prompts import read_prompt
-from dreamr.serve.schema import ChatRequest
-from dreamr.tasks.images import cold_copy
-from dreamr.types import EngineInfo, Prompt, Role
-from pipelines import check
+import anyio
+
+from dreamr.config import Config
+from dreamr.config.serve import ServeSettings
+from dreamr.serve.errors import ApiError, refused
+from dreamr.serve.images import ImageFetcher, ImageReader
+from dreamr.serve.load import Load, RequestQueue, with_back_off
+from dreamr.serve.metrics import Metrics
+from dreamr.serve.questions import Question, QuestionReader
+from dreamr.serve.retries import AnswerKeeper, Answers, Finished, Kept
+from dreamr.serve.schema import ChatRequest, TokenizeRequest
+from dreamr.serve.text import AnswerSplitter, Piece
+from dreamr.serve.timeline import CallReporter
+from dreamr.types import EngineInfo, Prompt, Role, Tokens
+from pipelines import OnCommit, Request, Trace, rule_of, run
 from pipelines.handles import Handles
+from pipelines.trace import CommittedStep
 
 Status = Literal["ok", "degraded", "unavailable"]
 
 SILENT_AFTER_S = 4.0
-"""An actor that says nothing for so long counts as away; when it is restarted is its group's affair."""
+"""An actor that gives no sign of life for so long counts as down; restarting it is up to its group."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommitted:
+    choice: int
+    step: CommittedStep
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class ActorWorked:
+    choice: int
+    call: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The end of one choice."""
+
+    choice: int
+    trace: Trace
+    piece: Piece
+    """What was held back until now."""
+    queued_s: float
+    reasoning_tokens: int
+
+
+Event = StepCommitted | ActorWorked | Answered
 
 
 class Group(Protocol):
@@ -44,114 +83,200 @@ class Group(Protocol):
 class Service:
     """Reads requests and answers them. Use it from one event loop."""
 
-    def __init__(self, group: Group, config: Config, fetcher: ImageFetcher | None = None) -> None:
-        self.group, self.config, self.settings = group, config, config.serve.of_one_replica()
-        self.meters = Meters()
-        self.admission = Admission(
-            self.settings.max_running, self.settings.max_queued, self.settings.queue_deadline_s, self.meters.load
+    def __init__(
+        self, group: Group, config: Config, fetcher: ImageFetcher | None = None, answers: Answers | None = None
+    ) -> None:
+        """`answers`: where answers are kept for retries; None: nowhere."""
+        self.group, self.settings = group, config.serve.of_one_replica()
+        self._answers = answers
+        self.metrics = Metrics()
+        self.queue = RequestQueue(
+            self.settings.max_running, self.settings.max_queued, self.settings.queue_deadline_s, self.metrics.load
         )
-        self._images = ImageReader(self.settings.images, fetcher or ImageFetcher(self.settings.images))
-        self._readers = asyncio.Semaphore(self.settings.max_running)
+        images = ImageReader(self.settings.images, fetcher or ImageFetcher(self.settings.images))
+        self._reader = QuestionReader(config, self.settings, images)
         self._checks: dict[Role, asyncio.Task[bool]] = {}
 
     async def read(self, request: ChatRequest) -> Question:
-        """A request in our own words, with its prompt read by the target's processor.
+        """The request as a question.
 
         Raises:
-            ApiError: something in it is refused, or there is no room for it, or the target is gone.
+            ApiError: something in it is refused, the queue is full, or the target is gone.
+            TooLong: the prompt leaves no token for the answer.
         """
-        self._check_model(request.model)
-        settings = self._settings(request)
-        num_choices = request.n or 1
-        if num_choices > self.settings.max_choices:
-            raise refused("n", f"n = {num_choices} is too many; at most {self.settings.max_choices} are given.")
-        if request.stream_options is not None and not request.stream:
-            raise refused("stream_options", "stream_options belong to a stream: set stream as well, or leave them out.")
-        self.admission.check(num_choices)  # before images are fetched and decoded for nothing
-        # Our own id: actors are told by it what to stop, so two requests must never share one, whatever clients send.
-        own_id = uuid.uuid4().hex
-        async with self._readers:  # decoded images are large
-            prompt = await read_prompt(request.messages, self.settings, self._images)
-            if request.cold:
-                prompt = await asyncio.to_thread(cold_copy, prompt, own_id)
-        num_tokens = await self._count_tokens(own_id, prompt)
-        return Question(own_id, prompt, num_tokens, settings, num_choices, tuple(request.stop or ()), request.timeline)
+        self.queue.check(self._reader.num_choices(request))  # before images are fetched and decoded for nothing
+        context = self.group.infos["target"].max_positions
+        return await self._reader.read(request, self.group.handles.target, context)
 
-    def answer(self, question: Question) -> Answering:
-        """Its events; nothing begins before they are read."""
-        return Answering(question, self.group.handles, self.settings, self.admission, self.meters)
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """The tokens of a conversation as the target reads it, or of a text as it is. Raises ApiError, Unable."""
+        target, own_id = self.group.handles.target, f"tokenize-{uuid.uuid4().hex}"
+        if (request.messages is None) == (request.prompt is None):
+            raise refused("messages", "give either messages, a conversation, or prompt, a text.")
+        if request.messages is None:
+            return await target.tokenize(own_id, Prompt(""), request.prompt)
+        return await target.tokenize(own_id, await self._reader.prompt(request.messages))
+
+    async def answer(self, question: Question, key: str | None = None) -> Answering:
+        """The answers to a question; nothing begins before their events are read.
+
+        With a `key` (`retries.key_of`), a later request may find them. Raises ApiError (400) when it is another
+        question's.
+        """
+        keeper = AnswerKeeper(self._answers, key)
+        claim = await keeper.claim(question)
+        kept = [Kept() for _ in range(question.num_choices)]
+        if claim is not None:
+            kept = claim.choices
+            question = replace(
+                question, id=claim.id, settings=question.settings.model_copy(update={"seed": claim.seed})
+            )
+        return Answering(question, self.group.handles, self.settings, self.queue, self.metrics, keeper, kept)
 
     async def check(self) -> tuple[Status, dict[Role, bool]]:
         """Whether the service can answer, and which actors are up; those that hang are restarted.
 
-        Any number of callers share one question to each actor. Nobody waits for an actor that is silent: it is away.
+        Any number of callers share one health call per actor. A silent actor counts as down; it is not waited for.
         """
-        checks = {role: self._checking(role) for role in self.group.infos}
+        checks = {role: self._check_of(role) for role in self.group.infos}
         await asyncio.wait(checks.values(), timeout=SILENT_AFTER_S)
         up = {role: check.done() and check.result() for role, check in checks.items()}
-        self.meters.actors(up)
+        self.metrics.actors(up)
         if not up["target"]:
             return "unavailable", up
         return ("ok" if all(up.values()) else "degraded"), up
 
-    def _checking(self, role: Role) -> asyncio.Task[bool]:
+    def _check_of(self, role: Role) -> asyncio.Task[bool]:
         if role not in self._checks or self._checks[role].done():
             self._checks[role] = asyncio.create_task(self.group.check_one(role), name=f"check the {role}")
         return self._checks[role]
 
-    def _check_model(self, model: str) -> None:
-        if model != self.settings.model_name:
-            name = self.settings.model_name
-            raise ApiError(404, f"there is no model {model!r}; this is {name!r}.", "model", "model_not_found")
 
-    def _settings(self, request: ChatRequest) -> PipelineSettings:
-        own = self.config.pipeline
-        if request.window is not None and request.window > self.settings.max_window:
-            raise refused("window", f"window = {request.window} is too wide; at most {self.settings.max_window}.")
-        temperature = own.temperature if request.temperature is None else request.temperature
-        max_tokens = self._max_tokens(request)
-        seed = request.seed
-        if seed is None:
-            seed = secrets.randbits(31) if temperature > 0 else own.seed
-        changes = {
-            "method": request.method,
-            "alpha": request.alpha,
-            "window": request.window,
-            "top_p": request.top_p,
-            "temperature": temperature,
-            "seed": seed,
-            "max_tokens": max_tokens,
-            "max_step_tokens": min(own.max_step_tokens, max_tokens),
-        }
-        given = {name: value for name, value in changes.items() if value is not None}
-        settings = own.model_copy(update=given)  # the schema has checked every value
+class Answering:
+    """The answers to one question. `events` may be read once."""
+
+    def __init__(
+        self,
+        question: Question,
+        handles: Handles,
+        settings: ServeSettings,
+        queue: RequestQueue,
+        metrics: Metrics,
+        keeper: AnswerKeeper,
+        kept: Sequence[Kept],
+    ) -> None:
+        self.question, self._handles, self._settings = question, handles, settings
+        self._queue, self._metrics = queue, metrics
+        self._keeper, self._kept = keeper, kept
+        self._rule = rule_of(question.settings)
+        self._load = Load(lambda: queue.num_running, settings.write_ahead_up_to, settings.draft_up_to)
+        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Everything until the last choice has ended.
+
+        Raises:
+            ApiError: the queue is full, an answer took too long, or a later request has taken over.
+            ActorLost: the target is gone.
+            TooLong: the answer has outgrown the model.
+            Unable: the models do not support the method.
+        """
+        self._queue.check(sum(kept.finished is None for kept in self._kept))
+        names = [f"{self.question.id}/{choice}" for choice in range(self.question.num_choices)]
+        tasks = [asyncio.create_task(self._answer(choice), name=name) for choice, name in enumerate(names)]
         try:
-            check(settings)
-        except ConfigError as error:  # the server's verdict does not go with the method
-            raise refused("method", f"method = '{request.method}' does not work on this server: {error}") from None
-        return settings
+            open_choices = len(tasks)
+            while open_choices:
+                event = await self._events.get()
+                if isinstance(event, Exception):
+                    raise event
+                open_choices -= isinstance(event, Answered)
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _max_tokens(self, request: ChatRequest) -> int:
-        if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
-            raise refused("max_tokens", "max_tokens and max_completion_tokens are the same thing: give one of them.")
-        largest = self.config.pipeline.max_tokens
-        asked = request.max_completion_tokens or request.max_tokens or largest
-        if asked > largest:
-            param = "max_tokens" if request.max_tokens else "max_completion_tokens"
-            raise refused(param, f"{param} = {asked} is too many; this server gives at most {largest}.")
-        return asked
-
-    async def _count_tokens(self, own_id: str, prompt: Prompt) -> int:
-        """Asks again when the target was lost meanwhile and came back."""
-        target = self.group.handles.target
+    async def _answer(self, choice: int) -> None:
+        text = AnswerSplitter(self._settings.thinks, self.question.stop)
+        listener = _ChoiceListener(choice, text, self._events, self._keeper, len(self._kept[choice].steps))
         try:
-            try:
-                return await target.count_tokens(f"{own_id}/count", prompt)
-            except ActorLost:
-                async with asyncio.timeout(self.settings.queue_deadline_s):
-                    await target.transport.recovered()
-                return await target.count_tokens(f"{own_id}/count", prompt)
-        except ValueError as error:
-            raise refused("messages", str(error)) from error
-        except (ActorLost, TimeoutError) as error:
-            raise unavailable("the target model does not answer at the moment: ask again later.") from error
+            finished = self._kept[choice].finished
+            if finished is None:
+                finished = await self._run(choice, listener)
+            else:
+                for step in self._kept[choice].steps:
+                    listener.commit(step)
+        except asyncio.CancelledError:
+            self._metrics.ended(self.question.settings.method, "cancelled")
+            raise
+        except Exception as error:
+            self._metrics.ended(self.question.settings.method, "failed")
+            self._events.put_nowait(error)
+            return
+        answered = Answered(choice, finished.trace, text.finish(), finished.queued_s, listener.reasoning_tokens)
+        self._events.put_nowait(answered)
+
+    async def _run(self, choice: int, listener: _ChoiceListener) -> Finished:
+        arrived = time.monotonic()
+        async with self._queue.slot(), self._deadline():
+            queued_s = time.monotonic() - arrived
+            trace = await self._trace(choice, listener.commit)
+        finished = Finished(trace, queued_s)
+        await self._keeper.finish(choice, finished)
+        self._metrics.answered(trace, self._rule, queued_s)
+        return finished
+
+    async def _trace(self, choice: int, on_commit: OnCommit) -> Trace:
+        question = self.question
+        request = Request(
+            question.prompt,
+            question.settings.model_copy(update={"seed": question.settings.seed + choice}),
+            f"{question.call_id}-{choice}",
+            schema=question.schema,
+            committed=tuple(self._kept[choice].steps),
+            thinks=self._settings.thinks,
+        )
+        if not question.timeline:
+            return await run(request, with_back_off(self._handles, self._load), on_commit)
+        reporter = CallReporter(self._rule, lambda call: self._events.put_nowait(ActorWorked(choice, call)))
+        try:
+            return await run(request, with_back_off(reporter.wrap(self._handles), self._load), on_commit)
+        finally:
+            await reporter.settled()
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncGenerator[None, None]:
+        seconds = self._settings.request_deadline_s
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise ApiError(504, f"no answer within {seconds:g} s: ask for fewer tokens.", code="timeout") from None
+
+
+class _ChoiceListener:
+    """Turns the steps of one choice into events, and keeps those that are new for a retry."""
+
+    def __init__(
+        self,
+        choice: int,
+        text: AnswerSplitter,
+        events: asyncio.Queue[Event | Exception],
+        keeper: AnswerKeeper,
+        num_kept: int,
+    ) -> None:
+        self.text = text
+        self.reasoning_tokens = 0
+        self._choice, self._events, self._keeper, self._num_kept = choice, events, keeper, num_kept
+
+    def commit(self, step: CommittedStep) -> bool:
+        """See `OnCommit`: True when a stop string, or a later request for the same answer, ends this one."""
+        piece = self.text.read(step.text, step.phase)
+        if step.phase == "reasoning" or self.text.in_thought:
+            self.reasoning_tokens += len(step.tokens)
+        if step.index >= self._num_kept:
+            self._keeper.append(self._choice, step)
+        self._events.put_nowait(StepCommitted(self._choice, step, piece))
+        return self.text.stopped or self._keeper.is_superseded

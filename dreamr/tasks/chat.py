@@ -1,4 +1,4 @@
-"""From a prompt to text and token ids: chat template and tokenizer of one checkpoint, whatever its architecture."""
+"""From a prompt to text and token ids: chat template and tokenizer of one checkpoint of any architecture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from dreamr.errors import Unable
 from dreamr.tasks.prompts import (
     END_OF_TURN,
     START_OF_ANSWER,
@@ -20,7 +21,7 @@ from dreamr.tasks.prompts import (
     score_turn,
     verdict_turn,
 )
-from dreamr.types import END_OF_THOUGHT, Prompt, Step, Tokens
+from dreamr.types import END_OF_THOUGHT, Prompt, Step, ThoughtEnd, Tokens
 
 
 class ChatEncoder:
@@ -35,7 +36,7 @@ class ChatEncoder:
         self.processor = processor
         self._control_tokens = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         if END_OF_TURN not in self.tokenizer.get_vocab():
-            raise ValueError(f"the tokenizer knows no {END_OF_TURN}: only models whose chats are ChatML can be used")
+            raise ValueError(f"the tokenizer has no {END_OF_TURN}: only models whose chats are ChatML can be used")
         opening = self._opening()
         if config.verdict_prefix is None:
             prefix = empty_thought(opening, self._opening(enable_thinking=False))
@@ -64,6 +65,15 @@ class ChatEncoder:
         """Token ids of "0" to "9". Raises ValueError when one is not exactly one token."""
         return tuple(self._word_id("score", str(digit)) for digit in range(10))
 
+    @cached_property
+    def thought_end(self) -> ThoughtEnd:
+        """How a chain of thought ends. Raises Unable when `</think>` is not exactly one token."""
+        ids = self.ids(END_OF_THOUGHT)
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            raise Unable(f"bounded reasoning and answers by a schema need {END_OF_THOUGHT!r} as one token of the model")
+        text = self.config.closing
+        return ThoughtEnd(ids[0], Step(tokens=self.ids(text), text=text))
+
     def same_chat(self, first: str, second: str) -> Tokens:
         """The chat, text alone, that asks whether two steps mean the same."""
         return self.ids(same_chat(self.config, first, second))
@@ -71,7 +81,7 @@ class ChatEncoder:
     def closing(self, step: Step) -> Tokens:
         """Tokens after `step` that close its chain of thought before a question about it; empty where none is open.
 
-        Models are trained on turns whose chain of thought is closed: an open one would go on into the question.
+        Models are trained on turns whose chain of thought is closed: an open one would continue into the question.
         """
         if END_OF_THOUGHT not in (self.config.verdict_prefix or "") or step.closed or not self.is_thinking(step.end):
             return ()
@@ -88,7 +98,7 @@ class ChatEncoder:
         return (opened or self._begins_thinking) and not closed
 
     def ids(self, text: str) -> Tokens:
-        """Token ids of `text` as it is, nothing put before or behind it."""
+        """Token ids of `text` alone, without special tokens around it."""
         return tuple(cast(list[int], self.tokenizer.encode(text, add_special_tokens=False)))
 
     def decode(self, tokens: Tokens) -> str:

@@ -67,7 +67,7 @@ async def test_a_sample_is_answered_by_keyboard_alone_and_compared(browser: Brow
     page.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
     await page.locator("#sample").focus()
     await page.keyboard.press("Enter")
-    await expect(page.locator("#preview")).to_be_visible()
+    await expect(page.locator("#previews img")).to_be_visible()
     await page.locator("#question").focus()
     await page.keyboard.press("Control+Enter")
     await expect(page.locator("#counts")).to_be_visible(timeout=30_000)
@@ -163,6 +163,45 @@ async def test_health_is_said_only_when_it_changes(browser: Browser, url: str) -
 
 async def answer_health(status: str, route: Route) -> None:
     await route.fulfill(json={"status": status})
+
+
+async def test_several_images_are_shown_and_sent_and_a_broken_one_is_refused_at_once(
+    browser: Browser, url: str, tmp_path: Path
+) -> None:
+    page, _ = await open_page(browser, url, 1280)
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for seed, file in enumerate(files[:2]):
+        file.write_bytes(make_problem("test", seed, 0).prompt.images[0])
+    files[2].write_bytes(b"no image")
+    await page.set_input_files("#image", files[:2])
+    await expect(page.locator("#previews img")).to_have_count(2)
+    await page.set_input_files("#image", files[2])
+    await expect(page.get_by_role("alert")).to_contain_text("2.png cannot be shown")
+    await expect(page.locator("#previews img")).to_have_count(2)
+    await page.fill("#question", "which?")
+    await page.locator("summary").click()
+    await page.fill("#max-tokens", "7")
+    await page.locator("#temperature").fill("0.5")
+    async with page.expect_request("**/v1/chat/completions") as asked:
+        await page.click("#go")
+    body = (await asked.value).post_data_json
+    assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "image_url", "text"]
+    assert (body["max_tokens"], body["temperature"]) == (7, 0.5)
+    await page.close()
+
+
+async def test_a_missing_key_and_a_missing_server_are_named(browser: Browser, url: str) -> None:
+    page, _ = await open_page(browser, url, 1280)
+    await page.fill("#question", "what?")
+    refused = {"error": {"message": "a valid API key is needed"}}
+    await page.route("**/v1/chat/completions", lambda route: route.fulfill(status=401, json=refused))
+    await page.click("#go")
+    await expect(page.locator("#key")).to_be_focused()
+    await page.unroute("**/v1/chat/completions")
+    await page.route("**/v1/chat/completions", lambda route: route.abort())
+    await page.click("#go")
+    await expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    await page.close()
 
 
 async def test_an_error_is_said_where_it_is_heard(browser: Browser, url: str) -> None:

@@ -23,10 +23,10 @@ from support.toy_group import process_ended, toy_actor, toy_group
 from dreamr.config import Config
 from dreamr.config.serve import ServeSettings
 from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
-from dreamr.serve.deployment import build
-from dreamr.serve.succession import named
+from dreamr.serve.replica import named
 from dreamr.types import Prompt, Sampling, Step
 from pipelines import Request, run
+from serve_app import build
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -192,6 +192,51 @@ async def test_a_killed_replica_fails_its_own_requests_only_and_the_next_one_fin
     assert {role: endpoint.process(role) for role in actors} == actors
 
 
+async def test_with_a_key_and_its_own_retries_a_client_does_not_see_a_replica_die(endpoint: Endpoint) -> None:
+    async with endpoint.client() as client:
+        patient = client.with_options(max_retries=8)
+
+        async def ask_whole(number: int) -> tuple[str, str]:
+            question = f"retry {number}"
+            answer = await patient.chat.completions.create(
+                model="dreamr",
+                messages=[{"role": "user", "content": question}],
+                extra_headers={"Idempotency-Key": question},
+            )
+            return question, answer.choices[0].message.model_extra["reasoning"]
+
+        streams, streaming = await ask_many(client, "seen", 2)
+        whole = [asyncio.create_task(ask_whole(number)) for number in range(8)]
+        os.kill(endpoint.replica(streams[0].replica), signal.SIGKILL)
+        for question, text in await asyncio.gather(*whole):
+            assert text == await endpoint.right_answer(question)
+        await asyncio.gather(*streaming)
+
+
+async def test_an_update_lets_running_answers_end(endpoint: Endpoint) -> None:
+    """Other models take the place of these; a step of theirs takes a second."""
+    url = f"{endpoint.url}/drain"
+
+    def deploy(token_s: float) -> None:
+        config = scripted_config({"max_running": 8}, token_s=token_s)
+        serve.run(build({"config": config}), name="drain", route_prefix="/drain")
+
+    await asyncio.to_thread(deploy, 0.05)
+    async with httpx.AsyncClient(timeout=60) as client:
+        body = {"model": "dreamr", "messages": QUESTION, "method": "autoregressive"}
+        asked = [asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body)) for _ in range(4)]
+        await until(url, lambda health: health["running"] == 4)
+        update = asyncio.create_task(asyncio.to_thread(deploy, 0.04))
+        while not update.done():
+            asked.append(asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body | {"max_tokens": 8})))
+            await asyncio.wait([asked[-1]])
+        answers = await asyncio.gather(*asked)
+        await update
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.headers["x-replica-id"] for answer in answers}) == 2
+    await asyncio.to_thread(serve.delete, "drain")
+
+
 async def test_clients_get_through_ray_serve_what_they_know(endpoint: Endpoint) -> None:
     async with endpoint.client() as client:
         answer = await client.chat.completions.create(model="dreamr", messages=with_image(data_url(png())))
@@ -227,7 +272,7 @@ async def test_a_client_that_goes_frees_the_work_and_an_update_and_deletion_take
         assert (await until(url, lambda body: body["running"] == 0))[0] < 5
         unable = await client.post(f"{url}/v1/chat/completions", json=SLOW | {"method": "token_speculative"})
         assert (unable.status_code, unable.json()["error"]["param"]) == (400, "method")
-        assert "offers no TokenSpeculation" in unable.json()["error"]["message"]
+        assert "does not support token-level speculation" in unable.json()["error"]["message"]
     for token_s, num_replicas in ((0.03, 2), (0.04, 1)):
         second = run_slow(token_s, num_replicas) - first
         assert len(second) == 3

@@ -16,9 +16,9 @@ from ray import serve
 from support.serving import LocalGroup, free_port, scripted_config
 
 from dreamr.config import Config
-from dreamr.serve.deployment import build
 from dreamr.types import Prompt
 from pipelines import Request, run
+from serve_app import build
 
 SECONDS = 180
 MOST_REQUESTS = 20_000

@@ -123,8 +123,9 @@ def check_steps(world: World, trace: Trace, **settings: Any) -> None:
     for index, step in enumerate(trace.steps):
         assert step.index == index
         writer = world.draft if step.source == "draft" else world.target
-        assert step.tokens == writer.engine.script(PROMPT, prefix, request.sampling(index, step.source))
-        drafted = world.draft.engine.script(PROMPT, prefix, request.sampling(index, "draft"))
+        own, draft = (request.sampling(index, role).within_budget(len(prefix)) for role in (step.source, "draft"))
+        assert step.tokens == writer.engine.script(PROMPT, prefix, own)
+        drafted = world.draft.engine.script(PROMPT, prefix, draft)
         if step.score is not None:
             assert step.score == scale * world.verifier.engine.rho(PROMPT, Step(prefix, drafted))
         assert (step.source == "draft") == (step.score is not None and rule.accepts(Verdict(step.score)))

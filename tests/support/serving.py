@@ -7,8 +7,8 @@ import base64
 import io
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
 from dreamr.serve.app import make_app
+from dreamr.serve.retries import AnswerStore, LocalAnswers
 from dreamr.serve.service import Service
 from dreamr.types import EngineInfo, Role
 from pipelines.handles import Handles, Verifier, Writer
@@ -36,13 +37,13 @@ def scripted(**changes: object) -> dict[str, Any]:
     return {"kind": "scripted", "num_steps": (4, 6), "step_tokens": (6, 10), "acceptance": 0.6} | changes
 
 
-def scripted_config(serve: dict[str, Any] | None = None, **latencies: float) -> Config:
+def scripted_config(serve: dict[str, Any] | None = None, **engine: Any) -> Config:
     """Draft, target and verifier; draft and target are different models, but for the tokens that the draft proposes."""
     actor = {"num_cpus": 0.1}
     group = {
-        "draft": actor | {"engine": scripted(seed=1, imitates=2, **latencies)},
-        "target": actor | {"engine": scripted(seed=2, **latencies)},
-        "verifier": actor | {"engine": scripted(seed=2, **latencies)},
+        "draft": actor | {"engine": scripted(seed=1, imitates=2, **engine)},
+        "target": actor | {"engine": scripted(seed=2, **engine)},
+        "verifier": actor | {"engine": scripted(seed=2, **engine)},
         "health_deadline_s": 2,
         "ready_deadline_s": 30,
     }
@@ -70,7 +71,9 @@ class LocalGroup:
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:
-        return {role: EngineInfo(role, "local", "cpu", 0) for role in self.transports}
+        engines = {role: actor.engine for role, actor in self.config.group.actors().items()}
+        limits = {role: getattr(engine, "max_positions", 0) for role, engine in engines.items()}
+        return {role: EngineInfo(role, "local", "cpu", 0, limits[role]) for role in self.transports}
 
     async def check_one(self, role: Role) -> bool:
         return self.transports[role].up
@@ -112,6 +115,14 @@ def listening(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
+async def settled(is_so: Callable[[], bool]) -> None:
+    """Wait for another thread's event loop; bounded by the test's own time."""
+    while True:
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     url: str
@@ -142,9 +153,19 @@ def with_image(url: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
+def replicas(config: Config, num_replicas: int) -> Iterator[tuple[LocalGroup, list[str]]]:
+    """Endpoints over one group that keep their answers in one place; their URLs."""
+    group, answers = LocalGroup(config), LocalAnswers(AnswerStore(60))
+    with ExitStack() as stack:
+        services = [Service(group, config, answers=answers) for _ in range(num_replicas)]
+        yield group, [stack.enter_context(listening(make_app(service))) for service in services]
+
+
+@contextmanager
 def running(**settings: Any) -> Iterator[Endpoint]:
-    latencies = {name: settings.pop(name) for name in ("token_s", "verdict_s") if name in settings}
-    config = scripted_config(settings, **latencies)
+    engine = ("token_s", "verdict_s", "max_positions", "thought_steps")
+    changes = {name: settings.pop(name) for name in engine if name in settings}
+    config = scripted_config(settings, **changes)
     group = LocalGroup(config)
     service = Service(group, config)
     with listening(make_app(service)) as url, httpx.Client(base_url=url) as http:

@@ -283,3 +283,25 @@ async def test_a_prefix_beyond_the_models_positions_is_refused(engine: Engine) -
 async def test_a_prompt_that_cannot_be_encoded_is_one_sentence(engine: Engine, prompt: Prompt, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         await engine.next_step("a", prompt, ROOT, GREEDY)
+
+
+async def test_a_prompt_beyond_the_models_positions_is_refused_by_every_call(engine: Any) -> None:
+    prompt = Prompt("how many? " * engine.max_positions)
+    assert await engine.count_tokens(prompt) > engine.max_positions
+    for work in (
+        engine.prefill(prompt),
+        engine.next_step("a", prompt, ROOT, GREEDY),
+        engine.score("b", prompt, [Step(tokens=(9,), text="red")]),
+    ):
+        with pytest.raises(TooLong):
+            await work
+
+
+async def test_a_step_that_leaves_no_space_for_its_verdict_has_none(engine: Any, reference: Reference) -> None:
+    prompt = QUESTIONS["no image"]
+    num_free = engine.max_positions - await engine.count_tokens(prompt)
+    first = await engine.next_step("a", prompt, ROOT, GREEDY)
+    filling = Step(first.end, (9,) * (num_free - len(first.end) - 2), "red")
+    [verdict, none] = await engine.score("b", prompt, [first, filling])
+    assert verdict.score == pytest.approx(reference.rho(prompt, first.end), abs=1e-3)
+    assert not none.judged

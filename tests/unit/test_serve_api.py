@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.serving import QUESTION, Endpoint, data_url, png, running, with_image
+from support.serving import QUESTION, Endpoint, data_url, png, running, settled, with_image
 
 from dreamr.errors import ActorLost
 from dreamr.serve.service import Service
@@ -138,7 +138,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": []}, "messages", "at least 1"),
     ({"messages": [{"role": "assistant", "content": "hm"}]}, "messages", "the user's"),
     ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content", "asks nothing"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", "tag"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", "must be one of"),
     ({"messages": with_image("http://127.0.0.1/x.png")}, "messages.0.content.0.image_url.url", "host that this server"),
     ({"messages": with_image("data:text/html;base64,eA==")}, "messages.0.content.0.image_url.url", "data:image"),
     ({"messages": with_image(data_url(b"GIF89a" * 9))}, "messages.0.content.0.image_url.url", "cannot be read"),
@@ -257,14 +257,14 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
     url = f"{slow.url}/v1/chat/completions"
     async with httpx.AsyncClient(timeout=30) as client:
         asked = [asyncio.create_task(client.post(url, json=body | {"stream": stream})) for stream in (False, True)]
-        await settled(lambda: slow.service.admission.num_waiting == 1)
+        await settled(lambda: slow.service.queue.num_waiting == 1)
         refused = await client.post(url, json=body | {"stream": True})
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "2"
         assert refused.json()["error"]["code"] == "overloaded"
         for task in asked:
             task.cancel()
-        await settled(lambda: slow.service.admission.num_running + slow.service.admission.num_waiting == 0)
+        await settled(lambda: slow.service.queue.num_running + slow.service.queue.num_waiting == 0)
     assert slow.group.num_open_calls == 0
     async with (
         httpx.AsyncClient(timeout=30) as client,
@@ -272,17 +272,9 @@ async def test_beyond_the_line_is_503_and_a_client_that_goes_frees_its_place(slo
     ):
         lines = response.aiter_lines()  # kept: the response closes with its iterator
         await anext(lines)
-        assert slow.service.admission.num_running == 1
-    await settled(lambda: slow.service.admission.num_running == 0)
+        assert slow.service.queue.num_running == 1
+    await settled(lambda: slow.service.queue.num_running == 0)
     assert slow.group.num_open_calls == 0
-
-
-async def settled(is_so: Any) -> None:
-    """Wait for another thread's event loop; bounded by the test's own time."""
-    while True:
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
 
 
 def test_with_a_key_only_health_and_the_page_are_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ from PIL import Image
 
 from dreamr.config.serve import ImageLimits
 from dreamr.serve.errors import ApiError
-from dreamr.serve.fetch import ImageFetcher, is_public
-from dreamr.serve.images import check_image
+from dreamr.serve.images import ImageFetcher, check_image, is_public
 
 NOT_ALLOWED = [
     "http://images.test:81/x.png",

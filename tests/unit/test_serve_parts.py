@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import logging
 import re
@@ -14,19 +13,19 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray._common.utils import import_attr
 from ray.serve import Application
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.util.metrics import Counter, Histogram, Metric
 from support.serving import LocalGroup, scripted_config
 
 from dreamr.config import Config, load_config
 from dreamr.config.serve import ImageLimits, ServeSettings
-from dreamr.serve.admission import Admission
-from dreamr.serve.answer import AnswerReader
 from dreamr.serve.errors import ApiError
-from dreamr.serve.logs import JsonFormatter, request_id
-from dreamr.serve.meters import Meters
-from dreamr.serve.scrape import ours
-from dreamr.serve.sharing import Load, shared
+from dreamr.serve.load import Load, RequestQueue, with_back_off
+from dreamr.serve.metrics import Metrics, merge
+from dreamr.serve.middleware import JsonFormatter, request_id
+from dreamr.serve.text import AnswerSplitter
 from dreamr.tasks.prompts import PromptConfig, chat_messages
 from dreamr.types import Prompt, Turn
 from pipelines import Request, rule_of, run
@@ -36,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def read(texts: list[str], thinks: bool = True, stop: tuple[str, ...] = ()) -> tuple[str, str]:
-    reader = AnswerReader(thinks, stop)
+    reader = AnswerSplitter(thinks, stop)
     pieces = [reader.read(text) for text in texts] + [reader.finish()]
     return "".join(piece.reasoning for piece in pieces), "".join(piece.content for piece in pieces)
 
@@ -58,19 +57,19 @@ def test_a_thought_without_an_end_is_no_answer() -> None:
 
 
 async def test_the_line_is_first_come_first_served_bounded_and_survives_those_who_leave_it() -> None:
-    line = Admission(1, 3, 60, lambda running, waiting: None)
+    line = RequestQueue(1, 3, 60, lambda running, waiting: None)
     order: list[int] = []
     release = asyncio.Event()
 
     async def work(number: int) -> None:
-        async with line.place():
+        async with line.slot():
             order.append(number)
             await release.wait()
 
     tasks = [asyncio.create_task(work(number)) for number in range(4)]
     await asyncio.sleep(0)
     assert (line.num_running, line.num_waiting) == (1, 3)
-    with pytest.raises(ApiError, match="all that may"):
+    with pytest.raises(ApiError, match="which is the limit"):
         line.check(1)
     tasks[1].cancel()
     release.set()
@@ -80,12 +79,12 @@ async def test_the_line_is_first_come_first_served_bounded_and_survives_those_wh
 
 
 async def test_a_place_that_comes_as_its_waiter_leaves_goes_to_the_next() -> None:
-    line = Admission(1, 3, 60, lambda running, waiting: None)
-    async with line.place():
-        gone, next_one = (asyncio.create_task(line._enter()) for _ in range(2))
+    line = RequestQueue(1, 3, 60, lambda running, waiting: None)
+    async with line.slot():
+        gone, next_one = (asyncio.create_task(line._acquire()) for _ in range(2))
         await asyncio.sleep(0)
         line.num_running += 1
-        line._leave()  # hands the place to `gone`, which is cancelled before it can take it
+        line._release()  # hands the place to `gone`, which is cancelled before it can take it
         gone.cancel()
         await asyncio.wait({gone, next_one}, timeout=5)
     assert gone.cancelled()
@@ -94,10 +93,10 @@ async def test_a_place_that_comes_as_its_waiter_leaves_goes_to_the_next() -> Non
 
 
 async def test_waiting_ends_at_the_deadline() -> None:
-    line = Admission(1, 3, 0.01, lambda running, waiting: None)
-    async with line.place():
-        with pytest.raises(ApiError, match=r"within 0\.01 s"):
-            async with line.place():
+    line = RequestQueue(1, 3, 0.01, lambda running, waiting: None)
+    async with line.slot():
+        with pytest.raises(ApiError, match=r"waited 0\.01 s"):
+            async with line.slot():
                 pass
     assert (line.num_running, line.num_waiting) == (0, 0)
 
@@ -109,12 +108,12 @@ async def test_backing_off_changes_no_token_and_wastes_nothing_of_the_target(num
     free = await run(request, LocalGroup(config).handles)
     group = LocalGroup(config)
     crowded = Load(lambda: 5, write_ahead_up_to=4, draft_up_to=8)
-    backed_off = await run(request, shared(group.handles, crowded))
+    backed_off = await run(request, with_back_off(group.handles, crowded))
     assert backed_off.tokens == free.tokens
     assert backed_off.wasted_target_tokens == 0
     assert group.num_open_calls == 0
     alone = Load(lambda: 9, write_ahead_up_to=4, draft_up_to=8)
-    plain = await run(request, shared(LocalGroup(config).handles, alone))
+    plain = await run(request, with_back_off(LocalGroup(config).handles, alone))
     assert (plain.num_drafted, plain.coverage) == (0, 0)
 
 
@@ -138,7 +137,7 @@ async def test_metrics_count_what_was_done(method: str, monkeypatch: pytest.Monk
     config = scripted_config()
     settings = config.pipeline.model_copy(update={"method": method})
     trace = await run(Request(Prompt("how many?"), settings), LocalGroup(config).handles)
-    Meters().answered(trace, rule_of(settings), queued_s=100.0)
+    Metrics().answered(trace, rule_of(settings), queued_s=100.0)
     tokens = {tags["source"]: value for name, value, tags in seen if name == "dreamr_generation_tokens_total"}
     accepted = [value for name, value, _ in seen if name == "dreamr_spec_decode_num_accepted_tokens_total"]
     assert sum(tokens.values()) == len(trace.tokens)
@@ -151,11 +150,10 @@ async def test_metrics_count_what_was_done(method: str, monkeypatch: pytest.Monk
     }
 
 
-def test_the_default_application_is_built_for_those_who_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    module = importlib.import_module("serve_app")
-    assert "app" not in vars(module)
-    assert isinstance(module.app, Application)
+@pytest.mark.parametrize("name", ["app", "build"])
+def test_ray_serve_builds_the_application_by_either_name(name: str) -> None:
+    application = call_user_app_builder_with_args_if_necessary(import_attr(f"serve_app:{name}"), {})
+    assert isinstance(application, Application)
 
 
 def test_earlier_turns_become_messages_and_part_of_the_key() -> None:
@@ -182,7 +180,7 @@ def test_logs_are_json_with_the_request_id_and_the_cause() -> None:
 
 def test_metrics_are_this_applications_with_each_head_once() -> None:
     text = "# TYPE ray_dreamr_x counter\nray_dreamr_x{a='1'} 1\nray_node_cpu 3\n# TYPE ray_node_cpu gauge\n"
-    assert ours([text, text.replace("'1'", "'2'")]).splitlines() == [
+    assert merge([text, text.replace("'1'", "'2'")]).splitlines() == [
         "# TYPE ray_dreamr_x counter",
         "ray_dreamr_x{a='1'} 1",
         "ray_dreamr_x{a='2'} 1",
@@ -205,7 +203,7 @@ def test_speculation_does_not_make_a_loaded_endpoint_slower() -> None:
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
-    source = (ROOT / "dreamr/serve/meters.py").read_text()
+    source = (ROOT / "dreamr/serve/metrics.py").read_text()
     exported = {f"ray_{name}" for name in re.findall(r'"(dreamr_\w+)"', source)}
     documented = (ROOT / "docs/serving.md").read_text()
     dashboard = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())

@@ -15,7 +15,9 @@ from support.serving import QUESTION, Endpoint, LocalGroup, data_url, png, runni
 from dreamr.config import PipelineSettings
 from dreamr.errors import TooLong, Unable
 from dreamr.serve import service as service_module
+from dreamr.serve.app import OPEN_PATHS
 from dreamr.serve.errors import ApiError
+from dreamr.serve.questions import QuestionReader
 from dreamr.serve.schema import ChatRequest
 from dreamr.serve.service import Service
 from dreamr.types import Prompt, Role
@@ -133,7 +135,7 @@ async def test_few_prompts_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         reading -= 1
         return Prompt("?")
 
-    monkeypatch.setattr(service_module, "read_prompt", read_prompt)
+    monkeypatch.setattr(QuestionReader, "_conversation", read_prompt)
     await asyncio.gather(*(service.read(ChatRequest.model_validate(body())) for _ in range(6)))
     assert most == 2
 
@@ -210,6 +212,6 @@ async def test_the_load_test_and_the_document_know_the_key(monkeypatch: pytest.M
         document = endpoint.http.get("/openapi.json", headers={"Authorization": "Bearer secret"}).json()
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert ("401" in operation["responses"]) == (path != "/health"), path
-            assert operation.get("security") == (None if path == "/health" else [{"key": []}]), path
+            assert ("401" in operation["responses"]) == (path not in OPEN_PATHS), path
+            assert operation.get("security") == (None if path in OPEN_PATHS else [{"key": []}]), path
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"

@@ -14,6 +14,7 @@ from tools.make_pair.images import image_processor
 PROMPTS = PromptConfig(
     instruction="",
     generation_suffix="<think>",
+    closing="</think>",
     verdict_question=VERDICT_QUESTION,
     score_question=SCORE_QUESTION,
     score_prefix="",

@@ -1,4 +1,4 @@
-"""`HFEngine`: one Qwen3-VL checkpoint run by transformers, on a CPU or a GPU, behind the `Engine` protocol.
+"""`HFEngine`: one Qwen3-VL checkpoint run by transformers, on a CPU or a GPU, as an `Engine`.
 
     event loop        next_step / score / prefill / ...           stop(id), promote(id)
                           │ prompt encoded in a thread, once          │
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
 from dreamr.engines.base import COMPARISONS
+from dreamr.engines.grammar import Grammars
 from dreamr.engines.hf.assistant import load_assistant
 from dreamr.engines.hf.cache import PrefixCache
 from dreamr.engines.hf.jobs import CheckJob, FillJob, Job, ProposeJob, WriteJob
@@ -37,6 +39,7 @@ from dreamr.errors import TooLong
 from dreamr.tasks.processor import PromptEncoder
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config
 from dreamr.types import (
+    NO_VERDICT,
     Checked,
     Criterion,
     JudgedStep,
@@ -46,6 +49,7 @@ from dreamr.types import (
     Proposal,
     Sampling,
     Step,
+    ThoughtEnd,
     Tokens,
     Verdict,
 )
@@ -85,6 +89,7 @@ class HFEngine:
             encoder.decode, eos_tokens(model.generation_config.eos_token_id, encoder.tokenizer.eos_token_id)
         )
         self._early_stops = EarlyStops()
+        self._grammars = Grammars(encoder.tokenizer, self.step_end.eos_tokens, self._model.num_logits)
 
     @classmethod
     def load(
@@ -125,6 +130,11 @@ class HFEngine:
     @property
     def device(self) -> str:
         return str(self._model.device)
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return self._model.max_positions
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -172,7 +182,9 @@ class HFEngine:
             check_pairs(chain, references)
             pairs = zip(chain, references, strict=True)
             return [await self._compare(call_id, step, other, criterion) for step, other in pairs]
-        return [judged.verdict for judged in await self._judged(call_id, prompt, chain, criterion)]
+        fitting = await self._fitting(prompt, chain, criterion)
+        judged = await self._judged(call_id, prompt, fitting, criterion)
+        return [one.verdict for one in judged] + [NO_VERDICT] * (len(chain) - len(fitting))
 
     async def score_tokens(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
@@ -204,11 +216,11 @@ class HFEngine:
             probabilities = torch.from_numpy(rows.copy())
         job = CheckJob(call_id, prompt.key, placed, after.end, sampling, proposal.tokens, probabilities)
         accepted, own, started, ended = (await self._run(job)).result()
-        steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling.max_tokens)
+        steps = self.step_end.split(after, (*proposal.tokens[:accepted], own), sampling)
         return Checked(steps, accepted, started, ended)
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it. Raises TooLong."""
+        """Read the prompt ahead of the first step. Raises TooLong."""
         placed = await self._placed(prompt)
         job = FillJob(f"prefill {prompt.key}", prompt.key, placed, self._whole(placed, ()))
         return Prefill(*(await self._run(job)).result())
@@ -218,11 +230,19 @@ class HFEngine:
         return len((await self._placed(prompt)).tokens)
 
     async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """The prompt as this model reads it."""
+        """See `Trainable`."""
         return (await self._placed(prompt)).tokens
 
+    async def thought_end(self) -> ThoughtEnd:
+        """See `Phases`."""
+        return self.encoder.thought_end
+
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`."""
+        return self.encoder.ids(text) if isinstance(text, str) else await self.prompt_tokens(text)
+
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and forget all that the old ones computed.
+        """Load weights in place and drop all that the old ones computed.
 
         Raises RuntimeError while requests run, and for weights that do not fit the model.
         """
@@ -234,7 +254,7 @@ class HFEngine:
         await asyncio.to_thread(self._loop.exclusively, replace)
 
     def stop(self, call_id: str) -> None:
-        """End that call between two forwards; an unknown or ended one is no error."""
+        """End that call between two forwards; no error for one that is unknown or has ended."""
         if not self._loop.stop(call_id):
             self._early_stops.stop(call_id)
 
@@ -247,12 +267,19 @@ class HFEngine:
         self._loop.promote(call_id, hint)
 
     async def close(self) -> None:
-        """Stop all calls and end the loop; the engine is of no use afterwards."""
+        """Stop all calls and end the loop; the engine cannot be used afterwards."""
         await asyncio.to_thread(self._loop.close)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when an idle engine holds anything that it should not; for tests."""
+        """Raises AssertionError when an idle engine still holds work or sequences; for tests."""
         self._loop.check_integrity()
+
+    async def _fitting(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion) -> Sequence[Step]:
+        """The first steps of a chain, as many as leave space for their verdicts in the model's context."""
+        check_chain(chain)
+        asked = question(criterion, self.encoder)
+        longest = self.max_positions - len(self._whole(await self._placed(prompt), ()))
+        return list(takewhile(lambda step: len(step.end) + len(asked.after(step)) <= longest, chain))
 
     async def _judged(
         self,
@@ -274,8 +301,11 @@ class HFEngine:
 
     async def _write_job(self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling) -> WriteJob:
         placed = await self._placed(prompt)
-        self._whole(placed, after.end)
-        job = WriteJob(call_id, prompt.key, placed, after.end, sampling, self.step_end, self._model.max_positions)
+        whole, mask = self._whole(placed, after.end), None
+        if sampling.grammar:
+            budget = min(sampling.max_tokens, self.max_positions - len(whole))
+            mask = await asyncio.to_thread(self._grammars.mask_of, sampling.grammar, budget)
+        job = WriteJob(call_id, prompt.key, placed, after.end, sampling, self.step_end, self.max_positions, mask)
         if self._assistant is not None and sampling.assisted:
             job.assistant_prompt = await self._assistant.placed(prompt)
         return job
@@ -309,7 +339,7 @@ class HFEngine:
             await asyncio.shield(future)
         except asyncio.CancelledError:
             self._loop.stop(job.call_id)
-            while not future.done():  # however often the caller is cancelled: it ends within one forward
+            while not future.done():  # also when the caller is cancelled again: it ends within one forward
                 try:
                     await asyncio.wait([future])
                 except asyncio.CancelledError:

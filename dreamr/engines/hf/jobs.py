@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamr.engines.grammar import TokenMask
 from dreamr.engines.hf.cache import CachedSequence, PrefixCache
 from dreamr.engines.hf.model import PlacedPrompt, Row
 from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
@@ -33,7 +34,7 @@ from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one forward gives a job, at the places that its row reads."""
+    """The output of one forward for a job, at the places that its row reads."""
 
     hidden: Tensor
     """(k, h)"""
@@ -63,6 +64,7 @@ class Job(ABC):
         self.sequence: CachedSequence | None = None
         self.started = self.ended = 0.0
         self.done = False
+        self.error: Exception | None = None
 
     def start(self, cache: PrefixCache) -> None:
         """Claim a sequence with the longest cached part of `whole`."""
@@ -73,7 +75,7 @@ class Job(ABC):
             cache.crop(self.sequence, len(self.whole) - 1)
 
     def end(self) -> None:
-        """Note when the job ended, with its result or without."""
+        """Note when the job ended, with a result or an error."""
         self.ended = time.time()
         self.started = self.started or self.ended
 
@@ -107,13 +109,15 @@ class Job(ABC):
 
 
 class DecodeJob(Job):
-    """A job that appends tokens: what writing and proposing have in common."""
+    """A job that appends tokens: the common part of writing, proposing and checking."""
 
     def __init__(self, call_id: str, key: str, prompt: PlacedPrompt, prefix: Tokens, sampling: Sampling) -> None:
         super().__init__(call_id, key, prompt, prompt.tokens + prefix)
         self.sampling = sampling
         self.number = stream(sampling)
         self.tokens: list[int] = []
+        self.allowed: Tensor | None = None
+        """Booleans (v): the tokens that the next forward may choose; None: all."""
 
     @property
     def is_sampled(self) -> bool:
@@ -138,10 +142,13 @@ class WriteJob(DecodeJob):
         sampling: Sampling,
         step_end: StepEnd,
         max_positions: int,
+        mask: TokenMask | None = None,
     ) -> None:
+        """`mask`: of a step that follows a grammar; it is written token by token, without proposals."""
         super().__init__(call_id, key, prompt, prefix, sampling)
+        self._mask = mask
         self._prefix, self._step_end = prefix, step_end
-        self._room = min(sampling.max_tokens, max_positions - len(self.whole))
+        self._max_tokens = min(sampling.max_tokens, max_positions - len(self.whole))
         self.finish: Finish = "stopped"
         self.assistant_prompt: PlacedPrompt | None = None
         """The prompt as an assistant reads it, where one is to propose tokens."""
@@ -151,12 +158,12 @@ class WriteJob(DecodeJob):
         self.rounds: list[tuple[int, int]] = []
         self.num_salvaged = 0
         self.logprobs: list[float] = []
-        self._hint: Tokens = () if self.is_sampled else sampling.hint
+        self._hint: Tokens = () if self.is_sampled or mask else sampling.hint
         self._is_hint = False
 
     def hint(self, tokens: Tokens) -> None:
-        """Tokens that the step may well begin with, such as a rejected drafted step: checked like a proposal."""
-        if not self.is_sampled:
+        """Tokens that the step may begin with, such as a rejected drafted step: checked like a proposal."""
+        if not self.is_sampled and self._mask is None:
             self._hint = tokens
 
     @property
@@ -166,10 +173,14 @@ class WriteJob(DecodeJob):
     @property
     def most_proposed(self) -> int:
         """How many proposed tokens the step could still use."""
-        return max(0, self._room - len(self.tokens) - 1)
+        if self._mask is not None:
+            return 0
+        return max(0, self._max_tokens - len(self.tokens) - 1)
 
     def row(self) -> Row | None:
         self._use_hint()
+        if self._mask is not None:
+            self.allowed = self._mask.allowed(self.tokens)
         new = self._new_tokens() + self.proposal
         return self._row(new, reads=range(len(new) - 1 - len(self.proposal), len(new)))
 
@@ -218,14 +229,14 @@ class WriteJob(DecodeJob):
             if self.sampling.logprobs:
                 scaled = logits[place] / (self.sampling.temperature or 1.0)
                 self.logprobs.append(float(scaled[token] - torch.logsumexp(scaled, -1)))
-            if finish := self._step_end.finish(self.tokens, self._room):
+            if finish := self._step_end.finish(self.tokens, self._max_tokens):
                 self.finish, self.done = finish, True
                 return place + 1
         return len(tokens)
 
 
 class ProposeJob(DecodeJob):
-    """Proposes tokens after a prefix, whatever steps they belong to; fewer at the end of the answer."""
+    """Proposes tokens after a prefix, across the ends of steps; fewer at the end of the answer."""
 
     can_stop = True
 

@@ -2,7 +2,7 @@
 
 write ──▶ task: render ▶ stream of tokens ──▶ Step         stop     cancels the task: the step keeps what it has
              ▲                                             promote  starts a waiting request again as a needed one
-             └──────────── again, while no token is there ─────────────┘
+             └──────────── again, if it has no token yet ─────────────┘
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dreamr.engines.sampling import check_sampling
 from dreamr.engines.steps import EarlyStops, StepEnd
@@ -19,13 +20,16 @@ from dreamr.engines.vllm.requests import Requests
 from dreamr.errors import Unable
 from dreamr.types import DELIMITER, Finish, Priority, Prompt, Sampling, Step, Tokens
 
+if TYPE_CHECKING:
+    from vllm.sampling_params import StructuredOutputsParams
+
 NEVER = -100.0
-"""Added to the logits of tokens that must not be chosen; vLLM takes no larger bias."""
+"""Added to the logits of tokens that must not be chosen; vLLM accepts no larger bias."""
 
 
 @dataclass(slots=True, eq=False)
 class _Writing:
-    """A step that is being written."""
+    """A step in progress."""
 
     call_id: str
     priority: Priority
@@ -82,7 +86,7 @@ class Writer:
         """A speculative step is needed now.
 
         vLLM cannot change the priority of a request. One without a token may be waiting, and is sent again; one with
-        tokens is running, and goes on.
+        tokens is running, and continues.
         """
         for writing in self._writing:
             if writing.call_id == call_id and writing.priority == "speculative":
@@ -92,7 +96,7 @@ class Writer:
                     writing.cancel()
 
     async def _stoppable(self, writing: _Writing, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Finish:
-        """Write in a task; what it has written until it is stopped stays in `writing`."""
+        """Write in a task; the tokens up to a stop stay in `writing`."""
         if self._early_stops.begin(writing.call_id):
             self._early_stops.end(writing.call_id)
             return "stopped"
@@ -124,9 +128,12 @@ class Writer:
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             seed=sampling.seed % 2**63,
             max_tokens=most,
             stop_token_ids=self._last_tokens,
+            structured_outputs=_followed(sampling.grammar),
             logprobs=0 if sampling.logprobs else None,
             logit_bias=self._barred if sampling.logprobs else None,
             detokenize=False,
@@ -143,6 +150,13 @@ class Writer:
                         return finish
         num_tokens = len(writing.tokens)
         raise RuntimeError(f"vLLM ended the request {writing.call_id!r} after {num_tokens} tokens without a reason")
+
+
+def _followed(schema: str | None) -> StructuredOutputsParams | None:
+    """vLLM's own constraint of a request by a JSON schema."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return None if schema is None else StructuredOutputsParams(json=schema, disable_any_whitespace=True)
 
 
 def _check(sampling: Sampling) -> None:

@@ -16,8 +16,18 @@ async function checked(response) {
   throw Object.assign(new ApiError(body?.error?.message ?? `The server answered ${response.status}.`), { status: response.status });
 }
 
+// `fetch` with a sentence of its own when nothing answers.
+async function sent(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server cannot be reached. Check the network, and whether the server still runs.");
+  }
+}
+
 export async function getJson(path) {
-  return (await checked(await fetch(path, { headers: headers() }))).json();
+  return (await checked(await sent(path, { headers: headers() }))).json();
 }
 
 export async function health() {
@@ -27,7 +37,7 @@ export async function health() {
 // Chunks of a streamed answer, one by one.
 export async function* ask(body, signal) {
   const response = await checked(
-    await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify({ ...body, stream: true }), signal }),
+    await sent("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify({ ...body, stream: true }), signal }),
   );
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
@@ -42,7 +52,9 @@ async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new ApiError("The connection to the server broke off. Ask again.");
+    });
     if (done) return;
     held += value;
     const whole = held.split("\n\n");

@@ -4,31 +4,43 @@ import { Timeline } from "./timeline.js";
 
 const byId = (id) => document.getElementById(id);
 const timeline = new Timeline(byId("timeline"));
-const state = { model: "dreamr", image: null, expected: null, control: null, last: null };
+const state = { model: "dreamr", images: [], expected: null, control: null, last: null };
 
 // -- the problem ------------------------------------------------------------------------------------------------------
 
-function setImage(url, name) {
-  state.image = url;
-  const preview = byId("preview");
-  preview.hidden = byId("clear").hidden = !url;
-  byId("drop-text").hidden = Boolean(url);
-  if (!url) return;
-  preview.onload = () => preview.classList.toggle("small", preview.naturalWidth < 200);
-  preview.src = url;
-  preview.alt = name;
+function setImages(images) {
+  state.images = images.map(({ url }) => url);
+  byId("previews").hidden = byId("clear").hidden = !images.length;
+  byId("drop-text").hidden = Boolean(images.length);
+  byId("previews").replaceChildren(...images.map(({ url, name, preview }) => Object.assign(preview, {
+    alt: name, src: url, className: preview.naturalWidth < 200 ? "small" : "",
+  })));
 }
 
-function takeFile(file) {
-  if (!file?.type.startsWith("image/")) return;
+// An image that the browser can show; raises with the file's name when it cannot.
+async function decoded(url, name) {
+  const preview = Object.assign(new Image(), { src: url });
+  await preview.decode().catch(() => { throw new Error(`${name} cannot be shown: it is broken, or no image.`); });
+  return { url, name, preview };
+}
+
+const read = (file) => new Promise((resolve, reject) => {
   const reader = new FileReader();
-  reader.onload = () => { state.expected = null; setImage(reader.result, `Image ${file.name}`); };
+  reader.onload = () => resolve(reader.result);
+  reader.onerror = () => reject(new Error(`${file.name} cannot be read.`));
   reader.readAsDataURL(file);
+});
+
+async function takeFiles(files) {
+  const images = await Promise.all([...files].map(async (file) => decoded(await read(file), file.name)));
+  if (!images.length) return;
+  state.expected = null;
+  setImages(images);
 }
 
 async function takeSample() {
   const problem = await getJson("/v1/problems/sample");
-  setImage(problem.image, "Six coloured shapes in a grid, each with a number");
+  setImages([await decoded(problem.image, "Six coloured shapes in a grid, each with a number")]);
   byId("question").value = problem.question;
   state.expected = problem.answer;
 }
@@ -37,13 +49,16 @@ async function takeSample() {
 
 function body(method) {
   const content = [{ type: "text", text: byId("question").value }];
-  if (state.image) content.unshift({ type: "image_url", image_url: { url: state.image } });
+  content.unshift(...state.images.map((url) => ({ type: "image_url", image_url: { url } })));
+  const most = byId("max-tokens").valueAsNumber;
   return {
     model: state.model,
     messages: [{ role: "user", content }],
     method,
     alpha: Number(byId("alpha").value),
     window: Number(byId("window").value),
+    temperature: Number(byId("temperature").value),
+    ...(most > 0 ? { max_tokens: most } : {}),
     timeline: true,
     cold: true,
   };
@@ -144,6 +159,20 @@ async function compare() {
 
 // -- the controls -----------------------------------------------------------------------------------------------------
 
+function say(error) {
+  if (error.status === 401) { // the key goes there
+    document.querySelector("details").open = true;
+    byId("key").focus();
+  }
+  byId("error").textContent = error.message;
+  byId("error").hidden = false;
+}
+
+function take(files) {
+  byId("error").hidden = true;
+  takeFiles(files).catch(say);
+}
+
 // One thing at a time: it can be stopped, and says so when it fails.
 async function busy(work) {
   state.control?.abort();
@@ -154,11 +183,7 @@ async function busy(work) {
   try {
     await work();
   } catch (error) {
-    if (error.name !== "AbortError") {
-      if (error.status === 401) document.querySelector("details").open = true; // that is where the key goes
-      byId("error").textContent = error.message;
-      byId("error").hidden = false;
-    }
+    if (error.name !== "AbortError") say(error);
   } finally {
     if (state.control === control) {
       for (const id of ["go", "sample", "compare-go"]) byId(id).disabled = false;
@@ -184,6 +209,7 @@ async function loadMethods() {
   state.model = model.id;
   const names = ["fpsr", ...model.methods.filter((name) => name !== "fpsr")];
   byId("method").replaceChildren(...names.map((name) => new Option(name, name)));
+  byId("ability").hidden = !model.actors.target.model.startsWith("embedded:");
 }
 
 function listen() {
@@ -195,16 +221,17 @@ function listen() {
   byId("sample").addEventListener("click", () => busy(takeSample));
   byId("compare-go").addEventListener("click", () => busy(compare));
   byId("stop").addEventListener("click", () => state.control?.abort());
-  byId("clear").addEventListener("click", () => { state.expected = null; setImage(null); byId("image").value = ""; byId("image").focus(); });
-  byId("image").addEventListener("change", (event) => takeFile(event.target.files[0]));
+  byId("clear").addEventListener("click", () => { state.expected = null; setImages([]); byId("image").value = ""; byId("image").focus(); });
+  byId("image").addEventListener("change", (event) => take(event.target.files));
   byId("key").addEventListener("change", () => busy(loadMethods));
   byId("alpha").addEventListener("input", (event) => { byId("alpha-value").value = Number(event.target.value).toFixed(2); });
+  byId("temperature").addEventListener("input", (event) => { byId("temperature-value").value = event.target.value; });
   byId("window").addEventListener("input", (event) => { byId("window-value").value = event.target.value; });
   const drop = byId("drop");
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => { event.preventDefault(); takeFile(event.dataTransfer.files[0]); });
-  document.addEventListener("paste", (event) => takeFile(event.clipboardData.files[0]));
+  drop.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files); });
+  document.addEventListener("paste", (event) => { if (event.clipboardData.files.length) take(event.clipboardData.files); });
 }
 
 listen();

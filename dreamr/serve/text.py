@@ -1,11 +1,13 @@
-"""From committed steps to what a client reads: the chain of thought, the answer, and where the answer has to stop."""
+"""The text of an answer as it grows: chain of thought, answer, and where a stop string ends it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-END_OF_THOUGHT = "</think>"
+from dreamr.types import END_OF_THOUGHT
+from pipelines.trace import Phase
+
 BEGIN_OF_THOUGHT = "<think>"
 
 
@@ -17,11 +19,11 @@ class Piece:
     content: str = ""
 
 
-class AnswerReader:
-    """Splits one answer as it grows. Text that may turn out to be a mark or a stop string is held back.
+class AnswerSplitter:
+    """Splits one answer into chain of thought and answer. Text that may begin a mark or a stop string is held back.
 
-    `thinks`: the answer begins inside the chain of thought. Stop strings end the answer where they begin, and are
-    looked for behind the chain of thought only.
+    `thinks`: the text begins inside the chain of thought. Stop strings end the answer where they begin, and are looked
+    for after the chain of thought only.
     """
 
     def __init__(self, thinks: bool, stop: Sequence[str] = ()) -> None:
@@ -31,25 +33,39 @@ class AnswerReader:
         self._has_content = False
         self._at_start = True
         self.stopped = False
-        """True when a stop string was found: nothing comes behind it."""
+        """True when a stop string was found: nothing follows it."""
 
     @property
     def in_thought(self) -> bool:
         return self._in_thought
 
-    def read(self, text: str) -> Piece:
-        """What can be sent now that `text` has been written as well."""
+    def read(self, text: str, phase: Phase | None = None) -> Piece:
+        """What can be sent now that `text` has been committed as well.
+
+        With a phase, that decides what is reasoning, and not the text: a schema may follow any text of a model.
+        """
         if self.stopped:
             return Piece()
+        if phase == "reasoning":
+            return Piece(reasoning=self._without_marks(text))
+        if phase == "answer":
+            self._in_thought = False
         self._held += text
         reasoning = self._read_thought() if self._in_thought else ""
         content = "" if self._in_thought else self._read_content()
         return Piece(reasoning, content)
 
     def finish(self) -> Piece:
-        """What was held back, when nothing follows."""
+        """What was held back; call it once, at the end."""
         held, self._held = self._held, ""
         return Piece(reasoning=held) if self._in_thought else Piece(content=self._trimmed(held))
+
+    def _without_marks(self, text: str) -> str:
+        if self._at_start:
+            self._at_start = False
+            text = text.removeprefix(BEGIN_OF_THOUGHT)
+        before, found, _ = text.rpartition(END_OF_THOUGHT)
+        return before if found else text
 
     def _read_thought(self) -> str:
         if self._at_start:
@@ -57,9 +73,9 @@ class AnswerReader:
                 return ""
             self._held = self._held.removeprefix(BEGIN_OF_THOUGHT)
             self._at_start = False
-        thought, found, behind = self._held.partition(END_OF_THOUGHT)
+        thought, found, rest = self._held.partition(END_OF_THOUGHT)
         if found:
-            self._in_thought, self._held = False, behind
+            self._in_thought, self._held = False, rest
             return thought
         return self._release([END_OF_THOUGHT])
 
@@ -72,7 +88,7 @@ class AnswerReader:
         return self._trimmed(self._release(self._stop))
 
     def _release(self, marks: Sequence[str]) -> str:
-        """Take out of `_held` all that cannot be the beginning of one of the marks."""
+        """Take from `_held` what cannot be the beginning of one of the marks."""
         longest = max((len(mark) - 1 for mark in marks), default=0)
         keep = next(
             (

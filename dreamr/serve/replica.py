@@ -1,0 +1,147 @@
+"""`EndpointReplica`: one replica of the Ray Serve application over its group of detached actors.
+
+    serve app ─▶ replica 1 ─┐  each runs its own requests, supervises the actors, and finds them by name
+                 replica 2 ─┴▶ <name>-draft, <name>-target, <name>-verifier     detached: they outlive replicas
+
+Actors belong to the application: they are stopped when it is deleted. Their name contains a digest of their
+configuration, so an update with other models creates other actors:
+
+update ─▶ new replicas over new actors ─▶ old replicas leave ─▶ Serve reports the update as done
+                                                                      └─▶ a new replica stops the old actors
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import re
+from collections.abc import Awaitable
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+from ray.util import get_placement_group, list_named_actors, remove_placement_group
+
+from actors.group import ActorGroup
+from dreamr.config import Config, GroupConfig
+from dreamr.serve.app import make_app
+from dreamr.serve.middleware import api_keys, log_as_json
+from dreamr.serve.retries import AnswerStore
+from dreamr.serve.service import Service
+
+log = logging.getLogger(__name__)
+
+DIGEST = 8
+"""Hexadecimal digits that distinguish groups of one name."""
+
+
+class EndpointReplica:
+    """One replica."""
+
+    async def __init__(self, config: Config) -> None:  # type: ignore[misc]  # Serve awaits it
+        log_as_json()
+        context = serve.get_replica_context()
+        self._app_name = context.app_name
+        self._group_config = named(config.group, context.app_name)
+        self._group = ActorGroup(self._group_config, detached=True)
+        await self._group.start()
+        self._answers = _RayAnswers(self._group_config, config.serve.keep_answers_s)
+        self._service = Service(self._group, config, answers=self._answers)
+        self._headers = {"X-Replica-ID": context.replica_tag}
+        log.info("replica %s is ready", context.replica_tag)
+        if not api_keys(config.serve.api_key_env):
+            log.warning("%s is not set: no API key is needed to use this endpoint", config.serve.api_key_env)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_app(self._service, self._headers, echoes_id=False)  # Serve sends the id itself
+
+    async def check_health(self) -> None:
+        """Called by Serve every few seconds. Actors that hang are restarted; a replica whose target is lost for good
+        fails, so that Serve replaces it by one that creates a new target."""
+        await self._service.check()
+        if self._group.transport("target").gone:
+            raise RuntimeError("the target actor is gone and this replica cannot bring it back")
+        await asyncio.to_thread(stop_superseded, self._group_config, self._app_name)
+
+    async def __del__(self) -> None:
+        group: ActorGroup | None = getattr(self, "_group", None)
+        if group is None:
+            return
+        if await asyncio.to_thread(self._application_is_deleted):
+            await group.stop()
+            self._answers.stop()
+        else:
+            await group.leave()
+
+    def _application_is_deleted(self) -> bool:
+        application = serve.status().applications.get(self._app_name)
+        return application is None or application.status == ApplicationStatus.DELETING
+
+
+class _RayAnswers:
+    """The store of answers, a detached actor that the replicas share. See `Answers`."""
+
+    def __init__(self, group: GroupConfig, keep_s: float) -> None:
+        self._actor: Any = (
+            ray.remote(AnswerStore)
+            .options(
+                name=f"{base_name(group)}-answers",
+                namespace=group.namespace,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+            )
+            .remote(keep_s)
+        )
+
+    def submit(self, method: str, *arguments: Any) -> Awaitable[Any]:
+        call: Awaitable[Any] = getattr(self._actor, method).remote(*arguments)
+        return call
+
+    def stop(self) -> None:
+        ray.kill(self._actor, no_restart=True)
+
+
+def base_name(group: GroupConfig) -> str:
+    """The name of a named group without its digest: the same before and after an update."""
+    assert group.name, "the group has been named"
+    return group.name[: -DIGEST - 1]
+
+
+def named(group: GroupConfig, app_name: str) -> GroupConfig:
+    """The group under a name that is unique to the application and the actors' configuration."""
+    digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:DIGEST]
+    name, namespace = f"{group.name or app_name}-{digest}", group.namespace or "dreamr"
+    return group.model_copy(update={"name": name, "namespace": namespace})
+
+
+def stop_superseded(group: GroupConfig, app_name: str) -> None:
+    """Stop the application's other groups, unless an update is under way. Blocks. `group` is a named one."""
+    old = _superseded(group)
+    application = serve.status().applications.get(app_name) if old else None
+    if application is None or application.status != ApplicationStatus.RUNNING:
+        return  # a replica that uses them may still be answering
+    for name, actors in old.items():
+        log.info("stopping %s, which an update has replaced", ", ".join(actors))
+        # Another replica may be doing the same.
+        for actor in actors:
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(actor, namespace=group.namespace), no_restart=True)
+        with contextlib.suppress(ValueError):
+            remove_placement_group(get_placement_group(name))
+
+
+def _superseded(group: GroupConfig) -> dict[str, list[str]]:
+    """The actors of each group whose name differs from this one in its digest only."""
+    same_application = re.compile(rf"({re.escape(base_name(group))}-[0-9a-f]{{{DIGEST}}})-[a-z]+")
+    groups: dict[str, list[str]] = {}
+    for actor in list_named_actors(all_namespaces=True):
+        match = same_application.fullmatch(actor["name"])
+        if match and actor["namespace"] == group.namespace and match[1] != group.name:
+            groups.setdefault(match[1], []).append(actor["name"])
+    return groups

@@ -1,0 +1,78 @@
+"""Reasoning, then the answer: for requests that bound the reasoning, or whose answer has to follow a JSON schema.
+
+    reasoning  [ schedule ]──┬─ </think> ───────────────────▶ answer  [ schedule ]                 without a schema
+                             └─ budget ──▶ closing step ────▶         [ one step of the target's ]   under a schema
+
+The reasoning ends exactly at `</think>`: what a step holds after it is dropped, so that the answer is written under
+its own rules from its first token on. The schedule ends in between: no call that it made goes on into the answer, and
+speculation cannot change what a schema constrains. Both phases depend on committed steps alone, so FPSR commits what
+the sequential schedule commits here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dreamr.types import END_OF_THOUGHT, Step, ThoughtEnd, Tokens
+
+if TYPE_CHECKING:
+    from pipelines.session import Session
+    from pipelines.trace import End
+
+
+class Reasoning:
+    """What belongs to the chain of thought of one request, and when it has ended."""
+
+    def __init__(self, thought: ThoughtEnd, budget: int | None, *, answers_always: bool) -> None:
+        """`budget`: most tokens; None: no limit. `answers_always`: the answer follows even if the model has ended its
+        turn within its thought, or repeats itself."""
+        self.thought, self.budget = thought, budget
+        self._answers_always = answers_always
+        self.is_closed = False
+        """True when the text has ended its chain of thought."""
+        self.ended = False
+
+    def resume(self, committed: Tokens) -> None:
+        """Note what an earlier run has committed."""
+        self.is_closed = self.thought.token in committed
+        out_of_budget = self.budget is not None and len(committed) >= self.budget
+        self.ended = self.is_closed or out_of_budget
+
+    def part_of(self, step: Step) -> Step:
+        """The step without what does not belong to the chain of thought."""
+        if self.thought.token in step.tokens:
+            tokens = step.tokens[: step.tokens.index(self.thought.token) + 1]
+            text = step.text.partition(END_OF_THOUGHT)[0] + END_OF_THOUGHT
+            return replace(step, tokens=tokens, text=text, finish="delimiter")
+        if step.closed and self._answers_always:
+            return replace(step, tokens=step.tokens[:-1], finish="delimiter")
+        return step
+
+    def end_after(self, step: Step, end: End | None) -> End | None:
+        """Note whether the reasoning ends with a step; the end of the whole request, `end` by its other rules."""
+        self.is_closed = self.thought.token in step.tokens
+        in_time = end != "budget"
+        out_of_budget = self.budget is not None and len(step.end) >= self.budget
+        self.ended = in_time and (self.is_closed or out_of_budget or (self._answers_always and end is not None))
+        return None if self.ended else end
+
+
+async def run_in_phases(session: Session, schedule: Callable[[Session], Awaitable[None]]) -> None:
+    """Run the schedule for the reasoning, and for the answer what the request asks for.
+
+    Raises Unable when the target's engine does not support it.
+    """
+    request = session.request
+    if request.thinks:
+        reasoning = session.recorder.begin_reasoning(await session.thought_end())
+        if not reasoning.ended:
+            await schedule(session)
+        session.begin_answer()
+    if session.ended:
+        return
+    if request.schema is None:
+        await schedule(session)
+    else:
+        await session.commit_target(session.answer_step(), again=session.answer_step)

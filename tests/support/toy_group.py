@@ -26,7 +26,7 @@ def toy_group(**changes: object) -> GroupConfig:
     return GroupConfig.model_validate(defaults | {"health_deadline_s": 1} | changes)
 
 
-def process_ended(pid: int, deadline_s: float = 10.0) -> bool:
+def process_ended(pid: int, deadline_s: float = 30.0) -> bool:
     """Wait for the end of a process that is not our child."""
     try:
         process = os.pidfd_open(pid)

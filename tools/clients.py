@@ -36,6 +36,8 @@ from pipelines.handles import Handles
 
 DEFAULT = Path(__file__).parents[1] / "configs/scripted-32b-2b.yaml"
 
+WARM_UP_TOKENS = 100
+
 
 async def answer_all(
     handles: Handles, spec: MethodSpec, num_clients: int, num_questions: int, clock: Callable[[], float]
@@ -92,11 +94,15 @@ def measure(
     async def real() -> list[list[list[Trace]]]:
         async with ActorGroup(config.group) as group:
             for spec in specs:
-                await answer_all(group.handles, spec, 1, 1, time.time)
-            return [
-                [await answer_all(group.handles, spec, level, num_questions, time.time) for spec in specs]
-                for level in levels
-            ]
+                warm_up = Request(Prompt("warm-up"), spec.limited(WARM_UP_TOKENS))
+                await run(warm_up, group.handles)
+            measured = []
+            for level in levels:
+                typer.echo(f"{level} clients ...", err=True)
+                measured.append(
+                    [await answer_all(group.handles, spec, level, num_questions, time.time) for spec in specs]
+                )
+            return measured
 
     with connected(config.cluster):
         measured = asyncio.run(real())

@@ -14,7 +14,7 @@ from dreamr.config import PipelineSettings, first_problem
 from dreamr.errors import ConfigError
 from pipelines import rule_of
 
-PRESETS = ("q32b-q2b", "q32b-q4b")
+PRESETS = ("q32b-q2b", "q32b-q4b", "q32b-q2b-fitted")
 
 
 class _Part(BaseModel):

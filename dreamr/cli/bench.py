@@ -9,23 +9,50 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement
+from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement, Question, Questions
 from dreamr.bench.methods import MethodSpec, parse_methods, with_assistant
 from dreamr.bench.rendering import write_folder
 from dreamr.bench.report import Machine, Report
 from dreamr.bench.summary import make_report, with_oracle
+from dreamr.cli.evaluate import find_benchmark, read_rows
 from dreamr.cli.inputs import check_at_least_one, make_folder, read_config
 from dreamr.cli.running import run_with_actors
 from dreamr.cli.terminal import print_report, progress_bar
 from dreamr.config import PipelineSettings, with_draft
 from dreamr.errors import BadInput
+from dreamr.types import Prompt
 
 if TYPE_CHECKING:
     from actors.group import ActorGroup
+    from dreamr.eval.rows import Rows
+
+
+class BenchmarkQuestions:
+    """The rows of a public benchmark, in their order."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    @property
+    def warm_up(self) -> Prompt:
+        return self[0].prompt
+
+    def __getitem__(self, index: int) -> Question:
+        item = self._rows.item(index)
+        return Question(item.prompt(ask_for_text=False), item.key, item.id)
 
 
 def bench(
-    problems: int, seed: int, methods: str, config: Path | None, *, sweep: str | None, out: Path, draft: str | None
+    problems: int,
+    seed: int,
+    methods: str,
+    config: Path | None,
+    *,
+    sweep: str | None,
+    out: Path,
+    draft: str | None,
+    benchmark: str | None,
+    data: Path | None,
 ) -> None:
     """Run the command. Raises BadInput, ConfigError, and what `run_with_actors` and the pipelines raise."""
     settled = with_draft(read_config(config, {}), draft)
@@ -33,6 +60,14 @@ def bench(
     specs = read_methods(methods, sweep, settled.pipeline)
     settled = with_assistant(settled, specs)
     make_folder("--out", out, "report.json")
+    questions: Questions = LedgerQuestions(seed)
+    about = {}
+    if benchmark is not None:
+        rows = read_rows(find_benchmark(benchmark), data, problems)
+        questions, problems = BenchmarkQuestions(rows), len(rows)
+        about = {"benchmark": benchmark, "data": rows.source}
+    elif data is not None:
+        raise BadInput(f"--data {data}: name the --benchmark whose rows these are.")
     machine, notices = Machine.this(), Console(stderr=True)
 
     async def measure(group: ActorGroup) -> Report:
@@ -40,10 +75,10 @@ def bench(
         from dreamr.bench.controls import measured, self_acceptance, slowdown_together
 
         async with BenchActors(group, settled.group, specs, machine.cores) as actors:
-            run = InterleavedRun(actors.methods, LedgerQuestions(seed))
+            run = InterleavedRun(actors.methods, questions)
             measurements = await answer_all(run, problems, notices, actors.failed)
         failed = actors.failed | run.failed
-        report = make_report(settled, seed, machine, group.infos, run.methods, measurements, failed=failed)
+        report = make_report(settled, seed, machine, group.infos, run.methods, measurements, failed=failed, **about)
         report = with_oracle(report, measurements)
         # Written before the controls as well: an error in these must not lose the measurements.
         write_folder(report, out)

@@ -165,8 +165,14 @@ def bench(
     methods: Annotated[
         str, typer.Option(help="Names, separated by commas; fpsr:alpha=0.5 changes a setting.")
     ] = BENCHED,
-    problems: Annotated[int, typer.Option(help="Number of problems.")] = 40,
+    problems: Annotated[int, typer.Option(help="Number of problems, or most rows of the benchmark.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Rows of mathverse, mmbench, realworldqa or mmmu in place of problems.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The benchmark's parquet file or folder; default: the hub's.")
+    ] = None,
     sweep: Annotated[
         str | None, typer.Option(help="Values of a setting for each schedule: alpha=0.5,0.7 or window=1,2,4.")
     ] = None,
@@ -178,7 +184,9 @@ def bench(
     from dreamr.errors import reported
 
     with reported():
-        command.bench(problems, seed, methods, config, sweep=sweep, out=out, draft=draft)
+        command.bench(
+            problems, seed, methods, config, sweep=sweep, out=out, draft=draft, benchmark=benchmark, data=data
+        )
 
 
 @app.command()
@@ -201,7 +209,9 @@ def serve(
 
 @app.command()
 def simulate(
-    scenario: Annotated[str, typer.Option(help="Preset (q32b-q2b, q32b-q4b) or a YAML file.")] = "q32b-q2b",
+    scenario: Annotated[
+        str, typer.Option(help="Preset (q32b-q2b, q32b-q4b, q32b-q2b-fitted) or a YAML file.")
+    ] = "q32b-q2b",
     calibrate: Annotated[
         Path | None, typer.Option(help="report.json of a bench: take its latencies, compare with its speedups.")
     ] = None,

@@ -38,10 +38,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def item(self, number: int) -> Item:
+        """One row, by its place in the data set."""
+        return self._benchmark.make_item(number, _images_as_bytes(self._rows[number], self._benchmark.images))
+
     def items(self) -> Iterator[Item]:
         """In the order of the data set."""
-        for number, row in enumerate(self._rows):
-            yield self._benchmark.make_item(number, _images_as_bytes(row, self._benchmark.images))
+        return map(self.item, range(len(self)))
 
     def _check_rows(self) -> None:
         """Everything except the content of the images."""

@@ -155,10 +155,11 @@ async def test_a_baseline_without_a_free_gpu_is_refused_at_once_and_the_others_r
     """Ray would keep its actor waiting for as long as the group holds the GPUs."""
     config = load_config().group
     on_gpus = config.model_copy(update={"target": config.target.model_copy(update={"num_gpus": 1.0})})
-    specs = parse_methods("transformers,transformers_assisted,draft_alone", None, PipelineSettings())
+    specs = parse_methods("transformers,transformers_assisted,draft_alone,fpsr+assistant", None, PipelineSettings())
     group: Any = SimpleNamespace(handles=SimpleNamespace(draft=SimpleNamespace(transport=None)))
     async with BenchActors(group, on_gpus, specs, cores=2) as actors:
         assert [method.spec.name for method in actors.methods] == ["draft_alone"]
+    assert "the target has no assistant" in actors.failed["fpsr+assistant"]
     for name in ("transformers", "transformers_assisted"):
         assert "it loads models of its own beside the group's actors: not enough resources" in actors.failed[name]
         assert "needed 1 GPU; the whole cluster has: 0 GPU" in actors.failed[name]

@@ -14,6 +14,7 @@ from dreamr.cli.simulate import simulate
 from dreamr.config import PipelineSettings, load_config
 from dreamr.engines.cores import Cores
 from dreamr.errors import ConfigError
+from tools.fit_preset import bisect, speedup_of
 
 WRITES = Writing(token_s=0.01, step_tokens=(10, 10))
 SETTINGS = PipelineSettings(max_tokens=10**6)
@@ -165,6 +166,18 @@ def test_methods_without_an_acceptance_rate_are_left_out() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_write_down_their_assumptions(preset: str) -> None:
     assert len(Scenario.read(preset).assumptions) >= 3
+
+
+def test_the_fitted_preset_reaches_the_speedups_that_it_was_fitted_to_and_predicts_a_third() -> None:
+    fitted = Scenario.read("q32b-q2b-fitted")
+    found = {method: speedup_of(method, fitted, 12) for method in fitted.paper}
+    assert found["specreason"] == pytest.approx(fitted.paper["specreason"], rel=0.03)
+    assert found["fpsr"] == pytest.approx(fitted.paper["fpsr"], rel=0.03)
+    assert found["lookahead"] == pytest.approx(fitted.paper["lookahead"], rel=0.06)
+
+
+def test_the_fit_finds_where_a_function_has_a_value() -> None:
+    assert bisect(lambda value: value**2, 0.25, 0.0, 1.0) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_scenario_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ def stop_superseded(base_name: str, group: GroupConfig, app_name: str) -> None:
 
 def _superseded(base_name: str, group: GroupConfig) -> dict[str, list[str]]:
     """The actors of each shared group of the application that is not this one."""
-    same_application = re.compile(rf"({re.escape(base_name)}-[0-9a-f]{{{DIGEST}}})-[a-z]+")
+    same_application = re.compile(
+        rf"({re.escape(base_name)}-[0-9a-f]{{{DIGEST}}})-(?:draft|target|verifier)(?:-standby)?"
+    )
     groups: dict[str, list[str]] = {}
     for actor in list_named_actors(all_namespaces=True):
         match = same_application.fullmatch(actor["name"])

@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain dec
 	$(BIN)/dreamr demo --problems 5
 
 test: $(INSTALLED)-dev  ## all tests that this machine can run
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -m 'not soak' -n 2 --dist loadfile tests
 
 soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory watched
 	$(BIN)/python -m pytest -m soak tests/ray
@@ -24,7 +24,7 @@ chaos: $(INSTALLED)-serve  ## minutes of bounded load on the endpoint while its 
 serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
 	$(BIN)/dreamr serve
 
-test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in an environment of its own (7 GB)
+test-vllm: .venv-vllm/.installed  ## the engines' contract on vLLM's build for CPUs, in a separate environment (7 GB)
 	.venv-vllm/bin/python -m pytest -m vllm tests/unit/test_engine_contract.py tests/unit/test_vllm_engine.py
 
 test-cluster: $(INSTALLED)-dev  ## ray up over ssh between namespaces of this machine: root, curl, iproute2, openssh-server, rsync

@@ -5,7 +5,7 @@
     score(d3) ─▶ waits ┴▶ forward [d2, d3]      d3 follows d2, so one tree of branches holds both verdicts
 
 A step never waits for others to join it: one that arrives alone is judged alone. A call that is stopped while it waits
-is never judged. One task per prompt drains its queue and ends with it.
+is never judged. One task per prompt drains its queue and ends when it is empty.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Ray cluster under the actors: a running one, or a small one of our own that lives as long as this process."""
+"""The Ray cluster of the actors: a running one, or a local one that ends with this process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CONNECT_DEADLINE_S = 5.0
 NEWEST_CLUSTER = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray/ray_current_cluster"
 """Where Ray notes the address of the cluster that was started last; it stays when that cluster is killed."""
 
-# Only a cluster of our own can be told to be quick about deaths; elsewhere the same things take 2 to 6 seconds.
+# Failure detection can only be configured when Ray starts; with Ray's defaults it takes 2 to 6 seconds.
 _FAST_FAILURES = {
     "timeout_ms_task_wait_for_death_info": 0,  # fail the calls of a dead actor at once instead of after 1-2 s
     "core_worker_internal_heartbeat_ms": 100,
-    "kill_worker_timeout_milliseconds": 200,  # SIGKILL for a process that does not obey, instead of after 5 s
+    "kill_worker_timeout_milliseconds": 200,  # SIGKILL for a process that ignores SIGTERM, instead of after 5 s
 }
 
 
-_own = threading.Event()
+_started_here = threading.Event()
 """Set while this process is connected to a cluster that it has started."""
 
 
@@ -50,19 +50,19 @@ def connect(settings: ClusterSettings | None = None) -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster; one of our own ends with it."""
+    """Leave the cluster; a local one that was started here ends."""
     ray.shutdown()
-    _own.clear()
+    _started_here.clear()
 
 
 def can_grow() -> bool:
-    """Whether nodes may join: a cluster of our own is this machine, for as long as it lasts."""
-    return not _own.is_set()
+    """Whether nodes may join: not a local cluster that was started here, which is this machine alone."""
+    return not _started_here.is_set()
 
 
 @contextmanager
 def connected(settings: ClusterSettings | None = None) -> Iterator[None]:
-    """Connect for the duration of a block; a connection that was there before stays."""
+    """Connect for the duration of a block; an existing connection is kept."""
     was_connected = ray.is_initialized()
     connect(settings)
     try:
@@ -74,7 +74,7 @@ def connected(settings: ClusterSettings | None = None) -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
-        _check_that_somebody_listens(_of_newest_cluster() if address == "auto" else address)
+        _check_that_the_port_answers(_of_newest_cluster() if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         if address == "auto" and NEWEST_CLUSTER.exists():
@@ -92,8 +92,8 @@ def _of_newest_cluster() -> str:
     return NEWEST_CLUSTER.read_text().strip() if NEWEST_CLUSTER.exists() else ""
 
 
-def _check_that_somebody_listens(address: str) -> None:
-    # Ray itself tries for minutes; `auto`, `local` and `ray://` addresses are its own business.
+def _check_that_the_port_answers(address: str) -> None:
+    # Ray itself retries for minutes; it resolves `auto`, `local` and `ray://` addresses itself.
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in address:
         socket.create_connection((host, int(port)), timeout=CONNECT_DEADLINE_S).close()
@@ -111,4 +111,4 @@ def _start_local(settings: ClusterSettings) -> None:
         logging_level=logging.ERROR,
         _system_config=_FAST_FAILURES,
     )
-    _own.set()
+    _started_here.set()

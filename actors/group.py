@@ -3,10 +3,10 @@
 start:  reserve ──▶ create + load, all at once ──▶ ready          stop:  supervisors cancelled and awaited
           │                    │                                           │
           ▼                    ▼ first failure                             ▼
-   NotEnoughResources     stop, then raise                         processes killed, awaited ──▶ room given back
+   NotEnoughResources     stop, then raise                         processes killed, awaited ──▶ placement group removed
 
-A detached group outlives the process that made it: `start` finds by their names the actors that are there, `leave` ends
-the supervision alone, and any process that has found them may `stop` them.
+A detached group outlives the process that made it: `start` finds existing actors by their names, `leave` only ends the
+supervision, and any process that has found the actors may `stop` them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLASSES: dict[Role, type[EngineActor]] = {"draft": DraftActor, "target": Target
 class ActorGroup:
     """Draft, target and verifier. `async with ActorGroup(config) as group:` starts and stops it.
 
-    With `detached`, actors and room have names (`config.name` is needed) and live until somebody stops them.
+    With `detached`, actors and placement group have names (`config.name` is required) and live until `stop`.
     """
 
     def __init__(self, config: GroupConfig, *, detached: bool = False) -> None:
@@ -67,16 +67,16 @@ class ActorGroup:
             }
             await self._start_supervisors(self._placement)
         except BaseException as error:
-            # Others may be using the actors of a detached group, unless its models cannot be loaded by anybody.
+            # Other processes may use the actors of a detached group, unless its models cannot be loaded at all.
             await (self.leave() if self._detached and not isinstance(error, ValueError) else self.stop())
             raise
 
     async def leave(self) -> None:
-        """End the supervision by this process; the actors of a detached group go on."""
+        """End the supervision by this process; the actors of a detached group continue."""
         await asyncio.gather(*(supervisor.leave() for supervisor in self._supervisors.values()))
 
     async def stop(self) -> None:
-        """Kill the actors and give their room back; returns when both are done. May be called again."""
+        """Kill the actors and remove the placement group; returns when both are done. May be called again."""
         await asyncio.gather(*(supervisor.stop() for supervisor in self._supervisors.values()))
         if self._placement is not None:
             remove_placement_group(self._placement)
@@ -93,7 +93,7 @@ class ActorGroup:
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:
-        """What each actor said about itself when it last became ready."""
+        """What each actor reported when it last became ready."""
         return {role: supervisor.info for role, supervisor in self._supervisors.items() if supervisor.info is not None}
 
     @property
@@ -111,7 +111,7 @@ class ActorGroup:
         return RayTransport(self.supervisor(role), self._prompts)
 
     def supervisor(self, role: Role) -> ActorSupervisor:
-        """What keeps an actor alive; the target's for a shared verifier."""
+        """The supervisor of an actor; the target's for a shared verifier."""
         return self._supervisors[role] if role in self._supervisors else self._supervisors["target"]
 
     async def __aenter__(self) -> Self:

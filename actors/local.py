@@ -19,7 +19,7 @@ from pipelines.handles import Handles, Ref, Verifier, Writer
 T = TypeVar("T")
 
 TICK_S = 1e-3
-"""Less than this is no time to wait: a virtual clock would not advance by it."""
+"""Shorter waits count as none: a virtual clock would not advance by them."""
 
 
 class LocalRef(Generic[T]):
@@ -68,7 +68,7 @@ class LocalTransport:
         self.actor.promote_now(call_id, hint)
 
     async def grace_s(self, ref: Ref[Any], deadline_s: float) -> float:
-        """A local engine cannot be restarted: its calls in flight end, and it continues."""
+        """A local engine cannot be restarted: its open calls end as lost, and it continues."""
         grace_s = deadline_s - self.actor.idle_s()
         if grace_s > TICK_S:
             return grace_s

@@ -1,4 +1,4 @@
-"""Room for a group in the cluster: what it needs, what there is, and the placement group that reserves it."""
+"""Placement groups: what a group of actors needs, what the cluster has, and the reservation."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ RELEASE_GRACE_S = 2.0
 """Ray counts the resources of actors that have just ended as taken for a moment longer."""
 
 EMPTY_BUNDLE = {"CPU": 0.001}
-"""For an actor that asks for nothing: Ray refuses a bundle without resources."""
+"""For an actor without resources: Ray refuses an empty bundle."""
 
 
 async def find_or_reserve(config: GroupConfig) -> PlacementGroup:
-    """The room that has the group's name, else a new one that has it, and stays until it is removed.
+    """The placement group with the group's name, else a new detached one with that name.
 
     Raises:
         NotEnoughResources: as `reserve`.
     """
-    assert config.name, "a room is found by its name"
+    assert config.name, "a detached placement group is found by its name"
     try:
         return get_placement_group(config.name)
     except ValueError:
         pass
     try:
-        return await reserve(config, lasting=True)
+        return await reserve(config, detached=True)
     except RaySystemError as error:
         try:
             return get_placement_group(config.name)  # another process was faster
@@ -42,22 +42,22 @@ async def find_or_reserve(config: GroupConfig) -> PlacementGroup:
             raise error from None
 
 
-async def reserve(config: GroupConfig, *, lasting: bool = False) -> PlacementGroup:
-    """Reserve one bundle per actor, in the order of `config.actors()`, then one per spare.
+async def reserve(config: GroupConfig, *, detached: bool = False) -> PlacementGroup:
+    """Reserve one bundle per actor, in the order of `config.actors()`, then one per spare, before any is created.
 
     Raises:
         NotEnoughResources: the group does not fit, now or within `wait_for_resources_s`.
     """
     actors = config.actors()
     bundles = [actors[role].resources() or EMPTY_BUNDLE for role in (*actors, *config.spares())]
-    name = config.name if lasting else None
+    name = config.name if detached else None
     return await reserve_bundles(bundles, config.wait_for_resources_s, config.placement, name)
 
 
 async def reserve_bundles(
     bundles: list[dict[str, float]], wait_for_resources_s: float, strategy: str = "PACK", name: str | None = None
 ) -> PlacementGroup:
-    """Reserve all the bundles or none; room with a `name` stays until it is removed.
+    """Reserve all the bundles or none; with a `name` the placement group is detached: it stays until it is removed.
 
     Raises NotEnoughResources as `reserve` does.
     """

@@ -1,6 +1,6 @@
 """`RayTransport`: carries calls to one supervised Ray actor; `RayRef` is their future result.
 
-    Writer ── submit ──▶ RayTransport ── remote call, references as they are ──▶ actor
+    Writer ── submit ──▶ RayTransport ── remote call, references unresolved ──▶ actor
        ◀── RayRef ───────────┘   returns at once; only awaiting a RayRef waits
 
 A large prompt goes into Ray's object store once; calls then carry a reference in place of the images.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from actors.supervisor import ActorSupervisor
 
 INLINE_BYTES = 64 * 1024
-"""Up to here a copy with each call costs less than a visit to the object store."""
+"""Up to this size a copy with each call costs less than the object store."""
 MAX_STORED = 64
 """Prompts in the object store, least recently used first out."""
 
@@ -44,8 +44,8 @@ _LOSSES = (RayActorError, WorkerCrashedError, ObjectLostError, NodeDiedError, Lo
 class RayRef(Generic[T]):
     """A call to one supervisor of the group. May be awaited any number of times, or passed on unawaited.
 
-    Awaiting raises `ActorLost` when the actor, or one further up the chain of references, was lost; whatever the
-    engine raised is raised as it is.
+    Awaiting raises `ActorLost` when the actor, or one further up the chain of references, was lost; errors of the
+    engine are raised unchanged.
     """
 
     __slots__ = ("arguments", "generation", "object_ref", "settled", "supervisor")
@@ -96,19 +96,19 @@ class RayRef(Generic[T]):
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What was raised in the first place: a failed call that was an argument of others is wrapped once by each."""
+    """The original error: a failed call that was an argument of others is wrapped once by each."""
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) and error.cause is not error:
         error = error.cause
     return error
 
 
 def last_line(error: BaseException) -> str:
-    """What an error of Ray says, without the traceback above it."""
+    """The message of a Ray error, without the traceback above it."""
     return str(error).strip().splitlines()[-1]
 
 
 def names_role(cause: BaseException, role: str) -> bool:
-    """True when the error says by itself that an actor of this role has no model loaded."""
+    """True when the error names an actor of this role as one without a loaded model."""
     return isinstance(cause, NotLoaded) and cause.role == role
 
 
@@ -135,7 +135,7 @@ class RayTransport:
         return RayRef(ref, self._supervisor, *(argument for argument in arguments if isinstance(argument, RayRef)))
 
     def stop(self, call_id: str) -> None:
-        # No result to wait for: the stopped call's own reference tells how it ended.
+        # No result to wait for: the stopped call's own reference shows how it ended.
         self._supervisor.actor.stop.remote(call_id)
 
     def promote(self, call_id: str, hint: Tokens) -> None:
@@ -155,7 +155,7 @@ class StoredPrompts:
         self._stored: LRUCache[str, ray.ObjectRef[Prompt]] = LRUCache(MAX_STORED)
 
     def argument(self, prompt: Prompt) -> Prompt | ray.ObjectRef[Prompt]:
-        """What to pass as the argument of a call: Ray resolves a reference before the actor sees it."""
+        """The prompt as an argument of a call; Ray resolves a reference before the actor receives it."""
         key = prompt.key  # computed here once: the digest travels with the prompt
         if sum(map(len, prompt.images)) <= INLINE_BYTES:
             return prompt

@@ -1,7 +1,7 @@
 """The three actors, Draft, Target and Verifier: each is one engine, loaded on `start`, on one event loop.
 
     driver ── start ─────▶ load in a thread ─▶ engine         health calls are answered while it loads
-           ── lifeline ──▶ never returns                      its error tells the driver that this process died
+           ── lifeline ──▶ never returns                      its failure shows the driver that this process died
            ── stop ──────▶ engine.stop                        never waits: all calls share one loop, and the
            ── next_step ─▶ engine ── its own threads          engine computes outside of it
 
@@ -47,7 +47,7 @@ _BRANCHES, _TOKENS = "several steps in one batch", "token-level speculation"
 _PHASES = "bounded reasoning and answers by a schema"
 
 MAX_CONCURRENCY = 1000
-"""Calls in one actor at a time: so many that `stop` and health calls never queue behind steps."""
+"""Calls in one actor at a time: so many that `stop` and health calls never wait for steps."""
 
 
 class NotLoaded(ActorLost):
@@ -62,7 +62,7 @@ class NotLoaded(ActorLost):
 
 
 class EngineActor:
-    """What all three have in common. Plain Python: the group makes Ray actors of the subclasses."""
+    """The calls that all three answer. Plain Python: the group makes Ray actors of the subclasses."""
 
     role: ClassVar[Role]
 
@@ -107,7 +107,7 @@ class EngineActor:
         )
 
     async def check_health(self) -> None:
-        """Answers when the event loop turns and the engine is loaded."""
+        """Answers when the event loop runs and the engine is loaded."""
         self._require()
 
     async def progress(self) -> float:
@@ -118,7 +118,7 @@ class EngineActor:
         return self._engine.idle_s()
 
     async def lifeline(self) -> None:
-        """Never returns; fails at the caller when this process dies, as it does when one behind its engine has."""
+        """Never returns; fails at the caller when this process dies; it does so when its engine's process has died."""
         if self._loaded is not None and self._loaded.died is not None:
             await self._alive(self._loaded.died())
         await asyncio.Event().wait()
@@ -136,7 +136,7 @@ class EngineActor:
         return await self._alive(self._able(Phases, _PHASES).thought_end())
 
     async def _alive(self, work: Awaitable[T]) -> T:
-        """Await the engine; when a process behind it has died, this one ends as well, so that Ray starts both anew."""
+        """Await the engine; when the engine's own process has died, this one ends too, so that Ray restarts both."""
         try:
             return await work
         except EngineDied:
@@ -157,7 +157,7 @@ class EngineActor:
             self._loaded.engine.promote(call_id, hint)
 
     def stop_now(self, call_id: str) -> None:
-        """End that call between two tokens; an unknown or ended one is not an error."""
+        """End that call between two tokens; no error for one that is unknown or has ended."""
         if self._loaded is not None:  # before that there is no call to stop
             self._loaded.engine.stop(call_id)
 
@@ -228,13 +228,13 @@ class _Judges(EngineActor):
     async def score(
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
-        """Judge one step on its own prefix; without a verdict when there is nothing to judge, or after `stop`."""
+        """Judge one step on its own prefix; `NO_VERDICT` for a blank step, and after `stop`."""
         return await self._alive(self._verdicts.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
         self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
     ) -> tuple[Verdict, ...]:
-        """Judge steps that follow each other in one forward; those from the first blank one on get no verdict."""
+        """Judge steps that follow each other in one forward; from the first blank one on they get `NO_VERDICT`."""
         return await self._alive(self._verdicts.score_chain(call_id, prompt, chain, criterion))
 
     @property

@@ -16,9 +16,9 @@
 With a spare (`actors.standby`), `down` ends at once: the spare is the actor from then on, and the lost one is
 restarted as the next spare.
 
-One supervisor task per actor, owned here, cancelled and awaited by `stop`. Nobody polls: the lifeline is a call that
-never returns, so the death of an idle actor is news at once. Any number of reports while down change nothing, and a
-report that no call of the present generation bears out is late and changes nothing either.
+One supervisor task per actor, owned here, cancelled and awaited by `stop`. There is no polling: the lifeline is a call
+that never returns, so even the death of an idle actor is noticed at once. Reports of a failure while the actor is down
+are ignored, and so is a report without an open call of the present generation, which comes too late.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from dreamr.types import EngineInfo, Role
 log = logging.getLogger(__name__)
 
 SHORT_LIFE_S = 60.0
-"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause of up to so long."""
+"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause, at most `MAX_PAUSE_S`."""
 
 Failure = Literal["died", "hangs"]
 
@@ -61,7 +61,7 @@ class ActorSupervisor:
         self.generation = 0
         self.info: EngineInfo | None = None
         self.calls: set[RayRef[Any]] = set()
-        """Calls of this generation that nobody has seen settle."""
+        """Calls of this generation whose results have not been received."""
         self.actor: Any = None
         """The Ray handle; the same over all restarts, another one when a spare takes over."""
         self._actor_class = actor_class
@@ -69,7 +69,7 @@ class ActorSupervisor:
         self._group = group
         self._detached = detached
         self._restarts: list[float] = []
-        """When it was restarted lately."""
+        """Times of its latest restarts."""
         self._supervisor: asyncio.Task[None] | None = None
         self._standby: Standby | None = None
         self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,7 +86,7 @@ class ActorSupervisor:
         return self._ready.done() and self._ready.exception() is not None
 
     async def recovered(self) -> None:
-        """Return when up; raises ActorLost when the actor is gone for good."""
+        """Return when up; raises ActorLost when the actor will not come back."""
         await asyncio.shield(self._ready)
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -97,13 +97,13 @@ class ActorSupervisor:
         return self._standby is not None and self._standby.is_ready
 
     async def start(self, placement: PlacementGroup, bundle: int, spare_bundle: int | None = None) -> None:
-        """Create the actor (or find it, where it lasts), load its model, begin to supervise it.
+        """Create the actor (or find it, if detached), load its model, begin to supervise it.
 
         With a `spare_bundle`, a second actor is loaded there meanwhile, which takes over when the first is lost.
 
         Raises:
             ActorLost: not ready within `ready_deadline_s`, or its process died.
-            ValueError: whatever the engine said about a model that cannot be loaded.
+            ValueError: the model cannot be loaded; the engine's sentence.
         """
         self.actor = self._created(placement, bundle, "")
         if spare_bundle is not None:
@@ -114,7 +114,7 @@ class ActorSupervisor:
         self._supervisor = asyncio.create_task(self._supervise(), name=f"supervise {self.role}")
 
     async def leave(self) -> None:
-        """End the supervision by this process; the actor goes on if it lasts."""
+        """End the supervision by this process; a detached actor continues."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -133,7 +133,7 @@ class ActorSupervisor:
         self._lifeline.cancel()
 
     async def check(self) -> bool:
-        """Ask for a sign of life; a process that gives none within `health_deadline_s` is killed and restarted."""
+        """Make a health call; a process that does not answer within `health_deadline_s` is killed and restarted."""
         if not self.up:
             return False
         if self._standby is not None:
@@ -157,12 +157,12 @@ class ActorSupervisor:
     async def grace_s(self, deadline_s: float) -> float:
         """Seconds that a call which has reached its deadline may still take; 0 when its actor is lost and restarted.
 
-        Under load a call waits for its turn, and killing a busy actor would only add to the load: what counts is how
-        long ago each actor that could be to blame has made progress.
+        Under load a call waits for its turn, and killing a busy actor would only add to the load. So the time since the
+        last progress of each actor that may have failed decides.
         """
         if not self.up:
             return 0.0
-        idle = await asyncio.gather(*(one._idle_s() for one in self._to_blame()))
+        idle = await asyncio.gather(*(one._idle_s() for one in self._suspects()))
         grace_s = deadline_s - max(idle, default=deadline_s)
         if grace_s > 0:
             return grace_s
@@ -170,19 +170,19 @@ class ActorSupervisor:
         return 0.0
 
     def report_lost(self) -> None:
-        """A call has taken too long: kill the process that is to blame. Without an open call the report is late."""
-        for supervisor in self._to_blame() if self.up else ():
+        """A call has taken too long: kill the process that it waits for. Without an open call the report is ignored."""
+        for supervisor in self._suspects() if self.up else ():
             supervisor._notice(supervisor.generation, "hangs")
 
-    def _to_blame(self) -> set[ActorSupervisor]:
-        """This actor if one of its own calls is open. A call that only waits for the result of another actor's call
-        puts the blame on that actor."""
+    def _suspects(self) -> set[ActorSupervisor]:
+        """The actors that open calls wait for: this one, if one of its calls has all its arguments; else the actors
+        whose results are awaited as arguments."""
         waiting = [call for call in self.calls if not call.has_result]
         awaited = [[argument for argument in call.arguments if not argument.has_result] for call in waiting]
         if not all(awaited):
             return {self}
         others = {argument.supervisor for arguments in awaited for argument in arguments} - {self}
-        return {one for other in others for one in other._to_blame()}
+        return {one for other in others for one in other._suspects()}
 
     async def _idle_s(self) -> float:
         """Seconds since the engine last finished a forward; infinite when the process does not answer."""
@@ -213,8 +213,8 @@ class ActorSupervisor:
 
     async def _supervise(self) -> None:
         while True:
-            news: set[asyncio.Future[Any]] = {self._lifeline, self._failure}
-            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+            events: set[asyncio.Future[Any]] = {self._lifeline, self._failure}
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             self._mark_down()
             log.warning("the %s actor (process %s) was lost, restarting it", self.role, self.info and self.info.pid)
             if self._standby is not None and self._standby.is_ready:
@@ -245,7 +245,7 @@ class ActorSupervisor:
     async def _kill_if_it_hangs(self) -> None:
         if self._failure.done() and self._failure.result() == "hangs" and not self._lifeline.done():
             ray.kill(self.actor, no_restart=False)
-            # Only then start: a process whose engine hangs but whose event loop turns would still answer.
+            # Only then start: a process whose engine hangs but whose event loop runs would still answer.
             await asyncio.wait({self._lifeline})
 
     async def _come_up(self) -> None:
@@ -275,7 +275,7 @@ class ActorSupervisor:
     def _mark_gone(self, error: ActorLost) -> None:
         self._mark_down()
         self._ready.set_exception(error)
-        self._ready.exception()  # nobody has to wait for it: mark it as seen
+        self._ready.exception()  # it may never be awaited: mark it as retrieved
 
     def _created(self, placement: PlacementGroup, bundle: int, suffix: str) -> Any:
         """A new actor, or the one that has the name."""

@@ -13,7 +13,7 @@ DEBUG_VARIABLE = "DREAMR_DEBUG"
 
 
 class BadInput(ValueError):
-    """Something in a command cannot be done; the sentence names the option, its value and the way out."""
+    """A command cannot be carried out; the sentence names the option, its value and the way out."""
 
 
 class ConfigError(ValueError):
@@ -29,15 +29,15 @@ class Unable(ValueError):
 
 
 class ActorLost(Exception):
-    """The actor died, restarts, or missed its deadline; its unfinished work is gone."""
+    """The actor died, is restarting, or missed its deadline; its unfinished work is lost."""
 
 
 class NotEnoughResources(RuntimeError):
-    """The cluster cannot hold the actors; the sentence says what is needed and what there is."""
+    """The cluster cannot hold the actors; the sentence says what is needed and what it has."""
 
 
 class TrainingFailed(RuntimeError):
-    """A training run cannot go on; the sentence says why, and how to go on."""
+    """A training run cannot continue; the sentence says why, and how to continue."""
 
 
 @contextmanager

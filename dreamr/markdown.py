@@ -1,4 +1,4 @@
-"""Tables and shares as Markdown shows them."""
+"""Tables and percentages in Markdown."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """A share for people; empty where there is none."""
+    """A share as a percentage; empty for None."""
     return "" if share is None else f"{100 * share:.{digits}f} %"

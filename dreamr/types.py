@@ -1,7 +1,7 @@
 """Plain data that travels between driver, actors and engines. Standard library only.
 
-A `Step` names the exact prefix it was written from. A reference to a drafted step is therefore all that the next draft
-call and the verifier need, and a call with a shorter prefix is a rollback.
+A `Step` holds the exact prefix that it was written from. So the next draft call and the verifier need only a reference
+to a drafted step, and a call with a shorter prefix is a rollback.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Finish = Literal["delimiter", "eos", "length", "stopped"]
 """Why a step ended: its delimiter, the end of the answer, `max_tokens`, or a call of `stop`."""
 
 Priority = Literal["needed", "speculative"]
-"""A speculative step may turn out not to be needed: it may wait for needed ones. Changes no token."""
+"""A speculative step may not be needed, and waits for needed ones. Changes no token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Turn:
     role: Literal["system", "user", "assistant"]
     text: str
     num_images: int = 0
-    """How many of the prompt's images it shows, ahead of its text."""
+    """How many of the prompt's images it shows, before its text."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question as the user gave it; each engine applies its own chat template and image processor."""
+    """One question as the user asked it; each engine applies its own chat template and image processor."""
 
     question: str
     images: tuple[bytes, ...] = ()
@@ -65,7 +65,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the tokens of one step are chosen. `temperature == 0` is greedy: only `max_tokens` matters besides."""
+    """How the tokens of one step are chosen. With `temperature == 0` (greedy), `top_p` and `seed` have no effect."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -127,7 +127,7 @@ class Step:
 
     @property
     def is_blank(self) -> bool:
-        """True when there is nothing to judge: no text, or a step that was stopped half-way."""
+        """True when there is nothing to judge: only white space, or a step that was stopped."""
         return self.finish == "stopped" or not self.text.strip()
 
 
@@ -157,7 +157,7 @@ class Verdict:
     judged: bool = True
     """False when nothing was computed: the call was stopped first, or the step is blank; the score is 0 then."""
     mass: float | None = None
-    """Probability of all the words that the score is read from; a score read from a small mass says little. None for
+    """Total probability of the words that the score is read from; a score from a small mass is unreliable. None for
     scores that are not read from words."""
 
 
@@ -166,7 +166,7 @@ NO_VERDICT = Verdict(score=0.0, judged=False)
 
 @dataclass(frozen=True, slots=True)
 class JudgedStep:
-    """A drafted step as the target sees it: its verdict, and the log-probabilities of its tokens where asked for."""
+    """The target's verdict on a drafted step, and its log-probabilities of the step's tokens where asked for."""
 
     verdict: Verdict
     logprobs: tuple[float, ...] = ()
@@ -193,11 +193,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The target's decision on a proposal: the accepted tokens and one token of its own."""
+    """The target's decision on a proposal: the accepted tokens and one more token from the target."""
 
     steps: tuple[Step, ...]
-    """The tokens split into steps, the first of which continues the open step that the call named. A last step with
-    finish "stopped" is open: it has not reached its end."""
+    """The tokens split into steps; the first continues the open step of the call. A last step with finish "stopped" is
+    still open."""
     num_accepted: int
     """Proposed tokens that were accepted."""
     started: float = 0.0

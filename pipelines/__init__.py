@@ -1,4 +1,4 @@
-"""Schedules: how drafting, verdicts and the target's own steps are ordered. No Ray, no torch.
+"""Schedules: the order of drafting, verdicts and the target's own steps. No Ray, no torch.
 
 `SCHEDULES` holds them by name, `run` answers one request by one of them. A schedule is an async function over a
 `Session`; adding one takes a file and a line in `SCHEDULES` (examples/own_schedule.py).
@@ -33,19 +33,19 @@ _STEPS = frozenset({"alpha", "threshold", "verdict", "first_target_steps"})
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule and what its settings mean to it."""
+    """A schedule, the settings that it reads, and its defaults."""
 
     run: Callable[[Session], Awaitable[None]]
     reads: frozenset[str] = _STEPS
-    """Settings that change what it does, besides those that change every answer."""
+    """Settings that it reads, besides those that all schedules share."""
     verdict: str = "rho"
     """Kind of verdict when the settings name none."""
     first_target_steps: int = 0
     """Steps at the beginning that are the target's when the settings give no number."""
     window: int = 4
-    """How many steps the draft may be ahead of the frontier when the settings do not say."""
+    """How many steps the draft may be ahead of the frontier when the settings give no number."""
     compares: bool = True
-    """Whether the target writes its own step beside every drafted one, as verdicts that compare need it."""
+    """Whether the target writes its own step for every drafted one, which verdicts that compare need."""
 
 
 BASELINE = "autoregressive"
@@ -72,7 +72,7 @@ async def run(
 ) -> Trace:
     """Answer one request; `clock` is the one that the engines use.
 
-    When this returns, raises or is cancelled, nothing of the request is in flight any more.
+    When this returns, raises or is cancelled, no call of the request is in flight.
 
     Raises:
         ConfigError: see `check`.

@@ -1,4 +1,4 @@
-"""`auto`: chooses the plan that is expected to be fastest on these actors, from what was measured on them.
+"""`auto`: chooses the plan that is expected to be fastest on these actors, by measured costs.
 
     plain         target   [ step ]                                      the draft is not worth its verdicts
     alternating   draft    d1 ▶ d2 ▶ d3                 d4 ▶ ...         steps judged together in one forward

@@ -1,6 +1,6 @@
-"""`Call`: one call of an actor, and what became of it.
+"""`Call`: one call of an actor and its outcome.
 
-start ──▶ in flight ──▶ done      its result was used, or is finished but not needed
+start ──▶ in flight ──▶ done      its result was used, or is not needed
              │  └─────▶ lost      the actor died, hangs past the deadline, or the engine failed
              └─ stop ─▶ stopped   between two tokens; still awaited before the request ends
 """
@@ -33,9 +33,9 @@ class Call(Generic[T]):
     submitted: float
     priority: Priority = "needed"
     received: float | None = None
-    """When its result was there, for those that waited for it."""
+    """When its result arrived, if it was awaited."""
     outcome: Outcome = "unused"
-    """What became of it, as far as is known yet."""
+    """Its outcome so far."""
     value: T | None = None
     is_stopped: bool = False
     num_kept: int | None = None
@@ -43,7 +43,7 @@ class Call(Generic[T]):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens written, as far as they are known."""
+        """Tokens written so far."""
         match self.value:
             case Step() | Proposal():
                 return len(self.value.tokens)
@@ -83,12 +83,12 @@ class Call(Generic[T]):
         return self.value
 
     def promote(self, hint: Tokens = ()) -> None:
-        """A step that was begun as a speculative one is needed; `hint` are tokens that it may begin with."""
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
         if self.priority == "speculative" and self.value is None and not self.is_stopped:
             self.transport.promote(self.id, hint)
 
     def stop(self) -> None:
-        """The result is not needed. May be called again, and when the work is done."""
+        """Stop the call, whose result is not needed. May be called again, and after its end."""
         if self.value is None and not self.is_stopped:
             self.is_stopped = True
             self.transport.stop(self.id)

@@ -1,12 +1,11 @@
-"""What speculation costs and brings on one group of actors, and which plan is expected to be fastest.
+"""Measured costs of one group of actors, and the plan that is expected to be fastest with them.
 
-    finished calls ─▶ Costs: seconds of a drafted step, of a verdict on n steps, of a target step, of a call's way
+    finished calls ─▶ Costs: seconds of a drafted step, of a verdict on n steps, of a target step, of a call itself
     verdicts       ─▶ acceptance: a Beta posterior, of the group and of the request
                         │
     plans ──────────────┴▶ expected seconds for the rest of the answer, per plan ─▶ the plan with the fewest
 
-Costs are kept apart by how much runs at once (`Load`), since work that shares cores or devices slows other work down:
-what a plan does to the actors is measured, not assumed.
+Costs are kept per kind of plan and level of load, since work that shares cores or devices slows other work down.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ PRIOR_STRENGTH = 6.0
 MAX_HORIZON = 10
 """Steps ahead that plans are compared over."""
 EXPLORE_EVERY = 25
-"""Every so many decisions the kind of plan that was not used for longest is taken, if it is not expected to be much
-slower: so old measurements are renewed."""
+"""Decisions after which the kind of plan that was unused for longest is chosen once, unless it is expected to be much
+slower: this renews old measurements."""
 WORTH_RENEWING = 1.2
-"""How many times the expected time of the best plan such a plan may need."""
+"""Most expected time of such a plan, relative to the best one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class _Measured:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of each part, as one plan would meet them."""
+    """Expected seconds of each part under one plan."""
 
     draft_s: float
     verdict_s: tuple[float, ...]
@@ -135,7 +134,7 @@ class Decision:
 
 
 class Costs:
-    """Of one group of actors; shared by all requests of a process. Use it from one event loop."""
+    """Costs of one group of actors, shared by all requests of a process. Use it from one event loop."""
 
     def __init__(self) -> None:
         self.num_running = 0
@@ -150,7 +149,7 @@ class Costs:
     # -- measurements ----------------------------------------------------------------------------------------------
 
     def account(self, plan: Plan, calls: Sequence[Call[Any]]) -> None:
-        """Note what finished calls have cost, which were made under a plan."""
+        """Add the costs of finished calls, which were made under `plan`."""
         for call in calls:
             match call.value:
                 case Step(finish="stopped") | None:
@@ -166,7 +165,7 @@ class Costs:
                     self._of(plan).verdict_s.add(judged, first.ended - first.started)
 
     def decided(self, accepted: bool) -> None:
-        """A verdict at the frontier."""
+        """Add a verdict at the frontier to the acceptance rate."""
         self._accepted = self._accepted * FORGETTING + accepted
         self._judged = self._judged * FORGETTING + 1
 
@@ -176,7 +175,7 @@ class Costs:
     # -- decisions -------------------------------------------------------------------------------------------------
 
     def choose_start(self, most: int) -> Decision:
-        """Whether a request speculates at all: its whole answer is then that of `sequential`, else the target's own."""
+        """Whether a request speculates: its answer is then that of `sequential`, else that of `autoregressive`."""
         acceptance, horizon = self._acceptance(0, 0), self._horizon(0)
         if not self._target_s:
             return Decision(0, PLAIN, 0.0, 0.0, acceptance, "the target's own steps are not measured yet")
@@ -205,13 +204,13 @@ class Costs:
         return self._used(Decision(step, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
 
     def _best(self, acceptance: float, horizon: int, most: int) -> tuple[Plan, float]:
-        """The speculative plan with the fewest expected seconds for so many steps."""
+        """The speculative plan with the fewest expected seconds for `horizon` steps."""
         expected = {plan: _expected_s(plan, self._estimate(plan), acceptance, horizon) for plan in _plans(most)}
         best = min(expected, key=lambda plan: expected[plan])
         return best, expected[best]
 
     def _is_untried(self, most: int) -> Plan | None:
-        """A kind of plan that was never measured. Under load, costs without load serve until there are others."""
+        """A kind of plan that was never measured. Under load, costs without load are used until there are others."""
         tried = {kind for kind, _ in self._measured}
         return next((plan for plan in SPECULATIVE if plan.kind not in tried and plan.judged_together <= most), None)
 
@@ -241,8 +240,8 @@ class Costs:
         return int(min(MAX_HORIZON, max(2, round(expected) - step)))
 
     def _estimate(self, plan: Plan) -> Estimate:
-        """Costs at the present load; of the nearest lower one that was measured where there are none, which is
-        optimistic: a plan that looks better than it is gets measured."""
+        """Costs at the present load, else at the nearest lower one that was measured: optimistic, so a plan that looks
+        better than it is gets measured."""
         loads = range(self._load, -1, -1)
         measured = [self._measured[plan.kind, load] for load in loads if (plan.kind, load) in self._measured]
         known = next((one for one in measured if one.verdict_s.seconds.weight), _Measured())

@@ -2,7 +2,7 @@
 
     draft     d1 ─▶ d2 ─▶ d3 ─▶ d4        chain, `window` steps ahead of the frontier; references passed on
                │     │     │     │
-    verifier   ▼ v1  ▼ v2  ▼ v3  ▼ v4     one verdict per drafted step, as soon as it is there
+    verifier   ▼ v1  ▼ v2  ▼ v3  ▼ v4     one verdict per drafted step, as soon as it is written
     target    [ step at the frontier ]
 
     v1 accepted: commit d1, stop the target's step, begin a new one after d1      (early stop)

@@ -1,4 +1,4 @@
-"""What a schedule calls: typed handles over a `Transport`, which carries the calls to one actor.
+"""The calls of a schedule: typed handles over a `Transport`, which carries them to one actor.
 
     schedule ── draft.next_step(...) ──▶ Writer ── submit("next_step", ...) ──▶ Transport ──▶ actor
         ◀────────────── Ref[Step] ──────────┘
@@ -61,17 +61,17 @@ class Transport(Protocol):
         """Seconds that a call which has reached its deadline may still take; 0 when it is lost.
 
         While the actor that it waits for makes progress, the call only waits for its turn. An actor without progress
-        for `deadline_s` is reported to its owner, who kills and restarts it.
+        for `deadline_s` is reported to its supervisor, which kills and restarts it.
         """
         ...
 
     async def recovered(self) -> None:
-        """Return when the actor is up. Raises `ActorLost` when it did not come back within its deadline."""
+        """Return when the actor is up. Raises `ActorLost` when it does not come back within its deadline."""
         ...
 
 
 class WrappedTransport:
-    """Passes everything on to another transport: what watches or holds back calls overrides `submit`."""
+    """Passes everything on to another transport; subclasses that observe or delay calls override `submit`."""
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
@@ -185,4 +185,4 @@ class Handles:
     target: Writer
     verifier: Verifier
     costs: Costs = field(default_factory=Costs)
-    """What was measured on these actors, for `auto`; requests that share it learn from each other."""
+    """Measured costs of these actors, for `auto`; requests that share it learn from each other."""

@@ -4,7 +4,7 @@
     target    [ t1 ]    └[ t2 ]   └[ t3 ]   └[ t4 ] └[ t5 ]   each begins as soon as the step before it is drafted
     verifier      └ t1 means d1?  └ t2 means d2? ...
 
-t1 means the same as d1: commit d1, continue with t2 against d2. It does not, or d1 is not there when t1 is (the target
+t1 means the same as d1: commit d1, continue with t2 against d2. It does not, or t1 arrives before d1 (the target
 never waits for the draft): commit t1, drop the rest. As published, the first step is the target's, and so is one
 after a step that was cut off by its length.
 
@@ -74,7 +74,7 @@ def _extend(session: Session, chain: deque[_Ahead], target: Call[Step]) -> None:
 
 
 async def _verdict_in_time(session: Session, target: Call[Step], drafted: Drafted) -> Verdict | None:
-    """The verdict at the frontier; None also when the target's step is there before the drafted one."""
+    """The verdict at the frontier; None also when the target's step arrives before the drafted one."""
     waits = [asyncio.create_task(session.settled(call)) for call in (drafted.draft, target)]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

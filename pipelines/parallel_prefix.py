@@ -4,7 +4,7 @@
     verifier                     ▼ v1 v2 v3 v4       one forward under a tree mask
     target                                     [ its step after the longest valid prefix, if that ends early ]
 
-One after the other: only the verdicts run at the same time.
+The three run one after the other; only the verdicts of a chain run together.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from dreamr.types import ROOT, Checked, Prefill, Role, Step, ThoughtEnd, Verdict
+from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Verdict
 from pipelines.calls import Call
 from pipelines.costs import Decision
 from pipelines.phases import Reasoning
 from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Phase, Request, Span, Trace
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
-"""What the published SpecReason takes for the end of an answer (`stop_at_marker`)."""
+"""Texts that end an answer in the published SpecReason (`stop_at_marker`)."""
 
 
 def end_after(step: Step, before: Step, max_tokens: int) -> Literal["answered", "budget", "loop"] | None:
@@ -42,14 +42,14 @@ class _Counts:
 
 
 class Recorder:
-    """Committed steps, why they end, and counts; times are seconds since it was made."""
+    """Committed steps, calls, and the end of a request; times are seconds since it was made."""
 
     def __init__(self, request: Request, clock: Callable[[], float], on_commit: OnCommit | None) -> None:
         self._request, self._clock, self._on_commit = request, clock, on_commit
         self._began = clock()
         self._steps: list[CommittedStep] = []
         self._waits: list[list[Call[Any]]] = []
-        """For each committed step, the calls that its commit had to wait for."""
+        """For each committed step, the calls that its commit waited for."""
         self.calls: list[Call[Any]] = []
         self.frontier: Step = ROOT
         """The last committed step: the next one is written from `frontier.end`."""
@@ -159,6 +159,11 @@ class Recorder:
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
+            checks=tuple(_checks(calls)),
+            salvaged_tokens=sum(step.num_salvaged for call in calls for step in _written(call)),
+            verdict_masses=tuple(
+                verdict.mass for call in calls for verdict in _verdicts(call) if verdict.mass is not None
+            ),
             decisions=tuple(self.decisions),
         )
 
@@ -226,6 +231,31 @@ def _token_counts(calls: Sequence[Call[Any]]) -> _Counts:
     proposed = sum(call.num_tokens for call in calls if call.role == "draft")
     kept = {role: sum(call.num_kept or 0 for call in calls if call.role == role) for role in ("draft", "target")}
     return _Counts(proposed, proposed, kept["draft"], kept["draft"], kept["draft"] + kept["target"])
+
+
+def _checks(calls: Iterable[Call[Any]]) -> Iterator[tuple[int, int]]:
+    num_proposed = 0
+    for call in calls:
+        match call.value:
+            case Proposal(tokens=tokens):
+                num_proposed = len(tokens)
+            case Checked(num_accepted=num_accepted) if num_proposed:
+                yield num_proposed, num_accepted
+                num_proposed = 0
+            case _:
+                for step in _written(call):
+                    yield from step.rounds
+
+
+def _written(call: Call[Any]) -> list[Step]:
+    """The steps that a call of the draft or the target gave."""
+    several = call.value if isinstance(call.value, tuple) else (call.value,)
+    return [one for one in several if isinstance(one, Step)]
+
+
+def _verdicts(call: Call[Any]) -> list[Verdict]:
+    several = call.value if isinstance(call.value, tuple) else (call.value,)
+    return [one for one in several if isinstance(one, Verdict)]
 
 
 def _covered(intervals: list[tuple[float, float]], low: float, high: float) -> float:

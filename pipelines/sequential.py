@@ -1,12 +1,12 @@
-"""The target alone, and FPSR's decisions one after the other.
+"""The target alone, and FPSR's decisions without parallelism.
 
     autoregressive:  target's step ──▶ commit ──▶ next step
 
     sequential:      draft ──▶ verdict ──accepted──▶ commit ──▶ next step
                                   └────rejected──▶ target's step ──▶ commit ──▶ next step
 
-`sequential` commits exactly the tokens that FPSR commits, only slower: this is what FPSR is checked against. With a
-digit as the verdict it is SpecReason (arXiv 2504.07891). A verdict that compares needs the target's step first.
+`sequential` commits the same tokens as FPSR, only slower: FPSR is tested against it. With a digit as the verdict it is
+SpecReason (arXiv 2504.07891). A verdict that compares needs the target's step first.
 """
 
 from __future__ import annotations

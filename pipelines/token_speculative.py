@@ -20,7 +20,7 @@ from pipelines.session import Session
 
 @dataclass(slots=True)
 class _Open:
-    """The step after the frontier, as far as it is written."""
+    """The step after the frontier, as far as it has been written."""
 
     step: Step = field(default_factory=Step)
     rounds: list[Call[Any]] = field(default_factory=list)
@@ -57,15 +57,15 @@ async def _checked(session: Session, step: Step, proposing: Call[Proposal] | Non
     except Exception:
         if not proposing or proposing.value:  # the target's own refusal
             raise
-        # The check that waited for the proposal fails with it; the target can do without.
+        # The check that waited for the proposal fails with it; check again without a proposal.
         return await session.required(
             session.check_tokens(step, proposal), lambda: session.check_tokens(step, proposal)
         )
 
 
 def _commit(session: Session, current: _Open, checked: Checked) -> int:
-    """Commit what is complete and keep what is open; the number of tokens of the round that were of use."""
-    num_kept = -len(current.step.tokens)  # kept before
+    """Commit complete steps and keep the open one; the number of tokens of the round that were used."""
+    num_kept = -len(current.step.tokens)
     for step in checked.steps:
         if session.ended:
             break

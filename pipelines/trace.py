@@ -14,7 +14,7 @@ from pipelines.costs import Decision
 
 Outcome = Literal["committed", "rejected", "stopped", "unused", "lost", "verdict", "prefill"]
 """What became of a piece of work: its step was committed; the draft was rejected by its verdict; it was stopped
-early; it was finished but not needed (after a rejection or after the end); its actor was lost; it was a verdict; it
+early; it was finished but not used (after a rejection or after the end); its actor was lost; it was a verdict; it
 read the prompt."""
 
 Phase = Literal["reasoning", "answer"]
@@ -46,7 +46,8 @@ class Request:
     def sampling(self, step: int, role: Role) -> Sampling:
         """How step number `step` is sampled by `role`.
 
-        Each has its own seed, so that what is written depends neither on timing nor on what else was tried.
+        Each has its own seed, so its tokens depend neither on timing nor on other calls. Every step may have
+        `max_step_tokens`: when a step is drafted, the lengths of the steps before it may not be known yet.
         """
         settings = self.settings
         digest = hashlib.sha256(f"{settings.seed}/{step}/{role}".encode()).digest()
@@ -56,6 +57,7 @@ class Request:
             top_k=settings.top_k,
             min_p=settings.min_p,
             max_tokens=settings.max_step_tokens,
+            assisted=settings.assisted,
             seed=int.from_bytes(digest[:4], "big"),
             budget=settings.max_tokens,
         )
@@ -63,7 +65,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class CommittedStep:
-    """One step of the answer, and who wrote it."""
+    """One step of the answer, and its author."""
 
     index: int
     source: Literal["draft", "target"]
@@ -99,7 +101,7 @@ class Span:
 
     @property
     def number(self) -> str:
-        """The step's number as people count; empty for work that is for all steps."""
+        """The step's number from 1 on; empty for work that is for all steps."""
         return "" if self.outcome == "prefill" else str(self.step + 1)
 
 
@@ -113,7 +115,7 @@ class Trace:
     end: End
     wall_s: float
     orchestration_s: float
-    """Part of `wall_s` in which the pipeline waited although no model it waited for was running."""
+    """Part of `wall_s` in which no model that the pipeline waited for was running."""
     spans: tuple[Span, ...]
     num_drafted: int
     """Drafted steps, whether judged or not. Tokens, like all counts up to `coverage`, in token_speculative."""
@@ -127,6 +129,13 @@ class Trace:
     wasted_target_tokens: int
     num_losses: int = 0
     """How often an actor was lost during the request."""
+    checks: tuple[tuple[int, int], ...] = ()
+    """Per forward of the target that checked proposed tokens, of its assistant or of the draft in token_speculative:
+    how many were proposed, and how many of them accepted."""
+    salvaged_tokens: int = 0
+    """Tokens of rejected drafted steps that the target's own steps begin with: they were not written again."""
+    verdict_masses: tuple[float, ...] = ()
+    """`Verdict.mass` of the verdicts that have one."""
     decisions: tuple[Decision, ...] = ()
     """Plans that `auto` has chosen, and why."""
 

@@ -1,7 +1,7 @@
 """Which verdicts accept a drafted step: the kinds of verdict, and the rule of one request.
 
-How a kind is asked and read belongs to the engines (`dreamr.engines.verdicts`); what counts as accepted is decided here
-alone, for schedules, rewards and controls.
+How a kind is asked and read is in the engines (`dreamr.engines.verdicts`). Acceptance is decided only here, for
+schedules, rewards and controls.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ VERDICTS: dict[str, VerdictKind] = {
 
 - rho: the target is asked whether the step is correct (CPN, paper section on TBVM); 0..1
 - digit, mean_digit: the target gives a grade (SpecReason): its likeliest digit, or the mean over the digits; 0..9
-- same: the target is asked whether the step says the same as its own (Lookahead Reasoning); 0..1
+- same: the target is asked whether the step means the same as its own (Lookahead Reasoning); 0..1
 - embedding: cosine similarity of the step and the target's own; -1..1
-- random: a seeded random number, to measure what a verdict is worth; 0..1
+- random: a seeded random number, a control for the others; 0..1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which kind of verdict a request asks for, and from which score on a step is accepted."""
+    """The kind of verdict of a request, and the score from which a step is accepted."""
 
     kind: str
     threshold: float
@@ -58,11 +58,11 @@ class Rule:
 
     @property
     def criterion(self) -> Criterion:
-        """What the verifier is asked for."""
+        """The criterion that the verifier is asked for."""
         return "rho" if self.kind == "random" else self.kind
 
     def accepts(self, verdict: Verdict) -> bool:
-        """True when the score exceeds the threshold, or equals it where the kind says so; never when not judged."""
+        """True when the score exceeds the threshold, or equals it for inclusive kinds; False when not judged."""
         if not verdict.judged:
             return False
         inclusive = VERDICTS[self.kind].inclusive
@@ -70,7 +70,7 @@ class Rule:
 
 
 class RandomVerdicts(WrappedTransport):
-    """A verifier that draws its scores: they depend on the seed and the step alone, and no model is asked."""
+    """A verifier with random scores, which depend on the seed and the step alone; no model runs."""
 
     def __init__(self, inner: Transport, seed: int) -> None:
         super().__init__(inner)

@@ -35,9 +35,9 @@ class ChainStep:
     score: float | None
     """Verdict on the drafted step at this place; None when there was nothing to judge."""
     drafted: DraftedStep
-    """What the draft wrote at this place: this step, or the rejected one that it replaces."""
+    """The drafted step at this place: this step, or the rejected one that it replaces."""
     target_logprobs: tuple[float, ...] = ()
-    """The target's log-probabilities of the draft's tokens, where they were asked for; zeros for its own tokens."""
+    """The target's log-probabilities of the draft's tokens, where requested; zeros for its own tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ class Chain:
 
     @property
     def reply(self) -> str:
-        """The text with the opening of its reasoning: what an answer is looked for in."""
+        """The text with the opening of its reasoning: the answer is searched in it."""
         return self.opening + self.text
 
     @property
     def truncated(self) -> bool:
-        """Whether the chain was ended before its answer could be: by the budget, or by a loop within the reasoning."""
+        """Whether the chain ended before its answer: by the budget, or by a loop within the reasoning."""
         reasoning = self.reply.rfind("<think>") > self.reply.rfind("</think>")
         return self.end == "budget" or (self.end == "loop" and reasoning)
 
@@ -93,7 +93,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class RolloutTask:
-    """What all requests of one rollout share."""
+    """The common part of all requests of one rollout."""
 
     mode: RolloutMode
     rule: Rule
@@ -111,7 +111,7 @@ class GroupRequest:
     """One per chain. A chain depends on its seed, weights and kind of device, not on the worker or its batch."""
     temperature: float
     count_target_steps: bool = False
-    """Also asks for the number of steps of the target's answer."""
+    """Whether the number of steps of the target's answer is wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The folder of a run: where it is, whether a run may begin or go on in it, and its checkpoints.
+"""The folder of a run: where it is, whether a run may begin or continue in it, and its checkpoints.
 
 <run>/config.json, history.jsonl, wandb/            written from the first step on
-<run>/checkpoints/checkpoint-<step>/manifest.json   last file of a checkpoint: without it, it is not whole
+<run>/checkpoints/checkpoint-<step>/manifest.json   last file of a checkpoint: without it, it is incomplete
 <run>/draft/                                        the trained draft, at the end
 """
 
@@ -29,7 +29,7 @@ from rl.config import SapoConfig
 log = logging.getLogger(__name__)
 
 RUNS_VARIABLE = "DREAMR_RUNS"
-"""Environment variable with the folder of all runs that are given no folder."""
+"""Environment variable with the parent folder of runs without `--run`."""
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the command of a submitted job: its id, and its runtime environment."""
 
@@ -39,7 +39,7 @@ HISTORY = "history.jsonl"
 WANDB_ID = "wandb_id"
 LOCK = "lock"
 _FULL_DISK = ("No space left on device", "PytorchStreamWriter failed writing", "iostream error", "unexpected pos")
-"""What torch's and safetensors' writers say of a full disk; their errors do not have its number."""
+"""Messages of torch's and safetensors' writers for a full disk; their errors have no errno."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 MAY_DIFFER = (
@@ -59,13 +59,12 @@ MAY_DIFFER = (
 def run_folder(given: Path | None, name: str, *, resume: bool = False) -> Path:
     """The folder of a run, absolute: the `given` one, else one below DREAMR_RUNS or ~/dreamr-runs.
 
-    That is `<name>-<id of the job>` for the command of a submitted job, and `<name>-<time>` otherwise; to resume, the
-    newest one of that name. Raises ConfigError for a folder that would be deleted with the job, and when there is no
-    run to resume.
+    That is `<name>-<id of the job>` for a submitted job, else `<name>-<time>`; to resume, the newest one of that name.
+    Raises ConfigError for a folder that would be deleted with the job, and when there is no run to resume.
     """
     if given is not None:
-        return _lasting(given)
-    root = _lasting(Path(os.environ.get(RUNS_VARIABLE) or Path.home() / "dreamr-runs").expanduser())
+        return _permanent(given)
+    root = _permanent(Path(os.environ.get(RUNS_VARIABLE) or Path.home() / "dreamr-runs").expanduser())
     if not resume:
         return root / f"{name}-{_job().get('metadata', {}).get('job_submission_id') or time.strftime('%Y%m%d-%H%M%S')}"
     begun = sorted(root.glob(f"{name}-*/{CONFIG}"), key=lambda path: path.stat().st_mtime)
@@ -74,29 +73,29 @@ def run_folder(given: Path | None, name: str, *, resume: bool = False) -> Path:
     return begun[-1].parent
 
 
-def _lasting(folder: Path) -> Path:
+def _permanent(folder: Path) -> Path:
     if not folder.is_absolute() and "working_dir" in _job().get("runtime_env", {}):
         raise ConfigError(
             f"run = {folder}: in a job with a working directory this is a folder of its temporary copy, which is "
-            f"deleted; give one that lasts, and that all nodes share: --run /shared/{folder}"
+            f"deleted; give a permanent one that all nodes share: --run /shared/{folder}"
         )
     return folder.absolute()
 
 
 def _job() -> dict[str, Any]:
-    """What Ray says about the submitted job that this process is the command of; empty when it is none."""
+    """Ray's description of the submitted job that this process runs; empty outside of jobs."""
     job: dict[str, Any] = json.loads(os.environ.get(JOB_VARIABLE) or "{}")
     return job
 
 
 def check_folder(config: SapoConfig, *, resume: bool) -> None:
-    """Raises ConfigError when no run may begin in the folder, or when the one in it cannot go on by `config`."""
+    """Raises ConfigError when no run may begin in the folder, or when the one in it cannot continue with `config`."""
     run = config.folder
     started = (run / CONFIG).exists()
     if resume and not started:
-        raise ConfigError(f"--resume: there is no run in {run}; leave --resume out to begin one.")
+        raise ConfigError(f"--resume: there is no run in {run}; leave out --resume to begin one.")
     if started and not resume and folder(run).exists():
-        raise ConfigError(f"run = {run}: there is a run in this folder; add --resume to go on, or choose another.")
+        raise ConfigError(f"run = {run}: there is a run in this folder; add --resume to continue, or choose another.")
     above = next(folder for folder in (run, *run.parents) if folder.exists())
     if not os.access(above, os.W_OK):
         raise ConfigError(f"run = {run}: may not be written; choose another folder.")
@@ -105,7 +104,7 @@ def check_folder(config: SapoConfig, *, resume: bool) -> None:
 
 
 def _check_same_settings(config: SapoConfig) -> None:
-    """A run that goes on with other settings would be neither of the two."""
+    """Raises ConfigError when a resumed run has other settings than before."""
     path = config.folder / CONFIG
     try:
         saved = SapoConfig.model_validate_json(path.read_text(encoding="utf-8"))
@@ -130,7 +129,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep other processes from training in the folder; the lock is released when this process ends, however it ends.
+    """Keep other processes from training in the folder; the lock is released when this process ends, also when killed.
 
     Raises ConfigError when another one holds it.
     """
@@ -148,7 +147,7 @@ def locked(run: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk_named(run: Path) -> Iterator[None]:
-    """Raise TrainingFailed in one sentence, in place of what the writer says, when the disk of the run is full."""
+    """Raise TrainingFailed in one sentence, in place of the writer's error, when the disk of the run is full."""
     try:
         yield
     except TrainingFailed:
@@ -181,7 +180,7 @@ def read_config(run: Path) -> str:
 
 
 def set_aside(run: Path) -> None:
-    """Rename what an earlier attempt has left, for a run that starts over in the same folder."""
+    """Rename the files of an earlier attempt, for a run that starts over in the same folder."""
     left = [path for path in (folder(run), run / HISTORY, run / WANDB_ID) if path.exists()]
     number = 1
     while any(_aside(path, number).exists() for path in left):
@@ -195,7 +194,7 @@ def _aside(path: Path, number: int) -> Path:
 
 
 def write_at_once(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves either the old content or the new one."""
+    """Write a file atomically: a crash leaves either the old content or the new one."""
     unfinished = path.with_name(f"{path.name}.part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
@@ -209,18 +208,18 @@ def folder(run: Path) -> Path:
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the manifest with size and digest of every file: a checkpoint without it is not whole."""
+    """Write the manifest with size and digest of every file: without it a checkpoint is incomplete."""
     files = {str(path.relative_to(checkpoint)): _fingerprint(path) for path in _files(checkpoint)}
     write_at_once(checkpoint / MANIFEST, json.dumps(files, indent=1))
 
 
 def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint; damaged ones are passed over with a warning. None when there is none."""
+    """The newest complete checkpoint; damaged ones are skipped with a warning. None when there is none."""
     found = [path for path in folder(run).glob("*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
     for checkpoint in sorted(found, key=step_of, reverse=True):
         if (damage := _damage(checkpoint)) is None:
             return checkpoint
-        log.warning("checkpoint %s is passed over: %s", checkpoint, damage)
+        log.warning("checkpoint %s is skipped: %s", checkpoint, damage)
     return None
 
 
@@ -230,7 +229,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with it, or None."""
+    """How the checkpoint is damaged; None when it is complete."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

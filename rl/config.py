@@ -9,7 +9,15 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from dreamr.config import ActorConfig, ClusterSettings, PipelineSettings, Strict, parse_strict
+from dreamr.config import (
+    ActorConfig,
+    CheckpointConfig,
+    ClusterSettings,
+    PipelineSettings,
+    Strict,
+    VLLMEngineConfig,
+    parse_strict,
+)
 from dreamr.errors import ConfigError
 from pipelines import rule_of
 from pipelines.verification import Rule
@@ -22,13 +30,13 @@ DEFAULT_CONFIG = "embedded-sapo.yaml"
 
 
 class Settings(Strict):
-    """Base of the settings of a run: no number is infinite or NaN."""
+    """Base of the settings of a run: no number may be infinite or NaN."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class DataSettings(Settings):
-    """What the draft is trained and evaluated on."""
+    """The data that the draft is trained and evaluated on."""
 
     name: Literal["ledger", "geometry3k", "scienceqa", "ocr_vqa"] = "ledger"
     source: str | None = None
@@ -36,14 +44,14 @@ class DataSettings(Settings):
     train_split: str = "train"
     eval_split: str = "validation"
     seed: int = 0
-    """Seed of the ledger problems, and of the order of the others."""
+    """Seed of the ledger problems, and of the order of the other sets."""
 
 
 class RolloutSettings(Settings):
-    """How the draft is sampled, and which of its steps count as accepted."""
+    """How the draft is sampled, and which of its steps are accepted."""
 
     workers: PositiveInt = 2
-    """Actors that write chains with the current draft."""
+    """Actors that sample chains from the current draft."""
     verifiers: PositiveInt = 2
     """Actors that judge them; each holds the target."""
     mode: RolloutMode = "free"
@@ -53,15 +61,15 @@ class RolloutSettings(Settings):
     group_size: int = Field(default=8, ge=2)
     """Chains per prompt; the advantage of a chain is relative to its group."""
     groups_per_call: PositiveInt = 4
-    """Groups that a worker writes in one batch."""
+    """Groups that a worker samples in one batch."""
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: PositiveInt = 512
     max_step_tokens: PositiveInt = 96
     alpha: float = Field(default=0.7, ge=0, lt=1)
-    """A drafted step is rewarded as accepted when rho > alpha; `evaluation.alpha` is the one to deploy with."""
+    """A drafted step is rewarded as accepted when rho > alpha; `evaluation.alpha` is the threshold in use."""
     deadline_s: PositiveFloat = 600.0
-    """A worker that writes no token and gets no verdict for so long is restarted."""
+    """A worker that writes no token and receives no verdict for so long is restarted."""
 
     @property
     def rule(self) -> Rule:
@@ -70,22 +78,22 @@ class RolloutSettings(Settings):
 
 
 class RewardSettings(Settings):
-    """Weights of the parts of the reward (`rl.rewards.REWARD_PARTS`), and what R_length counts."""
+    """Weights of the parts of the reward (`rl.rewards.REWARD_PARTS`), and their definitions."""
 
     outcome: float = Field(default=1.0, ge=0)
     draft: float = Field(default=1.0, ge=0)
     length: float = Field(default=1.0, ge=0)
     step_allowance: PositiveInt = 32
-    """Tokens that a needed step may take; the share that it does not use is rewarded."""
+    """Token allowance of a needed step; the share that is not used is rewarded."""
     form: Literal["needed", "paper"] = "needed"
-    """R_draft: `paper` is N_accepted / N_draft; `needed` counts needed steps that are missing as drafted."""
+    """R_draft: `paper` is N_accepted / N_draft; `needed` also counts missing steps as drafted."""
     needed_from: Literal["target", "group"] = "target"
-    """Where the task gives no number of needed steps (`rl.rewards.needed_steps`): `target` has the target answer each
-    problem once; `group` does without, and lets chains with accepted filler pass for whole ones."""
+    """Number of needed steps if the task gives none (`rl.rewards.needed_steps`): `target` lets the target answer each
+    problem once; `group` uses the group's chains alone, so accepted filler may count as needed steps."""
 
 
 class LearnerSettings(Settings):
-    """The policy's update."""
+    """The update of the policy."""
 
     world_size: PositiveInt = 1
     """Learner actors, one per GPU."""
@@ -108,22 +116,22 @@ class LearnerSettings(Settings):
     iterations: PositiveInt = 1
     """Optimizer steps per batch of rollouts."""
     kl_beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL term to the draft at the beginning of the run; 0 loads no reference model."""
+    """Weight of the KL term to the first draft; 0 loads no reference model."""
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
     distill_beta: float = Field(default=0.0, ge=0)
-    """Weight of on-policy distillation from the target (`rl.rewards.distillation_gaps`); 0 does without."""
+    """Weight of on-policy distillation from the target (`rl.rewards.distillation_gaps`); 0: none."""
     credit: Literal["chain", "step"] = "chain"
     """`chain`: every token of a chain has the chain's advantage (GRPO). `step`: a verdict on a step counts for the
     tokens of that step alone (`rl.rewards.token_advantages`)."""
     negative_weight: float = Field(default=1.0, ge=0, le=1)
-    """Factor on negative advantages. That a step was bad says little about what would have been good: in the gradient
-    of a small model it is mostly noise, and a factor near 0 allows it to learn faster and at higher rates."""
+    """Factor on negative advantages. That a step was bad says little about what would have been good: for a small model
+    it is mostly noise, and a factor near 0 allows higher learning rates."""
     freeze_vision: bool = True
     gradient_checkpointing: bool = False
-    """Less memory for a third more time; for models that would not fit otherwise."""
+    """Less memory for a third more time."""
     collective_timeout_s: PositiveFloat = 4 * 3600.0
-    """A rank that waits so long for the others in a collective ends the run. Rollouts of one rank may take far longer
+    """A rank that waits longer for the others in a collective ends the run. Rollouts of one rank may take far longer
     than those of another, so minutes are too short."""
 
 
@@ -134,7 +142,7 @@ class EvaluationSettings(Settings):
     """Optimizer steps between two evaluations; there is one before the first step and one after the last."""
     problems: PositiveInt = 32
     problems_per_call: PositiveInt = 16
-    """Problems that a worker answers in one batch; only these are repeated when it is lost."""
+    """Problems that a worker answers in one batch, which is repeated when the worker is lost."""
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is committed when rho > alpha."""
     speedup_problems: int = Field(default=0, ge=0)
@@ -147,7 +155,7 @@ class EvaluationSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """How often a run can be resumed from, and how many checkpoints are kept."""
+    """How often a checkpoint is written, and how many are kept."""
 
     every: PositiveInt = 25
     keep: int = Field(default=2, ge=2)
@@ -155,7 +163,7 @@ class CheckpointSettings(Settings):
 
 
 class LogSettings(Settings):
-    """Where curves and completions go, besides the folder of the run."""
+    """Where curves and completions are written, besides the folder of the run."""
 
     wandb: Literal["auto", "offline", "off"] = "auto"
     """`auto`: online when there is an API key, else offline."""
@@ -204,18 +212,38 @@ class SapoConfig(Settings):
                 f"{learner.iterations}: a run resumes with fresh rollouts."
             )
         for role, actor in (("draft", self.draft), ("target", self.target)):
-            if actor.engine.kind != "hf":
-                raise ValueError(f"{role}.engine.kind = '{actor.engine.kind}': training needs an engine of kind 'hf'.")
+            if not isinstance(actor.engine, CheckpointConfig):
+                raise ValueError(f"{role}.engine.kind = '{actor.engine.kind}': training needs kind 'hf' or 'vllm'.")
+            if isinstance(actor.engine, VLLMEngineConfig):
+                self._check_vllm(role, actor.engine)
         return self
 
+    def _check_vllm(self, role: str, engine: VLLMEngineConfig) -> None:
+        """vLLM gives fewer log-probabilities than the HF engine does."""
+        if engine.speculative is not None:
+            raise ValueError(
+                f"{role}.engine.speculative: vLLM gives no log-probabilities while it decodes speculatively; leave it "
+                "out for training."
+            )
+        if self.rollout.top_p < 1:
+            raise ValueError(
+                f"rollout.top_p = {self.rollout.top_p:g}: the {role}'s engine 'vllm' gives the log-probabilities of "
+                "tokens that are sampled from all tokens; set it to 1."
+            )
+        if role == "target" and self.learner.distill_beta > 0 and self.rollout.temperature != 1:
+            raise ValueError(
+                f"rollout.temperature = {self.rollout.temperature:g}: for learner.distill_beta the target's engine "
+                "'vllm' gives log-probabilities at temperature 1 only; set it to 1."
+            )
+
     def public(self) -> dict[str, Any]:
-        """As plain JSON data for files and trackers; without environment variables, which may hold secrets."""
+        """As JSON data for files and trackers, without environment variables, which may hold secrets."""
         plain: dict[str, Any] = self.model_dump(mode="json", exclude={"draft": {"env"}, "target": {"env"}})
         return plain
 
     @property
     def folder(self) -> Path:
-        """`run`, which every run has by the time that it begins."""
+        """`run`, which is set before the run begins."""
         assert self.run is not None
         return self.run
 

@@ -14,7 +14,7 @@ from rl.rewards import REWARD_PARTS
 Rows = Sequence[dict[str, Any]]
 
 _BESIDE = {"outcome": ("eval/accuracy",), "draft": ("rewards/draft_plain/mean",)}
-"""Curves that share the panel of a part of the reward."""
+"""Curves in the same panel as a part of the reward."""
 PANELS: dict[str, tuple[str, ...]] = {
     "reward, weighted": ("reward",),
     **{f"R_{part.name}": (f"rewards/{part.name}/mean", *_BESIDE.get(part.name, ())) for part in REWARD_PARTS},

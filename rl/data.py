@@ -3,7 +3,7 @@
     ledger                              seeded, endless, drawn when they are read
     geometry3k, scienceqa, ocr_vqa      parquet files of the hub or of this machine; images stay encoded files
 
-Nothing heavy is imported before it is known that there is something to read.
+Nothing heavy is imported before it is certain that there are files to read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Purpose = Literal["train", "eval"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One problem and what is needed to check its answer."""
+    """One problem, and how to check its answer."""
 
     prompt: Prompt
     answer: str
     kind: AnswerKind
     needed_steps: int | None = None
-    """Steps that an answer needs, the answer line included; None where the set does not say."""
+    """Steps that an answer needs, the answer line included; None if the set does not say."""
 
     def is_correct(self, text: str) -> bool:
         """Whether the text of a chain ends in the expected answer; False when it gives none."""
@@ -164,7 +164,8 @@ def _load(source: str, split: str) -> Dataset:
     files = _files_of(path, split) if path.exists() else []
     if not files and names_a_path(source):
         raise ConfigError(
-            f"data.source = '{source}': there is nothing; give a parquet file, a folder of them, or a hub id."
+            f"data.source = '{source}': there is no such file or folder; give a parquet file, a folder of them, or a "
+            "hub id."
         )
     from datasets import load_dataset  # slow to import
 

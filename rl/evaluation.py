@@ -130,7 +130,7 @@ class Bookkeeper(TrainerCallback):
 
 
 def evaluate(config: SapoConfig, data: TaskData, pool: PoolClient) -> dict[str, float]:
-    """Metrics under `eval/`, of the weights that the pool has now; called by one rank."""
+    """Metrics under `eval/` of the pool's current weights; called by one rank."""
     settings = config.evaluation
     examples = [data[index] for index in range(min(settings.problems, len(data)))]
     requests = [GroupRequest(example.prompt, (0,), temperature=0.0) for example in examples]

@@ -17,7 +17,7 @@ from rl.config import LogSettings
 class History:
     """One line per optimizer step that has metrics: `{"step": 3, "reward": 1.2, ...}`.
 
-    `start` is the step that the run goes on from; lines of later steps, from before a crash, are dropped.
+    `start` is the step that the run continues from; lines of later steps, from before a crash, are dropped.
     """
 
     def __init__(self, run: Path, start: int, settings: LogSettings, config: Mapping[str, Any]) -> None:
@@ -27,7 +27,7 @@ class History:
         self._wandb = _open_wandb(run, settings, config) if settings.wandb != "off" else None
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line; it is on disk when this returns."""
+        """Add one line; it is on disk on return."""
         row = {"step": step, **{name: value for name, value in values.items() if _is_number(value)}}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -50,7 +50,7 @@ class History:
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
-    """All lines of a run's history; a last line that a crash has cut off is left out."""
+    """All lines of a run's history; a last line that was cut off by a crash is skipped."""
     path = run / HISTORY
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -85,7 +85,7 @@ def _open_wandb(run: Path, settings: LogSettings, config: Mapping[str, Any]) -> 
 
 
 def wandb_name(name: str) -> str:
-    """As TRL names it: `train/reward`, `train/rewards/draft/mean`; evaluations and the x axis stay as they are."""
+    """As TRL names it: `train/reward`, `train/rewards/draft/mean`; evaluations and the x axis keep their names."""
     return name if name == "step" or name.startswith("eval/") else f"train/{name}"
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to a trained draft: placement group, actors, training, and their end.
+"""From a configuration to a trained draft: placement group, actors, training, shutdown.
 
     reserve resources for all ──▶ pool: workers, verifiers   ──▶ fit on all ranks ──▶ folder of the trained draft
                                   learners, rank 0's address     └─ metrics to the caller, step by step
@@ -20,6 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import EMPTY_BUNDLE, reserve_bundles
 from actors.ray_transport import last_line, root_cause
+from dreamr.config import CheckpointConfig, ClusterSettings
+from dreamr.engines.factory import checkpoint_bytes
 from dreamr.errors import TrainingFailed
 from rl import checkpoints
 from rl.config import SapoConfig
@@ -34,7 +36,7 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
     Raises:
         NotEnoughResources: the cluster cannot hold the run; nothing was created.
         ConfigError: a learner's node does not share the folder of the run.
-        TrainingFailed: a learner's process died, or what it trains is of no use.
+        TrainingFailed: a learner's process died, or its loss or weights are not finite.
         ValueError, ActorLost: see `ActorSupervisor.start` and `RolloutPool.roll_out`.
     """
     placement = await reserve_bundles(bundles(config), config.wait_for_resources_s)
@@ -56,6 +58,17 @@ async def launch(config: SapoConfig, checkpoint: Path | None, report: Report) ->
     finally:
         await _end(actors)
         remove_placement_group(placement)
+
+
+def cluster_of(config: SapoConfig) -> ClusterSettings:
+    """`config.cluster` with an object store that holds the draft's weights twice, while new ones replace those in use.
+
+    The learner sends float32, which takes up to twice the size of the checkpoint's files. A checkpoint that is not on
+    this machine counts as nothing. Only a local cluster is started with these settings.
+    """
+    assert isinstance(config.draft.engine, CheckpointConfig)
+    weights_mb = 2 * 2 * checkpoint_bytes(config.draft.engine.model) // 2**20
+    return config.cluster.model_copy(update={"object_store_mb": config.cluster.object_store_mb + weights_mb})
 
 
 def bundles(config: SapoConfig) -> list[dict[str, float]]:
@@ -107,7 +120,7 @@ async def _forward(learner: Any, report: Report) -> None:
 async def _answer(reference: Any) -> Any:
     try:
         return await reference
-    except OutOfMemoryError as error:  # its own text lists every process of the node
+    except OutOfMemoryError as error:  # Ray's text lists every process of the node
         raise TrainingFailed(
             "Ray ended a process of the run because its node was short of memory: give it more, or lower "
             "rollout.workers, rollout.verifiers or learner.micro_batch"
@@ -120,7 +133,7 @@ async def _answer(reference: Any) -> Any:
 
 
 async def _end(actors: list[Any]) -> None:
-    """The pool ends the actors that it supervises before it is killed itself."""
+    """Stop the pool, which stops the actors that it supervises, then kill all."""
     if actors:
         await asyncio.wait([asyncio.ensure_future(actors[0].stop.remote())], timeout=30)
     for actor in actors:

@@ -3,7 +3,7 @@
 driver ── fit ──────▶ thread: trainer.train() ── blocking calls ─▶ pool
        ── progress ─▶ metrics of each optimizer step, until fit ends
 
-torch, transformers and trl are imported once the environment says which rank this is.
+torch, transformers and trl are imported after the environment variables of the rank are set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from dreamr.config import HFEngineConfig
+from dreamr.config import CheckpointConfig
 from dreamr.engines.factory import model_location
 from dreamr.errors import ConfigError
 from dreamr.tasks.prompts import PromptConfig, load_prompt_config, save_prompt_config
@@ -41,7 +41,7 @@ class Learner:
         self._metrics: asyncio.Queue[dict[str, float] | None] = asyncio.Queue()
 
     async def check_folder(self, written: str) -> None:
-        """Raises ConfigError unless this node sees the run's folder, in which the command has `written` its config."""
+        """Raises ConfigError unless this node shares the run's folder, where the command has `written` its config."""
         run = self._config.folder
         if checkpoints.read_config(run) != written:
             raise ConfigError(
@@ -50,7 +50,7 @@ class Learner:
             )
 
     async def address(self) -> tuple[str, int]:
-        """Host and free port at which the other ranks find this one; asked of rank 0."""
+        """Host and free port of rank 0 for the other ranks."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
@@ -83,7 +83,7 @@ class Learner:
         from rl.pool_client import PoolClient
         from rl.trainer import SapoTrainer, dataset, training_args
 
-        assert isinstance(config.draft.engine, HFEngineConfig)
+        assert isinstance(config.draft.engine, CheckpointConfig)
         source = model_location(config.draft.engine.model)
         data = load_data(config.data, "train", config.num_batches * config.rollout.prompts_per_step)
         held_out = load_data(config.data, "eval", config.evaluation.problems)
@@ -114,7 +114,7 @@ class Learner:
 
 
 def join(settings: LearnerSettings, rank: int, address: str, port: int) -> None:
-    """Make this process rank number `rank` of the group; blocks until all ranks are there.
+    """Make this process rank number `rank` of the group; blocks until all ranks have joined.
 
     torch, transformers and trl must not have been imported before.
     """
@@ -129,7 +129,7 @@ def join(settings: LearnerSettings, rank: int, address: str, port: int) -> None:
         "MASTER_PORT": str(port),
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # DeepSpeed looks for ninja beside the interpreter.
+        # DeepSpeed needs ninja, which is installed beside the interpreter.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     import deepspeed
@@ -137,7 +137,7 @@ def join(settings: LearnerSettings, rank: int, address: str, port: int) -> None:
 
     torch.set_num_threads(settings.num_threads)
     if on_cpu:
-        # It would be compiled for half a minute, and helps only where ranks share a machine with many cores.
+        # Compiling it takes half a minute, and it helps only ranks that share a machine with many cores.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         "gloo" if on_cpu else "nccl",
@@ -175,10 +175,10 @@ def load_policy(
 
 
 def export(weights: Mapping[str, Tensor], source: str, prompts: PromptConfig, folder: Path) -> Path:
-    """Write the trained draft in Hugging Face form, with which any command loads it; returns `folder`.
+    """Write the trained draft in Hugging Face form, which every command can load; returns `folder`.
 
-    `weights` take the place of those of the checkpoint `source`, in its number type; `prompts` are those that they were
-    trained with. For the end of a run: this process trains no more with DeepSpeed.
+    `weights` replace those of the checkpoint `source`, in its number type; `prompts` are those of the training. Call it
+    at the end of a run: afterwards this process cannot train with DeepSpeed.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config

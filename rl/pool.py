@@ -4,10 +4,10 @@
     learner ── roll_out(requests) ─▶ pool ── calls of a few groups ─▶ queue ─┬▶ worker 1 ─┬▶ verifier 1
                                                                              └▶ worker 2 ─┴▶ verifier 2
 
-One task per worker takes calls from the queue. A call whose worker was lost, or all verifiers, returns to the queue,
-and the task waits for them to recover; meanwhile the others go on. A worker is lost as well when it makes no progress
-for `rollout.deadline_s`. Seeds belong to requests, so no chain depends on the worker that wrote it. Actors are
-restarted by `actors.supervisor`; a restarted worker gets the newest weights first.
+One task per worker takes calls from the queue. A call whose worker, or all of whose verifiers, were lost returns to
+the queue, and the task waits for them to recover; the others continue. A worker that makes no progress for
+`rollout.deadline_s` is lost as well. Seeds belong to requests, so no chain depends on the worker that wrote it.
+`actors.supervisor` restarts actors; a restarted worker first gets the newest weights.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from rl.verifier import RolloutVerifier
 from rl.writing import ChainLimits
 
 MAX_TRIES = 5
-"""A call that has lost its actors so often is itself what kills them."""
+"""A call that has lost its actors so often is probably the cause."""
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Some neighbouring requests."""
+    """Consecutive requests for one worker."""
 
     start: int
     requests: list[GroupRequest]
     tries: int = 0
-    """How often serving them has failed."""
+    """Failed attempts so far."""
 
 
 class RolloutPool:
@@ -85,7 +85,7 @@ class RolloutPool:
         await asyncio.gather(*(actor.stop() for actor in [*self.workers, *self.verifiers]))
 
     async def set_weights(self, weights: list[ray.ObjectRef[Any]], version: int) -> None:
-        """Have every worker load `weights` (one reference, in a list so that it arrives as one) before it goes on."""
+        """Have every worker load `weights` before its next call; one reference, in a list so that Ray passes it on."""
         self._weights = version, weights[0]
         await asyncio.gather(*(self._sync(worker) for worker in self.workers))
 
@@ -94,7 +94,7 @@ class RolloutPool:
     ) -> list[Group]:
         """A group per request, in their order; `size` requests go to a worker at a time.
 
-        Raises ActorLost when an actor does not come back, and whatever the engines raise.
+        Raises ActorLost when an actor does not come back, and errors of the engines.
         """
         size = size or self._config.rollout.groups_per_call
         queue = deque(_Call(start, list(requests[start : start + size])) for start in range(0, len(requests), size))
@@ -108,7 +108,7 @@ class RolloutPool:
         return [group for group in groups if group is not None]
 
     async def pass_milestone(self, name: str, step: int) -> None:
-        """Rank 0 has done this at that optimizer step: those that wait for it go on."""
+        """Note that rank 0 has passed this milestone at that optimizer step, and wake the ranks that wait for it."""
         async with self._passed:
             self._milestones[name] = step
             self._passed.notify_all()
@@ -119,10 +119,10 @@ class RolloutPool:
             await self._passed.wait_for(lambda: self._milestones.get(name, -1) >= step)
 
     async def time_pipelines(self, prompts: Sequence[Prompt]) -> list[tuple[float, float]]:
-        """Per prompt the wall time of the target alone, and of FPSR with the first worker as its draft.
+        """Wall times per prompt: of the target alone, and of FPSR with the first worker as its draft.
 
         Target and verifier are one actor where there is only one verifier. A prompt during which an actor is lost is
-        timed again: the pipelines go on without it, or with a draft that has not got the newest weights yet.
+        timed again: the pipelines would continue without it, or with a draft that has older weights.
 
         Raises ActorLost when an actor does not come back.
         """
@@ -154,7 +154,7 @@ class RolloutPool:
 
     async def _serve(self, number: int, queue: deque[_Call], groups: list[Group | None], task: RolloutTask) -> None:
         worker, actors = self.workers[number], [self.workers[number], *self.verifiers]
-        # Each worker begins with another verifier, so that their first calls do not meet.
+        # Each worker begins with another verifier, so that their first calls do not collide.
         verifiers = [*self.verifiers[number % len(self.verifiers) :], *self.verifiers[: number % len(self.verifiers)]]
         while queue:
             call = queue.popleft()
@@ -165,7 +165,7 @@ class RolloutPool:
                 if call.tries == MAX_TRIES:
                     raise ActorLost(f"a rollout call has lost its actors {MAX_TRIES} times: {lost}") from lost
                 queue.append(call)
-                await asyncio.gather(*(actor.check() for actor in actors))  # the loss may have been any one's
+                await asyncio.gather(*(actor.check() for actor in actors))  # any of them may have been lost
                 await asyncio.gather(*(actor.recovered() for actor in actors))
 
     async def _call(
@@ -189,7 +189,7 @@ class RolloutPool:
         return replace(request, count_target_steps=request.count_target_steps and not known)
 
     async def _while_progressing(self, worker: ActorSupervisor, reply: RayRef[list[Group]]) -> list[Group]:
-        """Await the reply for as long as the worker goes on. Raises ActorLost when it does not."""
+        """Await the reply while the worker makes progress. Raises ActorLost when it makes none."""
         deadline_s = self._config.rollout.deadline_s
         answer = asyncio.ensure_future(_awaited(reply))
         progress: int | None = None
@@ -213,7 +213,7 @@ class RolloutPool:
             return None
 
     async def _sync(self, worker: ActorSupervisor) -> None:
-        """Give the worker the newest weights, unless its present process has them."""
+        """Send the worker the newest weights, unless its present process has them."""
         while self._weights is not None:
             await worker.recovered()
             version, reference = self._weights
@@ -232,6 +232,6 @@ async def _awaited(reply: RayRef[list[Group]]) -> list[Group]:
 
 
 async def _answered(handles: Handles, prompt: Prompt, settings: PipelineSettings, method: str) -> Trace:
-    """Answer from cold prefix caches: no run may profit from what another has cached."""
+    """Answer from cold prefix caches, so that no run profits from the cache of another."""
     request = Request(cold_copy(prompt, f"timing {uuid.uuid4().hex}"), settings.model_copy(update={"method": method}))
     return await run(request, handles)

@@ -1,6 +1,6 @@
-"""`PoolClient`: the pool as one learner rank sees it, from the thread that trains.
+"""`PoolClient`: calls of the pool by one learner rank, from the thread that trains.
 
-Ranks that wait for what rank 0 does alone wait for the pool, not in a collective, whose timeout would end the run.
+While rank 0 works alone, the other ranks wait for the pool and not in a collective, whose timeout would end the run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PoolClient:
         self._pool, self._rank = pool, rank
         self._version: int | None = None
         self._reference: ray.ObjectRef[Any] | None = None
-        """Keeps the newest weights alive: a restarted worker may need them again."""
+        """Keeps the newest weights in the object store: a restarted worker may need them again."""
         self.sync_seconds = 0.0
         """How long the last transfer took."""
 
@@ -42,7 +42,7 @@ class PoolClient:
                 stop_unless_finite(f"weight {name}", weight, version)
             self._reference = ray.put(weights)
             self._get(self._pool.set_weights.remote([self._reference], version))
-        self.wait_for_rank_0("weights", version)  # no rank samples from the old ones
+        self.wait_for_rank_0("weights", version)  # no rank may sample from the old ones
         self._version = version
         self.sync_seconds = time.perf_counter() - began
 
@@ -77,7 +77,7 @@ class PoolClient:
 
 
 def stop_unless_finite(name: str, values: Tensor, step: int) -> None:
-    """Raises TrainingFailed: nothing good can come of it, and the next checkpoint would hold it."""
+    """Raises TrainingFailed: the run cannot recover, and the next checkpoint would hold these values."""
     if not torch.isfinite(values).all():
         raise TrainingFailed(
             f"{name} is not finite after optimizer step {step}: lower learner.learning_rate or learner.max_grad_norm"
@@ -87,7 +87,7 @@ def stop_unless_finite(name: str, values: Tensor, step: int) -> None:
 def gather_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor] | None:
     """Copies of all parameters on the CPU where `keep` is true, else None; the whole of each, also under ZeRO-3.
 
-    Collective: every rank has to call it. Under ZeRO-3 each parameter is gathered by itself, so no rank ever holds
+    Collective: every rank has to call it. Under ZeRO-3 parameters are gathered one at a time, so no rank ever holds
     the whole model twice.
     """
     weights: dict[str, Tensor] = {}

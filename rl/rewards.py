@@ -12,13 +12,13 @@ R_draft is the paper's N_accepted / N_draft, except that a needed step that was 
 accepted, so that writing one safe step and guessing the rest does not pay; `rewards.form: paper` leaves that out.
 
 The paper gives no formula for R_length. Ours is the saved share of a token allowance: every needed step has one, an
-accepted step spends its tokens of it, and what is not spent is the reward. A rejected or missing step saves nothing,
-and each step beyond the needed ones takes an allowance back. With N = n it is the mean over needed steps of
+accepted step uses its tokens of it, and the rest is the reward. A rejected or missing step saves nothing, and each step
+beyond the needed ones costs an allowance. With N = n it is the mean over needed steps of
 `accepted * (1 - tokens / allowance)`.
 
 So no part grows (tests/unit/test_rl_rewards.py, on random chains) by adding an empty step, which is never accepted; by
 leaving out a step that was needed; by skipping the chain; or, for R_length, by splitting steps or adding accepted
-filler where the needed steps are there.
+filler to a chain that has all needed steps.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from rl.data import Example
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the parts of one chain's reward are computed from."""
+    """The inputs of one chain's reward."""
 
     steps: Sequence[DraftedStep]
     correct: bool
     """Whether the final answer is."""
     needed: int
-    """Steps that the problem needs; 0 when any number will do."""
+    """Steps that the problem needs; 0: any number."""
 
 
 def outcome_reward(judged: Judged, settings: RewardSettings) -> float:
@@ -59,7 +59,7 @@ def length_reward(judged: Judged, settings: RewardSettings) -> float:
 
 
 def _accepted_share(judged: Judged, place: int, settings: RewardSettings) -> float:
-    """What one step adds to R_draft."""
+    """The contribution of one step to R_draft."""
     return judged.steps[place].accepted / _num_drafted(judged, settings)
 
 
@@ -69,7 +69,7 @@ def _num_drafted(judged: Judged, settings: RewardSettings) -> int:
 
 
 def _saved_share(judged: Judged, place: int, settings: RewardSettings) -> float:
-    """What one step adds to R_length before it is cut at 0."""
+    """The contribution of one step to R_length, before the cut at 0."""
     step, num_steps, needed = judged.steps[place], len(judged.steps), max(judged.needed, 1)
     saved = 1 - min(step.num_tokens / settings.step_allowance, 1.0)
     surplus = max(0, num_steps - needed) / num_steps
@@ -84,7 +84,7 @@ class RewardPart:
     weight: Callable[[RewardSettings], float]
     of_chain: Callable[[Judged, RewardSettings], float]
     of_step: Callable[[Judged, int, RewardSettings], float] | None = None
-    """What the step at a place adds to `of_chain`; None: every step may have decided it, and gets all of it."""
+    """The contribution of the step at a place to `of_chain`; None: any step may have decided it and gets all of it."""
 
 
 REWARD_PARTS: tuple[RewardPart, ...] = (
@@ -112,7 +112,7 @@ class ScoredChain:
 
     @property
     def draft_plain(self) -> float:
-        """The paper's N_accepted / N_draft, which does not count needed steps that are missing."""
+        """The paper's N_accepted / N_draft, without missing steps."""
         return statistics.fmean(step.accepted for step in self.judged.steps)
 
 
@@ -131,12 +131,12 @@ def score_group(
 
 
 def needed_steps(chains: Sequence[Chain], correct: Sequence[bool], target_steps: int | None) -> int:
-    """Steps that a problem needs, where the task does not say it.
+    """Steps that a problem needs, if the task does not say.
 
-    The median of the group's correct answers, or of all when none is correct: one lucky short chain does not move it.
-    Where most of the correct answers are guesses without a chain, the median alone would reward these and call whole
-    chains too long. So it is at least the largest number of accepted steps in a correct answer, up to the length of the
-    target's answer: a chain that is padded beyond it raises nothing.
+    The median over the group's correct answers, or over all when none is correct: one lucky short chain does not move
+    it. When most correct answers are guesses without a chain, the median alone would reward these and take whole chains
+    for too long. So the result is at least the largest number of accepted steps in a correct answer, up to the length
+    of the target's answer: padding a chain beyond that raises nothing.
     """
     right = [chain for chain, is_correct in zip(chains, correct, strict=True) if is_correct]
     median = round(statistics.median(len(chain.steps) for chain in right or chains))
@@ -147,11 +147,11 @@ def needed_steps(chains: Sequence[Chain], correct: Sequence[bool], target_steps:
 def token_advantages(groups: Sequence[Sequence[ScoredChain]], settings: RewardSettings) -> list[list[float]]:
     """Advantages under `credit: step`, per chain of all groups, in order, and per token; 0 where the target wrote.
 
-    GRPO credits every token of a chain with its whole reward. R_draft and R_length are sums over steps of what each
-    verdict says, and what the other steps earn is mostly noise to this one; so the tokens of a step get what it adds
-    to these two, and the whole of R_outcome (`step_reward`).
+    GRPO credits every token of a chain with its whole reward. R_draft and R_length are sums over steps, and the shares
+    of the other steps are mostly noise for this one. So the tokens of a step get its own share of these two, and the
+    whole of R_outcome (`step_reward`).
 
-    It counts against the mean over the group's steps at the same place in their chains, in units of the standard
+    The baseline is the mean over the group's steps at the same place in their chains, in units of the standard
     deviation of these differences over this rank's batch: a group whose chains are equally good teaches little, and is
     not scaled up.
     """
@@ -182,15 +182,15 @@ def chain_advantage(chain: Chain, advantage: float | Sequence[float]) -> float:
 def distillation_gaps(chain: Chain) -> list[float]:
     """log p_draft - log p_target per token of the draft, 0 where the target wrote; for `learner.distill_beta`.
 
-    On-policy distillation: the draft is trained on what it writes itself, by the reverse KL divergence to the target
+    On-policy distillation: the draft is trained on its own samples, by the reverse KL divergence to the target
     (Gu et al. 2023, MiniLLM, arXiv 2306.08543; Agarwal et al. 2023, GKD, arXiv 2306.13649). With the token x sampled
     from p_draft after a prefix s, the gap is an unbiased estimate of KL(p_draft(. | s) || p_target(. | s)), and
 
         E[ grad log p_draft(x | s) * (log p_draft(x | s) - log p_target(x | s)) ] = grad KL,
 
-    since grad log p_draft has the mean 0. So `-beta * gap` is added to the advantage of the token, and the policy
-    gradient does the rest: one number per token is kept, and no distribution of the target. Each token answers for its
-    own gap alone (a discount of 0), which leaves out what it does to later prefixes and has far less variance.
+    since grad log p_draft has the mean 0. So `-beta * gap` is added to the advantage of the token; one number per token
+    is stored, and no distribution of the target. Each token is credited with its own gap alone (a discount of 0),
+    which ignores its effect on later prefixes and has far less variance.
     """
     return [
         draft - target if drafted else 0.0
@@ -212,7 +212,7 @@ def _against_the_group(group: Sequence[ScoredChain], settings: RewardSettings) -
 
 
 def step_reward(judged: Judged, place: int, settings: RewardSettings) -> float:
-    """The weighted sum of what the step at `place` adds to each part."""
+    """The weighted sum of the contributions of the step at `place` to each part."""
     parts = {
         part.name: part.of_step(judged, place, settings) if part.of_step else part.of_chain(judged, settings)
         for part in REWARD_PARTS

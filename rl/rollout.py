@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from actors.roles import DraftActor
 from dreamr.config import ActorConfig
-from dreamr.engines.hf.engine import HFEngine
+from dreamr.engines.base import Engine, Trainable
 from dreamr.types import JudgedStep, Step, Tokens
 from rl.chains import Chain, ChainStep, DraftedStep, Group, GroupRequest, RolloutTask
 from rl.verifier import Frontier, Verifiers
 from rl.writing import ChainBatch, ChainLimits
 
+_TRAINING = "training"
 _TAIL = 64
 """Last tokens of a prompt, among which it opens the reasoning if it does."""
 
@@ -41,7 +43,7 @@ class RolloutWorker(DraftActor):
 
     async def set_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Load the weights of the optimizer step `version`; Ray resolves their reference once per node."""
-        await cast(HFEngine, self._engine).update_weights(weights)
+        await self._able(Trainable, _TRAINING).update_weights(weights)
         self._version = version
 
     async def num_done(self) -> int:
@@ -52,13 +54,13 @@ class RolloutWorker(DraftActor):
         self, requests: Sequence[GroupRequest], verifiers: Sequence[Any], task: RolloutTask, limits: ChainLimits
     ) -> list[Group]:
         """Chains for every request, judged by the actors `verifiers` (handles of `RolloutVerifier`)."""
-        engine = cast(HFEngine, self._engine)
-        rollout = _Rollout(requests, Verifiers(verifiers), task, limits)
+        prompts = [await self._able(Trainable, _TRAINING).prompt_tokens(request.prompt) for request in requests]
+        openings = [self._opening(prompt) for prompt in prompts]
+        rollout = _Rollout(self._engine, requests, Verifiers(verifiers), task, limits)
         self._rollouts.add(rollout)
         try:
             target_steps = asyncio.ensure_future(rollout.count_target_steps())
             try:
-                await rollout.begin(engine)
                 chains = await (rollout.write_free() if task.mode == "free" else rollout.write_in_pipeline())
                 counts = await target_steps
             finally:
@@ -68,32 +70,36 @@ class RolloutWorker(DraftActor):
             self._rollouts.discard(rollout)
             self._num_done += rollout.num_done
         return [
-            Group(await engine.prompt_tokens(request.prompt), tuple(chains[index]), self._version, counts[index])
-            for index, request in enumerate(requests)
+            Group(prompt, tuple(replace(chain, opening=opening) for chain in of_request), self._version, count)
+            for prompt, opening, of_request, count in zip(prompts, openings, chains, counts, strict=True)
         ]
+
+    def _opening(self, prompt: Tokens) -> str:
+        """`<think>` when the prompt ends with an open reasoning, else nothing."""
+        text = str(self._able(Trainable, _TRAINING).tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
+        begun = text.rpartition("<|im_start|>")[2]
+        return "<think>" if begun.rfind("<think>") > begun.rfind("</think>") else ""
 
 
 class _Rollout:
     """One call of a worker: a batch of rows, and the verifiers that judge them."""
 
     def __init__(
-        self, requests: Sequence[GroupRequest], verifiers: Verifiers, task: RolloutTask, limits: ChainLimits
+        self,
+        engine: Engine,
+        requests: Sequence[GroupRequest],
+        verifiers: Verifiers,
+        task: RolloutTask,
+        limits: ChainLimits,
     ) -> None:
         self._requests, self._verifiers, self._task, self._limits = requests, verifiers, task, limits
-        self._batch: ChainBatch | None = None
-        self._openings: list[str] = []
+        self._batch = ChainBatch(engine, requests, limits)
         self._num_answers = 0
-
-    async def begin(self, engine: HFEngine) -> None:
-        """Read the prompts."""
-        prompts = [await engine.prompt_tokens(request.prompt) for request in self._requests]
-        self._openings = [_opening(engine, prompt) for prompt in prompts]
-        self._batch = ChainBatch(engine, self._requests, self._limits)
 
     @property
     def num_done(self) -> int:
         """Tokens written and answers of verifiers so far."""
-        return self._num_answers + (self._batch.num_tokens if self._batch else 0)
+        return self._num_answers + self._batch.num_tokens
 
     async def count_target_steps(self) -> list[int | None]:
         """Per request the number of steps of the target's answer, where it is wanted."""
@@ -106,7 +112,7 @@ class _Rollout:
 
     async def write_free(self) -> list[list[Chain]]:
         """The chains of each request: written whole, then judged."""
-        batch = self._required
+        batch = self._batch
         written = await batch.write_chains()
         judged = await self._judged(written)
         return self._by_request(
@@ -118,7 +124,7 @@ class _Rollout:
 
     async def write_in_pipeline(self) -> list[list[Chain]]:
         """The chains of each request: judged step by step, rejected steps replaced by the target's."""
-        batch = self._required
+        batch = self._batch
         chains: list[list[ChainStep]] = [[] for _ in batch.rows]
         while any(row.end is None for row in batch.rows):
             before = [row.frontier for row in batch.rows]
@@ -156,7 +162,7 @@ class _Rollout:
 
     async def _target_steps(self, rejected: Sequence[int], before: Sequence[Step]) -> dict[int, Step]:
         """The target's step in place of each rejected one; the calls of all groups at once."""
-        rows_of_batch = self._required.rows
+        rows_of_batch = self._batch.rows
         shares, calls = self._shares(rejected), []
         for group, rows in shares:
             # The row has counted the rejected step already.
@@ -176,7 +182,7 @@ class _Rollout:
         """Groups and rows of calls: a call per group, or several where there are more verifiers than groups."""
         groups: dict[int, list[int]] = defaultdict(list)
         for index in indices:
-            groups[self._required.rows[index].group].append(index)
+            groups[self._batch.rows[index].group].append(index)
         shares = []
         for group, rows in groups.items():
             size = -(-len(rows) // max(1, len(self._verifiers) // len(groups)))
@@ -201,22 +207,10 @@ class _Rollout:
 
     def _by_request(self, steps: Sequence[Sequence[ChainStep]]) -> list[list[Chain]]:
         chains: list[list[Chain]] = [[] for _ in self._requests]
-        for row, of_chain in zip(self._required.rows, steps, strict=True):
+        for row, of_chain in zip(self._batch.rows, steps, strict=True):
             assert row.end is not None
-            chains[row.group].append(Chain(tuple(of_chain), row.end, self._openings[row.group]))
+            chains[row.group].append(Chain(tuple(of_chain), row.end))
         return chains
-
-    @property
-    def _required(self) -> ChainBatch:
-        assert self._batch is not None
-        return self._batch
-
-
-def _opening(engine: HFEngine, prompt: Tokens) -> str:
-    """`<think>` when the prompt ends with an open reasoning, else nothing."""
-    text = str(engine.tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
-    begun = text.rpartition("<|im_start|>")[2]
-    return "<think>" if begun.rfind("<think>") > begun.rfind("</think>") else ""
 
 
 async def _nothing() -> None:

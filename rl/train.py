@@ -19,7 +19,7 @@ import typer
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # `python rl/train.py` puts rl/ first: a checkout needs its root there
 
-from dreamr.config import ActorConfig, HFEngineConfig, names_a_path
+from dreamr.config import ActorConfig, CheckpointConfig, names_a_path
 from dreamr.engines.factory import model_location
 from dreamr.errors import ActorLost, ConfigError, TrainingFailed, reported
 from rl import checkpoints
@@ -44,7 +44,7 @@ SHOWN = {
     "eval/drafted_step_tokens": "eval tokens/step",
     "eval/fpsr_speedup": "eval speedup",
 }
-"""What a line of progress shows of the metrics."""
+"""Metrics in a line of progress, and their labels there."""
 
 
 @app.command()
@@ -53,7 +53,7 @@ def train(
         Path | None, typer.Option(help=f"YAML file; without it, {CONFIG_VARIABLE}, else the built-in draft's recipe.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, in place of the file's `run`.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint of the run.")] = False,
 ) -> None:
     """Train a draft by SAPO: steps that the target accepts, correct answers, few tokens."""
     with reported():
@@ -61,7 +61,7 @@ def train(
 
 
 def train_draft(file: Path | None, run: Path | None, *, resume: bool) -> None:
-    """Run the command; says first and last where the run is. Raises ConfigError and what `start` raises."""
+    """Run the command; prints the folder of the run first and last. Raises ConfigError and what `start` raises."""
     path = file or default_config()
     typer.echo(f"configuration: {path} (another one: --config FILE, or {CONFIG_VARIABLE}=FILE)")
     config = load_sapo_config(path)
@@ -72,30 +72,30 @@ def train_draft(file: Path | None, run: Path | None, *, resume: bool) -> None:
 
 
 def start(config: SapoConfig, *, resume: bool) -> Path:
-    """Check everything that can be checked without loading anything heavy, then train; folder of the trained draft."""
+    """Check all that can be checked without heavy imports, then train; returns the folder of the trained draft."""
     check(config, resume=resume)
     config.folder.mkdir(parents=True, exist_ok=True)
     with checkpoints.locked(config.folder), checkpoints.full_disk_named(config.folder):
         checkpoint = _begin(config, resume=resume)
         from actors.cluster import connected
-        from rl.launch import launch
+        from rl.launch import cluster_of, launch
 
-        with connected(config.cluster):
+        with connected(cluster_of(config)):
             try:
                 return asyncio.run(launch(config, checkpoint, partial(_report, config.folder)))
             except (ActorLost, TrainingFailed) as error:
-                raise TrainingFailed(f"{str(error).rstrip('.')}; {_how_to_go_on(config.folder)}") from error
+                raise TrainingFailed(f"{str(error).rstrip('.')}; {_how_to_continue(config.folder)}") from error
 
 
-def _how_to_go_on(run: Path) -> str:
+def _how_to_continue(run: Path) -> str:
     checkpoint = checkpoints.newest(run)
     if checkpoint is None:
         return f"there is no checkpoint yet: --run {run} --resume starts over"
-    return f"--run {run} --resume goes on after step {checkpoints.step_of(checkpoint)}"
+    return f"--run {run} --resume continues after step {checkpoints.step_of(checkpoint)}"
 
 
 def check(config: SapoConfig, *, resume: bool) -> None:
-    """Raises ConfigError in one sentence for the first thing that would stop the run."""
+    """Raises ConfigError in one sentence for the first thing that would end the run."""
     _check_packages(config)
     for role, actor in (("draft", config.draft), ("target", config.target)):
         _check_model(role, actor)
@@ -110,7 +110,7 @@ def _check_packages(config: SapoConfig) -> None:
 
 
 def _check_model(role: str, actor: ActorConfig) -> None:
-    assert isinstance(actor.engine, HFEngineConfig)
+    assert isinstance(actor.engine, CheckpointConfig)
     location = model_location(actor.engine.model)
     if names_a_path(location) and not (Path(location) / "config.json").is_file():
         raise ConfigError(
@@ -130,23 +130,23 @@ def _check_data(config: SapoConfig) -> None:
 
 
 def _begin(config: SapoConfig, *, resume: bool) -> Path | None:
-    """Make the folder ready; the checkpoint to go on from, if there is one."""
+    """Prepare the folder; the checkpoint to continue from, if there is one."""
     run = config.folder
     checkpoint = checkpoints.newest(run) if resume else None
     if checkpoint:
         typer.echo(f"resuming after step {checkpoints.step_of(checkpoint)}: {checkpoint}")
     else:
         if resume:
-            log.warning("no whole checkpoint in %s: the run starts over, what is there gets another name", run)
+            log.warning("no complete checkpoint in %s: the run starts over, and the old files are renamed", run)
         checkpoints.set_aside(run)
     checkpoints.write_at_once(run / checkpoints.CONFIG, json.dumps(config.public(), indent=2) + "\n")
     return checkpoint
 
 
 def _report(run: Path, metrics: dict[str, float]) -> None:
-    """Print a line of progress; after each evaluation also draw the curves anew."""
+    """Print a line of progress; after each evaluation also draw the curves."""
     values = [f"{label} {metrics[name]:.3g}" for name, label in SHOWN.items() if name in metrics]
-    if values:  # a second update on the same rollouts has none of them
+    if values:  # a second update on the same rollouts has no such metrics
         typer.echo(f"step {int(metrics['step']):>4}  " + "  ".join(values))
     if "eval/accuracy" in metrics:
         draw_curves(load_runs([run]), run / CURVES)

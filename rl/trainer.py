@@ -2,7 +2,7 @@
 
 _generate_and_score_completions
     └─ rollout_func ── weights ─▶ pool ── groups ─▶ scored chains
-    └─ reward function: reads the reward off each scored chain; TRL turns rewards into advantages
+    └─ reward function: the reward of each scored chain; TRL turns rewards into advantages
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SapoTrainer(GRPOTrainer):
         super().__init__(reward_funcs=functions, rollout_func=_roll_out, **arguments)
 
     def sync_weights(self) -> None:
-        """Send the present weights to the workers unless they have them. Collective."""
+        """Send the current weights to the workers unless they have them. Collective."""
         self._pool.sync(self.model, self.state.global_step)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class SapoTrainer(GRPOTrainer):
         return output
 
     def _advantages(self, of_chains: Tensor, completions: Tensor) -> Tensor:
-        """What the batch is trained on, from TRL's advantages (chains): as these, or (chains, tokens)."""
+        """The batch's advantages, from TRL's (chains): of the same shape, or (chains, tokens)."""
         learner, advantages = self._sapo.learner, of_chains
         if learner.credit == "step":
             size = self._sapo.rollout.group_size
@@ -100,7 +100,7 @@ class SapoTrainer(GRPOTrainer):
         return loss
 
     def roll_out(self) -> dict[str, list[Any]]:
-        """Chains for the present examples, in the form of TRL's rollout functions."""
+        """Chains for the current examples, in the form of TRL's rollout functions."""
         self.sync_weights()
         rollout = self._sapo.rollout
         indices = self.examples[:: rollout.group_size]
@@ -141,7 +141,7 @@ class SapoTrainer(GRPOTrainer):
         )
 
     def _log_rewards(self) -> None:
-        """The parts of the reward over all ranks, under TRL's names and under the paper's."""
+        """Log the parts of the reward over all ranks, under TRL's names and the paper's."""
         parts = torch.tensor([[scored.parts[part.name] for part in REWARD_PARTS] for scored in self.scored])
         values = self.accelerator.gather(parts.to(self.accelerator.device))
         for part, mean, std in zip(REWARD_PARTS, values.mean(0).tolist(), values.std(0).tolist(), strict=True):
@@ -178,7 +178,7 @@ def _roll_out(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
 
 
 def _reward(reward: list[float], **_: Any) -> list[float]:
-    """TRL's reward function: `rl.rewards.weighted_sum` has added up the parts already."""
+    """TRL's reward function: the weighted sum is in `reward` already (`rl.rewards.weighted_sum`)."""
     return reward
 
 
@@ -240,7 +240,7 @@ def training_args(config: SapoConfig) -> GRPOConfig:
 
 
 def deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
-    """For transformers' trainer, which fills in what is `auto`. The optimizer stays torch's AdamW."""
+    """For transformers' trainer, which sets the `auto` values. The optimizer stays torch's AdamW."""
     return {
         "zero_optimization": {"stage": settings.zero_stage},
         "zero_allow_untested_optimizer": True,
@@ -252,7 +252,7 @@ def deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
 
 
 def dataset(config: SapoConfig, data: TaskData, prompts: PromptConfig) -> Dataset:
-    """Rows of chat messages and images, in the order of training; made when they are read."""
+    """Rows of chat messages and images in the order of training, made on access."""
 
     def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         examples = [data[index] for index in batch["example"]]
@@ -269,7 +269,7 @@ def order(config: SapoConfig, size: int) -> list[int]:
     """The problem of every group of the whole run; each epoch has another order, made from `data.seed`.
 
     TRL's sampler would shuffle by a generator that no checkpoint holds. The rest of an epoch that does not fill a batch
-    is left out, so that no batch has a problem twice.
+    is dropped, so that no batch has a problem twice.
     """
     batch = config.rollout.prompts_per_step
     epochs = -(-config.num_batches // (size // batch))

@@ -3,8 +3,8 @@
     free          every row continues from step to step until its chain ends
     in_pipeline   all rows write one step; a rejected one is replaced; then all rows write the next one
 
-A row is what the schedules would draft for a request with its seed: the same prompt, the same seed per step, the same
-stop rules. The other rows of a batch change nothing but rounding.
+A row equals what the schedules would draft for a request with its seed: the same prompt, seed per step and stop rules.
+The other rows of a batch only change rounding.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from dreamr.config import PipelineSettings
 from dreamr.engines.base import Engine
+from dreamr.errors import Unable
 from dreamr.types import ROOT, Role, Sampling, Step
 from pipelines import Request
 from pipelines.recorder import end_after
@@ -23,7 +24,7 @@ from rl.chains import ChainEnd, GroupRequest
 
 @dataclass(frozen=True, slots=True)
 class ChainLimits:
-    """Where chains and steps end, and how tokens are chosen besides the temperature."""
+    """Limits of chains and steps, and `top_p`."""
 
     max_tokens: int
     max_step_tokens: int
@@ -65,15 +66,15 @@ class ChainBatch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the rows so far; may be read while they are written."""
+        """Tokens in the rows so far; may be read while rows are written."""
         return sum(len(row.frontier.end) for row in self.rows)
 
     async def write_chains(self) -> list[list[Step]]:
-        """Per row, all steps to the end of its chain."""
+        """Per row, all steps to the end of its chain. Raises Unable when the engine gives no log-probabilities."""
         return await asyncio.gather(*(self._write_chain(row) for row in self.rows))
 
     async def write_steps(self) -> list[Step | None]:
-        """Per row its next step, None where the chain has ended."""
+        """Per row its next step, None where the chain has ended. Raises Unable as `write_chains` does."""
         return await asyncio.gather(*(self._write_step(row) for row in self.rows))
 
     def replace(self, row: Row, before: Step, by: Step) -> None:
@@ -92,6 +93,11 @@ class ChainBatch:
             return None
         call_id = f"{row.request.id}/{row.role}/{row.num_steps}"
         step = await self._engine.next_step(call_id, row.request.prompt, row.frontier, row.next_sampling())
+        if len(step.logprobs) != len(step.tokens):
+            raise Unable(
+                f"the {row.role}'s engine gives no log-probabilities of the tokens that it writes: train with engine "
+                "'hf' or 'vllm'"
+            )
         row.end = end_after(step, row.frontier, self._limits.max_tokens)
         row.frontier, row.num_steps = step, row.num_steps + 1
         return step

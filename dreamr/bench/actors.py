@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from dreamr.bench.baselines import TransformersActor, TransformersMethod
 from dreamr.bench.methods import ALL_CORES, ASSISTED, DRAFT_ALONE, GENERATE, Method, MethodSpec, ScheduleMethod
 from dreamr.config import ActorConfig, GroupConfig, HFEngineConfig, ScriptedEngineConfig
 from dreamr.errors import NotEnoughResources
+from pipelines.costs import Costs
 from pipelines.handles import Handles, Verifier
 
 
@@ -36,6 +38,8 @@ class BenchActors:
         """What a method can use at most, and so what the target gets in `autoregressive_all_cores`."""
         self._stack = AsyncExitStack()
         self._pair: Any = None
+        self._assisted_costs = Costs()
+        """Of methods with an assistant, which `auto` must not mix with those of methods without."""
         self.methods: list[Method] = []
         self.failed: dict[str, str] = {}
         """Methods that cannot run with this configuration, and why."""
@@ -72,7 +76,14 @@ class BenchActors:
                 return TransformersMethod(spec, await self._transformers(), self._config.target)
             case _:
                 actors: dict[str, ActorConfig] = dict(self._config.actors().items())
-                return ScheduleMethod(spec, self._group.handles, actors)
+                handles = self._assisted_handles() if spec.settings.assisted else self._group.handles
+                return ScheduleMethod(spec, handles, actors)
+
+    def _assisted_handles(self) -> Handles:
+        engine = self._config.target.engine
+        if not isinstance(engine, HFEngineConfig) or engine.assistant is None:
+            raise ValueError("the target has no assistant: it needs engine kind 'hf', and the draft as well")
+        return replace(self._group.handles, costs=self._assisted_costs)
 
     def _draft_alone(self, spec: MethodSpec) -> Method:
         """The autoregressive schedule with the draft's actor as its target."""

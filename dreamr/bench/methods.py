@@ -2,6 +2,8 @@
 
 fpsr                       a schedule of `pipelines.SCHEDULES`
 fpsr:alpha=0.5             a schedule with a changed setting; several are joined by +
+fpsr+assistant             a schedule whose target has an assistant, the draft unless the configuration names another;
+                           without this, an assistant is not used
 autoregressive_all_cores   the target alone, with as many threads as the other methods can use cores
 draft_alone                the draft alone
 transformers               the library's own generate with the target
@@ -10,13 +12,14 @@ transformers_assisted      the same with the draft as its assistant
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import yaml
 from pydantic import ValidationError
 
-from dreamr.config import ActorConfig, PipelineSettings, first_problem
+from dreamr.config import ActorConfig, Config, HFEngineConfig, PipelineSettings, first_problem
 from dreamr.errors import ConfigError
 from dreamr.types import Prompt
 from pipelines import BASELINE, SCHEDULES, OnCommit, Request, Trace, check, rule_of, run
@@ -24,7 +27,11 @@ from pipelines.handles import Handles
 
 ALL_CORES, DRAFT_ALONE = "autoregressive_all_cores", "draft_alone"
 GENERATE, ASSISTED = "transformers", "transformers_assisted"
+ASSISTANT = "+assistant"
 NAMES = (*SCHEDULES, ALL_CORES, DRAFT_ALONE, GENERATE, ASSISTED)
+
+_BY_NAME = ("method", "assisted")
+"""Settings that a method's name determines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +43,8 @@ class MethodSpec:
 
     @property
     def base(self) -> str:
-        """The name without settings."""
-        return self.name.partition(":")[0]
+        """The name without settings and assistant."""
+        return self.name.partition(":")[0].removesuffix(ASSISTANT)
 
     def limited(self, max_tokens: int | None) -> PipelineSettings:
         """The settings, with another budget of tokens if one is given."""
@@ -92,14 +99,17 @@ def parse_methods(methods: str, sweep: str | None, settings: PipelineSettings) -
 
 def parse_method(name: str, settings: PipelineSettings) -> MethodSpec:
     """One method; `settings` are those it does not change. Raises ValueError."""
-    base, _, own = name.partition(":")
+    whole, _, own = name.partition(":")
+    base = whole.removesuffix(ASSISTANT)
     if base not in NAMES:
         raise ValueError(f"there is no method '{base}'; choose one of {', '.join(NAMES)}.")
-    changes: dict[str, object] = {"method": base if base in SCHEDULES else BASELINE}
+    if base != whole and (base not in SCHEDULES or base == "token_speculative"):
+        raise ValueError(f"method '{name}': only a schedule whose target writes steps can have an assistant.")
+    changes: dict[str, object] = {"method": base if base in SCHEDULES else BASELINE, "assisted": base != whole}
     for part in own.split("+") if own else []:
         key, _, value = part.partition("=")
-        if key not in PipelineSettings.model_fields or key == "method":
-            known = ", ".join(field for field in PipelineSettings.model_fields if field != "method")
+        if key not in PipelineSettings.model_fields or key in _BY_NAME:
+            known = ", ".join(field for field in PipelineSettings.model_fields if field not in _BY_NAME)
             raise ValueError(f"method '{name}': there is no setting '{key}'; the settings are {known}.")
         changes[key] = _value(name, key, value)
     try:
@@ -110,6 +120,18 @@ def parse_method(name: str, settings: PipelineSettings) -> MethodSpec:
     except ConfigError as error:
         raise ValueError(f"method '{name}': {error}") from error
     return MethodSpec(name, chosen)
+
+
+def with_assistant(config: Config, specs: Sequence[MethodSpec]) -> Config:
+    """The configuration with the draft as the target's assistant, if a method needs one and the target has none."""
+    target, draft = config.group.target, config.group.draft.engine
+    if not any(spec.settings.assisted for spec in specs) or not (
+        isinstance(target.engine, HFEngineConfig) and isinstance(draft, HFEngineConfig) and not target.engine.assistant
+    ):
+        return config
+    engine = target.engine.model_copy(update={"assistant": draft.model})
+    group = config.group.model_copy(update={"target": target.model_copy(update={"engine": engine})})
+    return config.model_copy(update={"group": group})
 
 
 def _value(name: str, key: str, text: str) -> object:

@@ -56,12 +56,26 @@ _COLUMNS: dict[str, Callable[[MethodReport], str]] = {
     "coverage": lambda one: percent(one.coverage),
     "tokens": lambda one: str(one.tokens.committed),
     "wasted by draft, target": lambda one: f"{one.tokens.wasted_draft}, {one.tokens.wasted_target}",
+    "salvaged": lambda one: str(one.tokens.salvaged),
+    "tokens accepted at 1, 4, 8": lambda one: _positions(one.token_acceptance),
+    "verdict mass": lambda one: percent(one.verdict_mass),
     "orchestration": lambda one: percent(one.orchestration_share),
     "cores": lambda one: str(one.cores),
     "GPUs": lambda one: f"{one.gpus:g}",
 }
-_RARE = {"truncated": lambda one: one.truncated_rate, "GPUs": lambda one: one.gpus}
+_RARE: dict[str, Callable[[MethodReport], float]] = {
+    "truncated": lambda one: one.truncated_rate,
+    "salvaged": lambda one: one.tokens.salvaged,
+    "tokens accepted at 1, 4, 8": lambda one: len(one.token_acceptance),
+    "verdict mass": lambda one: one.verdict_mass or 0,
+    "GPUs": lambda one: one.gpus,
+}
 """Columns that are left out where they are 0 throughout."""
+
+
+def _positions(rates: Sequence[float]) -> str:
+    """Acceptance at the 1st, 4th and 8th proposed token, as far as so many were proposed."""
+    return ", ".join(percent(rates[place - 1]) for place in (1, 4, 8) if place <= len(rates))
 
 
 def table(report: Report) -> str:

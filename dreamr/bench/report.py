@@ -42,6 +42,8 @@ class Tokens(_Part):
     """Drafted tokens that were not committed."""
     wasted_target: int
     """Tokens of the target that were not committed."""
+    salvaged: int = 0
+    """Tokens of rejected drafted steps that the target's own steps begin with, and that it did not write again."""
 
 
 class Latency(_Part):
@@ -74,6 +76,12 @@ class MethodReport(_Part):
     """Accepted / judged drafted steps (tokens for token_speculative); null when nothing was judged."""
     coverage: float
     """Committed steps (tokens) that came from the draft / all committed ones."""
+    token_acceptance: list[float] = []
+    """For token-level speculation, by position in the proposal: forwards that accepted the proposed tokens up to this
+    one / forwards in which so many were proposed. Empty without such speculation."""
+    verdict_mass: float | None = None
+    """Mean probability of all the words that a verdict is read from: verdicts from a small mass say little. Null when
+    no verdict was read from words."""
     tokens: Tokens
     cores: int
     """Compute threads of its actors together, but not more than the machine has."""

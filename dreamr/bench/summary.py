@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from dreamr.bench.interleaved import Measurement
-from dreamr.bench.methods import Method
+from dreamr.bench.methods import ASSISTANT, Method
 from dreamr.bench.report import Latency, Machine, MethodReport, Model, Report, Row, Speedup, Tokens
 from dreamr.config import Config
 from dreamr.types import EngineInfo, Role
@@ -77,18 +77,23 @@ def summarise(
 
 
 def with_oracle(report: Report, measurements: Sequence[Measurement]) -> Report:
-    """The report with one more row: the fastest that speculation by whole steps can be with these models.
+    """The report with a row for the fastest that speculation by whole steps can be with these models.
 
     The oracle knows every verdict beforehand: it spends no time on verdicts, and writes only steps that are committed.
-    Unchanged when no method was measured from which this can be computed.
+    A target with an assistant writes faster, which makes a second row. Unchanged when no method was measured from
+    which this can be computed.
     """
+    rows = [_oracle_from(report, measurements, assistant) for assistant in ("", ASSISTANT)]
+    return report.model_copy(update={"methods": [*report.methods, *(row for row in rows if row)]})
+
+
+def _oracle_from(report: Report, measurements: Sequence[Measurement], assistant: str) -> MethodReport | None:
     for name in ORACLE_SOURCES:
-        own = sorted((one for one in measurements if one.method == name), key=lambda one: one.index)
+        own = sorted((one for one in measurements if one.method == name + assistant), key=lambda one: one.index)
         walls = [_oracle_s(one.trace) for one in own]
-        if (source := report.method(name)) and all(walls):
-            row = _oracle(source, walls, _oracle_speedup(report, walls))
-            return report.model_copy(update={"methods": [*report.methods, row]})
-    return report
+        if (source := report.method(name + assistant)) and all(walls):
+            return _oracle(ORACLE + assistant, source, walls, _oracle_speedup(report, walls))
+    return None
 
 
 def speedup(baseline_s: Sequence[float], method_s: Sequence[float], seed: int = 0) -> Speedup:
@@ -131,7 +136,10 @@ def _summary(method: Method, measurements: list[Measurement], cores: int, faster
             drafted=sum(trace.drafted_tokens for trace in traces),
             wasted_draft=sum(trace.wasted_draft_tokens for trace in traces),
             wasted_target=sum(trace.wasted_target_tokens for trace in traces),
+            salvaged=sum(trace.salvaged_tokens for trace in traces),
         ),
+        token_acceptance=token_acceptance([check for trace in traces for check in trace.checks]),
+        verdict_mass=_mean([mass for trace in traces for mass in trace.verdict_masses]),
         cores=min(threads, cores),
         latency_s=_latency(walls),
         num_problems=num,
@@ -144,6 +152,20 @@ def _summary(method: Method, measurements: list[Measurement], cores: int, faster
     )
 
 
+def token_acceptance(checks: Sequence[tuple[int, int]]) -> list[float]:
+    """By position, how often a proposed token was accepted with all those before it, where there was one."""
+    most = max((proposed for proposed, _ in checks), default=0)
+    rates = []
+    for place in range(1, most + 1):
+        accepted = [num_accepted >= place for proposed, num_accepted in checks if proposed >= place]
+        rates.append(sum(accepted) / len(accepted))
+    return rates
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
 def _oracle_s(trace: Trace) -> float:
     return sum(span.end - span.start for span in trace.spans if span.outcome == "committed")
 
@@ -153,9 +175,9 @@ def _oracle_speedup(report: Report, walls: Sequence[float]) -> Speedup | None:
     return speedup([row.wall_s for row in baseline], walls, report.seed) if report.method(BASELINE) else None
 
 
-def _oracle(source: MethodReport, walls: list[float], faster: Speedup | None) -> MethodReport:
+def _oracle(name: str, source: MethodReport, walls: list[float], faster: Speedup | None) -> MethodReport:
     changes: dict[str, object] = {
-        "name": ORACLE,
+        "name": name,
         "computed_from": source.name,
         "speedup": faster,
         "wall_s": sum(walls),

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement
-from dreamr.bench.methods import MethodSpec, parse_methods
+from dreamr.bench.methods import MethodSpec, parse_methods, with_assistant
 from dreamr.bench.rendering import write_folder
 from dreamr.bench.report import Machine, Report
 from dreamr.bench.summary import make_report, with_oracle
@@ -31,6 +31,7 @@ def bench(
     settled = with_draft(read_config(config, {}), draft)
     check_at_least_one("--problems", problems)
     specs = read_methods(methods, sweep, settled.pipeline)
+    settled = with_assistant(settled, specs)
     make_folder("--out", out, "report.json")
     machine, notices = Machine.this(), Console(stderr=True)
 
@@ -44,7 +45,7 @@ def bench(
         failed = actors.failed | run.failed
         report = make_report(settled, seed, machine, group.infos, run.methods, measurements, failed=failed)
         report = with_oracle(report, measurements)
-        # Written before the controls as well: an error in these must not lose what took so long to measure.
+        # Written before the controls as well: an error in these must not lose the measurements.
         write_folder(report, out)
         with notices.status("Measuring the controls ..."):
             alone = [one for one in measurements if one.method == "autoregressive"]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement
+from dreamr.bench.methods import with_assistant
 from dreamr.bench.report import Machine, Report
 from dreamr.bench.summary import make_report
 from dreamr.cli.bench import answer_all, read_methods
@@ -53,6 +54,7 @@ def demo(
     settled = with_draft(read_config(config, {}), draft)
     check_at_least_one("--problems", problems)
     specs = read_methods(methods, None, settled.pipeline)
+    settled = with_assistant(settled, specs)
     check_timeline(timeline)
     check_writable("--out", out)
     machine, screen, notices = Machine.this(), Console(stderr=as_json), Console(stderr=True)

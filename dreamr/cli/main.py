@@ -20,8 +20,9 @@ Draft = Annotated[
     str | None, typer.Option(help="Draft model instead of the configured one: folder, hub id, embedded:NAME.")
 ]
 BENCHED = (
-    "autoregressive,autoregressive_all_cores,draft_alone,transformers,transformers_assisted,token_speculative,specreason,"
-    "lookahead,lookahead_batch,parallel_prefix,sequential,fpsr"
+    "autoregressive,autoregressive+assistant,autoregressive_all_cores,draft_alone,transformers,transformers_assisted,"
+    "token_speculative,specreason,lookahead,lookahead_batch,parallel_prefix,parallel_prefix+assistant,"
+    "sequential,sequential+assistant,fpsr,fpsr+assistant,auto,auto+assistant"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
@@ -118,11 +119,11 @@ def curves(
     from rl.curves import draw_curves, load_runs
 
     with reported():
+        if out is not None:
+            check_picture("--out", out)
         path = out or runs[0] / "curves.png"
         try:
-            histories = load_runs(runs)
-            check_picture("--out", path)
-            draw_curves(histories, path)
+            draw_curves(load_runs(runs), path)
         except ValueError as error:
             raise BadInput(str(error)) from error
         typer.echo(f"curves: {path}")
@@ -134,7 +135,7 @@ def train(
         Path | None, typer.Option(help="YAML file; without it, DREAMR_SAPO_CONFIG, else the built-in draft's recipe.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, in place of the file's `run`.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest whole checkpoint of the run.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint of the run.")] = False,
 ) -> None:
     """Train a draft by SAPO: steps that the target accepts, correct answers, few tokens."""
     from dreamr.errors import reported
@@ -149,7 +150,7 @@ def evaluate(
     benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],
     config: ConfigFile = None,
     data: Annotated[Path | None, typer.Option(help="Parquet file or folder; default: the hub's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many rows, from the first on.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first rows, this many.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for rows and results; an interrupted run continues in it.")
     ] = None,

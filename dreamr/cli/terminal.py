@@ -1,4 +1,4 @@
-"""What commands print: committed steps, the table that compares methods, progress bars."""
+"""Output of commands: committed steps, the table that compares methods, progress bars."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def print_step(console: Console, step: CommittedStep) -> None:
 
 
 def printable(text: str) -> str:
-    """A model's text without the control characters that a terminal would obey."""
+    """A model's text without control characters of terminals."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def percent(share: float | None) -> str:
-    """A share for people; a dash where there is none."""
+    """A share as a percentage; a dash for None."""
     return markdown.percent(share) or "–"
 
 

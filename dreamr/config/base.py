@@ -1,4 +1,4 @@
-"""What all settings share: unknown keys refused, and each mistake said in one sentence."""
+"""The base of all settings: unknown keys are refused, and each mistake is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def first_problem(error: ValidationError) -> str:
         case "missing":
             return f"{where}: this key is missing."
         case "union_tag_not_found":
-            return f"{where}: the key 'kind' is missing; it says which engine it is."
+            return f"{where}: the key 'kind' is missing; it selects the engine."
         case "union_tag_invalid":
             context = problem["ctx"]
             return f"{where}.kind = '{context['tag']}': choose one of {context['expected_tags']}."

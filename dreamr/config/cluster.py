@@ -1,4 +1,4 @@
-"""Which Ray the actors live in."""
+"""Which Ray cluster the actors run in."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class ClusterSettings(Strict):
     object_store_mb: int = Field(default=128, ge=80)
     """Object store of a local cluster, MiB."""
     custom_resources: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """What a local cluster offers to actors with `custom_resources`; other clusters have nodes that offer theirs."""
+    """What a local cluster offers to actors with `custom_resources`; on other clusters the nodes offer theirs."""

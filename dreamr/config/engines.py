@@ -14,7 +14,7 @@ _EMBEDDED_NAMES = ("target", "draft", "draft-untrained")
 
 
 def names_a_path(name: str) -> bool:
-    """Whether `name` can only mean a path, whatever is there: a hub id has exactly one slash."""
+    """Whether `name` can only mean a path, existing or not: a hub id has exactly one slash."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
 
 
@@ -24,7 +24,7 @@ def is_missing_folder(model: str) -> bool:
 
 
 class CheckpointConfig(Strict):
-    """What every engine that loads a checkpoint needs to know."""
+    """Settings of every engine that loads a checkpoint."""
 
     model: str
     """Checkpoint folder, hub id, or a built-in model: `embedded:target`, `embedded:draft`, or
@@ -32,7 +32,7 @@ class CheckpointConfig(Strict):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own type on a GPU."""
     prompts: dict[str, str] = Field(default_factory=dict)
-    """Texts around the question and the verdict, in place of the checkpoint's own: keys of `dreamr_prompt.json`."""
+    """Texts around the question and the verdict, in place of the checkpoint's: keys of `dreamr_prompt.json`."""
 
     @field_validator("model")
     @classmethod
@@ -57,32 +57,33 @@ class HFEngineConfig(CheckpointConfig):
     """Checkpoint of a small model with the same tokenizer, which proposes tokens that this model checks several at a
     time: every step that this engine writes is then written by token-level speculation."""
     proposed_tokens: PositiveInt = 16
-    """Most tokens that the assistant proposes at a time. How many it does propose follows from measured costs."""
+    """Most tokens that the assistant proposes at a time; the actual number follows from measured costs."""
     background: bool = False
-    """Forwards that hold speculative steps alone get only the core time that other threads and processes leave (Linux).
-    For a target that shares its cores with draft and verifier: its step is only needed when the draft's is rejected,
-    and then those two are idle. Not for cores that are busy with other things, and not with `verifier: shared`."""
+    """Forwards with only speculative steps get only the core time that other threads and processes leave (Linux). For a
+    target that shares its cores with draft and verifier: its step is only needed when the draft's is rejected, and then
+    those two are idle. Not for cores that other programs keep busy, and not with `verifier: shared`."""
 
 
 class VLLMEngineConfig(CheckpointConfig):
-    """A checkpoint run by vLLM: Qwen3-VL, or any other vision-language model that vLLM knows and that speaks ChatML."""
+    """A checkpoint run by vLLM: Qwen3-VL, or any other vision-language model that vLLM supports and whose chats are
+    ChatML."""
 
     kind: Literal["vllm"]
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share the model; the actor needs as many (`num_gpus`)."""
     quantization: Literal["awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8"] | None = None
-    """None: whatever the checkpoint says about itself."""
+    """None: as the checkpoint says."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of each GPU that weights and KV cache may take together."""
     kv_cache_mb: PositiveInt | None = None
-    """KV cache, MiB, in place of what `gpu_memory_utilization` leaves; on a CPU better given."""
+    """Size of the KV cache, MiB, in place of what `gpu_memory_utilization` leaves; set it on a CPU."""
     max_model_len: PositiveInt | None = None
     """Longest prompt with its answer, in tokens; None: as long as the checkpoint allows, if the KV cache holds it."""
     max_images: PositiveInt = 8
     """Most images in one prompt."""
     speculative: dict[str, Any] | None = None
     """vLLM's own speculative decoding (its `speculative_config`), such as `{method: ngram, num_speculative_tokens: 4,
-    prompt_lookup_max: 4}`. Greedy tokens stay the same. An engine that decodes so gives no verdicts."""
+    prompt_lookup_max: 4}`. Greedy tokens stay the same. Such an engine gives no verdicts."""
     enforce_eager: bool = False
     """No compilation and no CUDA graphs: a start within seconds, slower tokens."""
     trust_remote_code: bool = False
@@ -127,20 +128,20 @@ class ScriptedEngineConfig(Strict):
     acceptance: float = Field(default=0.7, ge=0, le=1)
     """Share of steps that get a rho of 0.99; the others get 0.01."""
     imitates: int | None = None
-    """Seed of the scripted engine, with the same lengths of steps, whose tokens this one proposes to be checked."""
+    """Seed of the scripted engine, with steps of the same lengths, whose tokens this one proposes."""
     token_acceptance: float = Field(default=0.8, ge=0, le=1)
-    """Share of proposed tokens that are the imitated engine's own."""
+    """Share of proposed tokens that equal those of the imitated engine."""
     first_token_s: float = Field(default=0.0, ge=0)
     """Time to read the prefix before the first token of a step."""
     token_s: float = Field(default=0.0, ge=0)
     verdict_s: float = Field(default=0.0, ge=0)
-    """Time of one verdict forward, whatever the number of steps in it."""
+    """Time of one verdict forward, for any number of steps."""
     max_positions: int = Field(default=0, ge=0)
     """Most words of a prompt, and tokens of its answer, together; 0: no limit."""
     prompt_s: float = Field(default=0.0, ge=0)
     """Time to read a prompt that was not read before."""
     call_s: float = Field(default=0.0, ge=0)
-    """What a call costs beside the model's work."""
+    """Time of a call besides the model's work."""
     background: bool = False
     """As for kind `hf`, on simulated cores."""
     max_batch: PositiveInt = 1

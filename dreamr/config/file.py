@@ -19,7 +19,7 @@ from dreamr.errors import ConfigError
 
 
 class Config(Strict):
-    """Everything that a run needs."""
+    """All settings of a command or an endpoint."""
 
     group: GroupConfig
     pipeline: PipelineSettings = PipelineSettings()
@@ -74,5 +74,5 @@ def with_draft(config: Config, draft: str | None) -> Config:
 
 
 def models_are_here(config: Config) -> bool:
-    """Whether the actors run on this machine: the nodes of a cluster may have folders that it does not have."""
+    """Whether the actors run on this machine: the nodes of a cluster may have other folders."""
     return not (config.cluster.address or os.environ.get("RAY_ADDRESS"))

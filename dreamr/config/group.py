@@ -1,4 +1,4 @@
-"""The actors, and what each of them needs from the cluster."""
+"""The actors, and the resources of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OWN_FIELDS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory_mb"}
 
 
 class ActorConfig(Strict):
-    """One actor: its engine and what it needs from the cluster."""
+    """One actor: its engine and its resources."""
 
     engine: EngineConfig
     num_cpus: float = Field(default=1.0, ge=0)
@@ -23,11 +23,11 @@ class ActorConfig(Strict):
     memory_mb: float = Field(default=0.0, ge=0)
     """Memory that the scheduler sets aside, MiB; 0 sets none aside."""
     custom_resources: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Resources with names of your own, which nodes offer to show what they are for, such as `{target: 1}`."""
+    """Resources that only some nodes offer, such as `{target: 1}`."""
     num_threads: PositiveInt = 1
-    """Torch threads. More than one only pays for models that are much larger than the built-in ones."""
+    """Torch threads. More than one only helps models that are much larger than the built-in ones."""
     max_restarts: int = Field(default=-1, ge=-1)
-    """How often Ray restarts the actor when its process dies; -1 is without end."""
+    """How often Ray restarts the actor when its process dies; -1: no limit."""
     standby: int = Field(default=0, ge=0, le=1)
     """1: a second actor is kept loaded, with resources like this one's, and takes over when this one is lost."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -51,7 +51,7 @@ class ActorConfig(Strict):
         return custom
 
     def resources(self) -> dict[str, float]:
-        """What the actor takes, in Ray's resource names; memory in bytes."""
+        """What Ray reserves for the actor, by Ray's names; memory in bytes."""
         asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_mb * 2**20, **self.custom_resources}
         if self.accelerator_type:
             # Ray offers 1.0 of this marker per node of that type: a sliver pins the node without using it up.
@@ -74,7 +74,7 @@ class GroupConfig(Strict):
     draft: ActorConfig
     target: ActorConfig
     verifier: Verifier = "shared"
-    """An actor of its own, or `shared`: the target's actor gives the verdicts as well."""
+    """An actor, or `shared`: the target's actor also gives the verdicts."""
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """Ray's placement group strategy."""
     name: str | None = None
@@ -82,18 +82,18 @@ class GroupConfig(Strict):
     namespace: str | None = None
     wait_for_resources_s: float = Field(default=0.0, ge=0)
     """How long to wait for a busy or growing cluster; 0 refuses at once what does not fit now. What a local cluster can
-    never hold is refused at once, whatever stands here."""
+    never hold is always refused at once."""
     ready_deadline_s: PositiveFloat = 300.0
     """Longest start or restart of one actor, model loading included."""
     health_deadline_s: PositiveFloat = 10.0
-    """An actor that does not answer a health call for so long hangs."""
+    """An actor that does not answer a health call for so long counts as hanging."""
 
     @model_validator(mode="after")
     def _verdicts_do_not_wait_in_the_background(self) -> Self:
         if getattr(self.target.engine, "background", False) and self.verifier == "shared":
             raise ValueError(
-                "target.engine.background = true needs a verifier with its own actor: the verdicts of a shared one "
-                "would wait for steps in the background: remove it, or give the verifier an actor."
+                "target.engine.background = true needs a verifier with a separate actor, since verdicts of a shared "
+                "one would wait for steps in the background: remove it, or give the verifier an actor."
             )
         return self
 
@@ -103,7 +103,7 @@ class GroupConfig(Strict):
         engine = self.actors()[role].engine
         if isinstance(engine, VLLMEngineConfig) and engine.speculative is not None:
             way_out = (
-                "give the verifier an actor and an engine of its own, without `speculative`"
+                "give the verifier a separate actor, whose engine has no `speculative`"
                 if role == "target"
                 else "remove it"
             )
@@ -125,7 +125,7 @@ class GroupConfig(Strict):
         return [role for role, actor in self.actors().items() if actor.standby]
 
     def ids_of(self, role: Literal["draft", "target", "verifier"]) -> str | None:
-        """The target's model, if `role` runs another one, whose token ids may differ from those that steps carry."""
+        """The target's model, if `role` runs another one, whose token ids may differ from those in steps."""
         own, target = self.actors()[role].engine, self.target.engine
         if not isinstance(own, CheckpointConfig) or not isinstance(target, CheckpointConfig):
             return None

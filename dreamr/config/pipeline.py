@@ -15,17 +15,19 @@ class PipelineSettings(Strict):
     alpha: float = Field(default=0.7, ge=0, lt=1)
     """A drafted step is accepted when rho > alpha."""
     window: PositiveInt | None = None
-    """How many steps the draft may be ahead of the frontier; None: the method's own number."""
+    """How many steps the draft may be ahead of the frontier; None: the method's default."""
     verdict: str | None = None
-    """How drafted steps are judged, a key of `pipelines.verification.VERDICTS`; None: the method's own kind."""
+    """How drafted steps are judged, a key of `pipelines.verification.VERDICTS`; None: the method's default."""
     threshold: float | None = None
     """Of verdicts other than rho, which has alpha; None: 7 for digits, 0.5 for same and random, 0.95 for embedding."""
     first_target_steps: int | None = Field(default=None, ge=0)
-    """So many steps at the beginning are the target's; None: 1 for lookahead(_batch), as published, else 0."""
+    """Number of first steps that the target always writes; None: 1 for lookahead(_batch), as published, else 0."""
     stop_at_marker: bool = False
     """End at the first step that says `boxed` or `Answer:`, even within the reasoning: published SpecReason does."""
     proposed_tokens: PositiveInt = 5
     """Tokens that the draft proposes at a time in token_speculative."""
+    assisted: bool = True
+    """Whether an assistant, where the target has one, proposes the tokens of its steps. Changes no greedy token."""
     max_tokens: PositiveInt = 8192
     """Budget of one answer: the step that reaches it is cut there and is the last one."""
     max_step_tokens: PositiveInt = 512
@@ -40,8 +42,8 @@ class PipelineSettings(Strict):
     """Only tokens at least so likely, relative to the most likely one."""
     seed: int = 0
     draft_deadline_s: PositiveFloat = 60.0
-    """A drafted step that takes longer counts as lost."""
+    """A drafted step is lost when its actor makes no progress for so long; the others likewise."""
     verifier_deadline_s: PositiveFloat = 60.0
     target_deadline_s: PositiveFloat = 600.0
     stop_deadline_s: PositiveFloat = 30.0
-    """A stopped call that takes longer to end counts as lost."""
+    """The same for stopped calls, at the end of a request."""

@@ -43,7 +43,7 @@ class GroupLimits(Strict):
 
 
 class ServeSettings(Strict):
-    """How the endpoint behaves; what a request may ask for is bounded here and by `pipeline`."""
+    """Settings of the endpoint; requests are bounded by these and by `pipeline`."""
 
     model_name: str = Field(default="dreamr", min_length=1)
     """The name under which clients ask for the pipeline."""

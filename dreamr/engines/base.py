@@ -1,13 +1,13 @@
-"""The `Engine` protocol: one loaded model behind stateless calls.
+"""The `Engine` protocol: stateless calls to one loaded model.
 
-Stateless for the caller: every call names its whole prefix, and the engine finds what it has cached of it. A
-rollback is therefore just a call with a shorter prefix, and a restarted engine needs no repair.
+Stateless for the caller: every call names its whole prefix, and the engine finds the cached part of it. So a rollback
+is a call with a shorter prefix, and a restarted engine needs no repair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dreamr.types import (
     Checked,
@@ -24,13 +24,17 @@ from dreamr.types import (
     Verdict,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
 COMPARISONS: frozenset[Criterion] = frozenset({"same", "embedding"})
 """Criteria that compare a step with a reference: another step after the same prefix. The others ask about one step
 (`dreamr.engines.verdicts`)."""
 
 
 class EngineDied(RuntimeError):
-    """The process behind an engine is gone for good: only a new engine helps."""
+    """The process of an engine has ended: only a new engine helps."""
 
 
 class Engine(Protocol):
@@ -65,11 +69,11 @@ class Engine(Protocol):
         ...
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it. Raises TooLong as `next_step` does."""
+        """Read the prompt ahead of the first step. Raises TooLong as `next_step` does."""
         ...
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        """Length of the prompt as the model reads it. Raises ValueError when it cannot be read at all."""
+        """Length of the prompt in the model's tokens. Raises ValueError when it cannot be read at all."""
         ...
 
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
@@ -85,26 +89,26 @@ class Engine(Protocol):
         ...
 
     def idle_s(self) -> float:
-        """Seconds since the model last finished a forward. A call of a busy engine waits for its turn; a call of one
-        that has been idle for long is lost."""
+        """Seconds since the model last finished a forward: a call of a busy engine waits for its turn, a call of an
+        idle one is lost."""
         ...
 
 
 @runtime_checkable
 class TokenSpeculation(Protocol):
-    """What an engine may offer besides: token-level speculation, the draft's side and the target's."""
+    """Optional: token-level speculation, the draft's side and the target's."""
 
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        """Write up to `num_tokens` tokens behind `after.end`, whatever steps they belong to; fewer at the end of the
-        answer. `sampling.max_tokens` does not count here."""
+        """Write up to `num_tokens` tokens after `after.end`, across the ends of steps; fewer at the end of the answer.
+        `sampling.max_tokens` does not apply."""
         ...
 
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        """Check tokens proposed behind `after.end` in one forward, `after` being the open step (perhaps empty).
+        """Check tokens proposed after `after.end` in one forward, `after` being the open step (perhaps empty).
 
         Greedy: the longest run that the model would have written, and its own next token. Sampled: each is accepted
         with probability min(1, p/q), the first that is not is replaced by one from max(p - q, 0), and one from p
@@ -115,8 +119,29 @@ class TokenSpeculation(Protocol):
 
 
 @runtime_checkable
+class Trainable(Protocol):
+    """Optional: rollouts for a learner, which replaces the weights between two of them.
+
+    `next_step` fills `Step.logprobs` then, where `Sampling.logprobs` asks for them.
+    """
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
+        """The prompt as this model reads it, with one token per position of each image."""
+        ...
+
+    async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load weights in place, named as in the checkpoint, and forget all that the old ones computed.
+
+        Raises RuntimeError while requests run, and for weights that do not fit the model.
+        """
+
+
+@runtime_checkable
 class Phases(Protocol):
-    """What an engine may offer besides: bounded reasoning, and answers that follow a JSON schema.
+    """Optional: bounded reasoning, and answers that follow a JSON schema.
 
     It then follows `sampling.grammar` in `next_step`.
     """
@@ -132,26 +157,26 @@ class Phases(Protocol):
 
 @runtime_checkable
 class TokenScoring(Protocol):
-    """What an engine may offer besides: the log-probabilities of the tokens that it judges, for distillation."""
+    """Optional: the log-probabilities of the judged tokens, for distillation."""
 
     async def score_tokens(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
     ) -> list[JudgedStep]:
-        """`score` by the criterion rho, and this model's log-probabilities of the tokens, from the same forward.
+        """`score` by the criterion rho, and this model's log-probabilities of the tokens.
 
-        At `temperature`, as a draft that samples at it has its own.
+        At `temperature`, as a draft that samples at it has its own. Raises Unable for one that the engine cannot give.
         """
         ...
 
 
 @runtime_checkable
 class BranchWriting(Protocol):
-    """What an engine may offer besides: several steps of one prompt in a batch of their own."""
+    """Optional: several steps of one prompt in one call."""
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> tuple[Step, ...]:
-        """Write the step behind each step of a chain (`chain[i+1].prefix == chain[i].end`), token by token together.
+        """Write the step after each step of a chain (`chain[i+1].prefix == chain[i].end`), in one batch.
 
         The same steps as `next_step` gives for each. `stop` ends all of them. Raises ValueError for a chain that has
         gaps or is closed.

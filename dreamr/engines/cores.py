@@ -1,8 +1,8 @@
-"""`Cores`: a machine's cores on a virtual clock. Work that runs at the same time slows down as on a real machine.
+"""`Cores`: a machine's cores on a virtual clock, where parallel work slows down as on a real machine.
 
 2 cores, 3 pieces of work          each gets 2/3 of a core
-2 cores, 2 in front, 1 behind      those in front get a core each, the one behind waits
-2 cores, 1 in front, 1 behind      each gets a core
+2 cores, 2 normal, 1 background    the normal ones get a core each, the background one waits
+2 cores, 1 normal, 1 background    each gets a core
 two at once on cores that share    each is slower by the factor `together`
 """
 
@@ -12,20 +12,20 @@ import asyncio
 from dataclasses import dataclass
 
 TICK_S = 1e-6
-"""What is left of a piece of work that is done: clocks advance in ticks, and a virtual one never by less."""
+"""Work with less than this left counts as done: a virtual clock does not advance by less."""
 
 
 @dataclass(slots=True, eq=False)
 class _Work:
     left: float
-    """Seconds that it would still take alone."""
+    """Seconds that it would take alone."""
     background: bool
     done: asyncio.Future[None]
     rate: float = 0.0
 
 
 class Cores:
-    """Work is shared out anew whenever a piece begins or ends. Use it from one event loop."""
+    """Divides its cores again whenever a piece of work begins or ends. Use it from one event loop."""
 
     def __init__(self, num_cores: int, together: float = 1.0) -> None:
         self._num_cores, self._together = num_cores, together
@@ -34,7 +34,7 @@ class Cores:
         self._timer: asyncio.TimerHandle | None = None
 
     async def work(self, seconds: float, *, background: bool = False) -> None:
-        """Return when so many seconds of work are done; a cancelled piece leaves at once."""
+        """Return when so many seconds of work are done; a cancelled piece is removed at once."""
         if seconds <= 0:
             return
         piece = _Work(seconds, background, asyncio.get_running_loop().create_future())
@@ -50,18 +50,18 @@ class Cores:
                 self._share()
 
     def _advance(self) -> None:
-        """Account for what has been done since the last change."""
+        """Account for the work done since the last change."""
         now = asyncio.get_running_loop().time()
         for piece in self._work:
             piece.left -= piece.rate * (now - self._at)
         self._at = now
 
     def _share(self) -> None:
-        front = [piece for piece in self._work if not piece.background]
-        behind = [piece for piece in self._work if piece.background]
+        normal = [piece for piece in self._work if not piece.background]
+        background = [piece for piece in self._work if piece.background]
         slower = self._together if len(self._work) > 1 and self._num_cores > 1 else 1.0
         free = float(self._num_cores)
-        for pieces in (front, behind):
+        for pieces in (normal, background):
             share = min(1.0, free / len(pieces)) if pieces else 0.0
             free -= share * len(pieces)
             for piece in pieces:

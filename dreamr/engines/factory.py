@@ -1,4 +1,4 @@
-"""Builds the engine that a configuration names; each kind is imported only when it is asked for."""
+"""Builds the engine that a configuration names; each kind is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODELS = Path(__file__).parent.parent / "embedded"
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine that is ready, and what it is."""
+    """A loaded engine and its description."""
 
     engine: Engine
     model: str
@@ -34,13 +34,13 @@ class LoadedEngine:
     warm_up: Callable[[], Awaitable[None]] | None = None
     """To be awaited once, before the first call."""
     died: Callable[[], Awaitable[None]] | None = None
-    """Raises EngineDied when a process behind the engine ends, else never returns; None: there is no such process."""
+    """Raises EngineDied when the engine's own process ends, else never returns; None: it has no process."""
 
 
 def build_engine(config: EngineConfig, ids_of: str | None = None) -> LoadedEngine:
     """Load the engine; blocks until its weights are in place.
 
-    `ids_of` names the model whose token ids steps carry: an engine whose own tokenizer has other ids translates.
+    `ids_of` names the model whose token ids steps carry: an engine with another tokenizer translates.
 
     Raises:
         ValueError: the model or the factory cannot be loaded, in one sentence.
@@ -81,6 +81,20 @@ def model_location(model: str) -> str:
     if model.startswith(EMBEDDED_PREFIX):
         return str(_MODELS / model.removeprefix(EMBEDDED_PREFIX))
     return model
+
+
+def checkpoint_bytes(model: str) -> int:
+    """Size of a model's weights on this machine; 0 for a hub id that has not been downloaded."""
+    folder = Path(model_location(model))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
+        except LocalEntryNotFoundError:
+            return 0
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _build_hf(config: HFEngineConfig) -> LoadedEngine:

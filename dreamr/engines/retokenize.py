@@ -1,11 +1,11 @@
-"""`TextCrossing`: a model whose tokenizer is not the target's, behind steps in the target's token ids.
+"""`TextCrossing`: a model with another tokenizer than the target, whose steps are in the target's token ids.
 
     others ── Step, target's ids ──▶ text ──▶ own ids ──▶ engine
            ◀── Step, target's ids ── text ◀── own ids ◀────┘
 
-Every step outside is in the target's encoding, so that nobody else has to know of a second tokenizer, and what is
-committed is what the target would read. Each call translates its whole prefix anew: what comes out depends on the
-prefix alone, never on what this engine happens to have written before.
+Every step outside is in the target's encoding, so no other part handles a second tokenizer, and committed tokens are
+those that the target would read. Each call translates its whole prefix, so its result depends on the prefix alone,
+never on earlier calls of this engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dreamr.engines.base import COMPARISONS, Engine
 from dreamr.types import Criterion, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
 
 _UNFINISHED = "\ufffd"
-"""What half a character decodes to."""
+"""An incomplete character decodes to this."""
 
 
 class Tokenizer(Protocol):
@@ -43,7 +43,7 @@ class TextCrossing:
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
-        """Write a step of at most `max_tokens` of the engine's own tokens; the target's encoding may be longer.
+        """Write a step of at most `max_tokens` of the engine's tokens; the target's encoding may be longer.
 
         Raises ValueError when the target's tokenizer cannot spell what was written.
         """
@@ -62,7 +62,7 @@ class TextCrossing:
         criterion: Criterion = "rho",
         references: Sequence[Step] = (),
     ) -> list[Verdict]:
-        """Judge each step on its own prefix; comparisons read texts alone, so steps stay as they are for those."""
+        """Judge each step on its own prefix; comparisons read texts alone and need no translation."""
         if criterion in COMPARISONS:
             return await self._engine.score(call_id, prompt, chain, criterion, references)
         verdicts: list[Verdict] = []

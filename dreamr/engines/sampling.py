@@ -1,8 +1,7 @@
-"""Choosing tokens from float32 logits: greedy, sampled, and by token-level speculation.
+"""Tokens from float32 logits: greedy, sampled, and by token-level speculation.
 
 Every step has one stream of random numbers, made from its seed on the CPU. A token is the first whose cumulative
-probability exceeds the next number, so the same seed draws from the same numbers on every device, whatever else is in
-the batch.
+probability exceeds the next number, so the same seed uses the same numbers on every device and in every batch.
 
 Shapes: r rows, v vocabulary.
 """
@@ -23,7 +22,7 @@ Draw = Callable[[], float]
 
 
 class NumericalError(RuntimeError):
-    """The model's logits are not numbers: broken weights, or an overflow in a narrow type."""
+    """The model's logits are not finite: broken weights, or an overflow in a narrow number type."""
 
 
 def stream(sampling: Sampling) -> Draw:
@@ -69,7 +68,7 @@ def sampled(logits: Tensor, sampling: Sequence[Sampling], numbers: Sequence[floa
 def draw(probabilities: Tensor, numbers: Sequence[float]) -> list[int]:
     """The first token of each row (r, v) whose cumulative probability exceeds the row's number."""
     cumulative = probabilities.double().cumsum(-1)
-    # Of the row's own total, which need not be 1: an excluded last token must never be drawn by rounding.
+    # Relative to the row's total, which need not be 1: rounding must never draw an excluded last token.
     reached = torch.tensor(numbers, dtype=torch.double, device=probabilities.device)[:, None] * cumulative[:, -1:]
     tokens: list[int] = (cumulative > reached).int().argmax(-1).tolist()
     return tokens
@@ -125,8 +124,8 @@ def accept_greedy(own: Sequence[int], proposed: Sequence[int]) -> tuple[int, int
 def accept_sampled(p: Tensor, q: Tensor, proposed: Sequence[int], number: Draw) -> tuple[int, int]:
     """As `accept_greedy`, sampled: p (len(proposed) + 1, v) of the target, q (len(proposed), v) of the draft.
 
-    Accepting with min(1, p/q) and otherwise drawing from max(p - q, 0) gives tokens distributed as p, whatever q is:
-    the accepted part contributes min(p, q), and the rest is drawn exactly as often as something is missing
+    Accepting with min(1, p/q) and otherwise drawing from max(p - q, 0) gives tokens distributed as p for every q: the
+    accepted part contributes min(p, q), and the rest is drawn exactly as often as it is missing
     (Leviathan et al. 2023, arXiv 2211.17192).
     """
     for place, token in enumerate(proposed):

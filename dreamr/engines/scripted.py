@@ -1,8 +1,7 @@
 """`ScriptedEngine`: an engine without a model, for tests and simulation under a virtual clock.
 
-What it writes depends on its seed and on every token of the prefix, so one wrong prefix changes all that follows.
-Calls share one clock-time resource, the forward, in the order in which they ask for it, as they share a real model;
-`max_batch` of them fit into one.
+Its steps depend on its seed and on every token of the prefix, so one wrong prefix changes all that follows. Calls take
+turns at the forward, in the order in which they come, as on a real model; `max_batch` of them share one.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ END_OF_STEP = 0
 END_OF_ANSWER = 1
 _WORDS = range(2, 1000)
 _SLIP = 1000
-"""A token that no script holds."""
+"""A token that is in no script."""
 THOUGHT_END, JSON_VALUE = 1001, 1002
 _SHOWN = {THOUGHT_END: END_OF_THOUGHT, JSON_VALUE: "{}"}
 
 
 class ScriptedEngine:
-    """Draft, target or verifier: two engines with the same seed are the same model, whatever their latencies.
+    """Draft, target or verifier: two engines with the same seed are the same model with any latencies.
 
     `clock` stamps steps and verdicts; under a virtual clock, give it the event loop's. With `cores`, which other
     engines may share, all work takes place on these.
@@ -121,7 +120,7 @@ class ScriptedEngine:
     async def propose_tokens(
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
-        """See `TokenSpeculation`: the tokens that the imitated engine would write, but for some slips."""
+        """See `TokenSpeculation`: the tokens that the imitated engine would write, except for some slips."""
         await self._arrive()
         started = self._now()
         tokens: list[int] = []
@@ -148,7 +147,7 @@ class ScriptedEngine:
         return Checked(_ENDS.split(after, tuple(own), sampling), accepted, started, self._now())
 
     def _imitated(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
-        if _SLIP in written:  # no script goes on from there
+        if _SLIP in written:  # no script continues from there
             return _SLIP
         config = self._config
         model = self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
@@ -156,7 +155,7 @@ class ScriptedEngine:
         return model._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
 
     def _next(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
-        """The token behind an open step and what is written behind it."""
+        """The token after an open step and the tokens written after it."""
         last = (after, *_ENDS.split(after, tuple(written), sampling))[-1]
         is_open = last is after or last.finish == "stopped"
         prefix, place = (last.prefix, len(last.tokens)) if is_open else (last.end, 0)
@@ -196,7 +195,7 @@ class ScriptedEngine:
         return self._now() - self._last_forward
 
     def script(self, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Tokens:
-        """The whole step behind `prefix`. At temperature 0 the sampling seed changes nothing."""
+        """The whole step after `prefix`. At temperature 0 the sampling seed changes nothing."""
         if sampling.grammar:
             return (JSON_VALUE, END_OF_ANSWER)[: sampling.max_tokens]
         seed = sampling.seed if sampling.temperature > 0 else 0
@@ -215,7 +214,7 @@ class ScriptedEngine:
         return prefix.count(END_OF_STEP) >= random.Random(f"thought/{prompt.key}").randint(*self._config.thought_steps)
 
     def rho(self, prompt: Prompt, step: Step) -> float:
-        """The verdict on a step behind its own prefix."""
+        """The verdict on a step on its own prefix."""
         rng = random.Random(f"rho/{self._config.seed}/{prompt.key}/{step.end}")
         return 0.99 if rng.random() < self._config.acceptance else 0.01
 
@@ -226,7 +225,7 @@ class ScriptedEngine:
             raise TooLong(f"prompt and prefix have {num_words} + {len(prefix)} tokens; the limit is {limit}")
 
     def _reading(self, prompt: Prompt) -> float:
-        """Seconds that the prompt still takes."""
+        """Seconds for reading the prompt; 0 when it was read before."""
         if prompt.key in self._read:
             return 0.0
         self._read.add(prompt.key)

@@ -1,4 +1,4 @@
-"""Steps as every engine handles them: where one ends, which chains are valid, and stops that overtake their call."""
+"""Steps in every engine: where one ends, which chains are valid, and stops that arrive before their call."""
 
 from __future__ import annotations
 
@@ -61,21 +61,21 @@ class StepEnd:
 
 
 class EarlyStops:
-    """Stops that overtook their call, because the call still waited for its arguments elsewhere.
+    """Stops that arrived before their call, which was still waiting for its arguments.
 
     Only the newest call ids are remembered.
     """
 
     def __init__(self) -> None:
         self._remembered: LRUCache[str, bool] = LRUCache(1024)
-        """Call id -> whether it was stopped before it began; False means that it has ended."""
+        """Call id -> whether it was stopped before it began; False: it has ended."""
 
     def begin(self, call_id: str) -> bool:
         """Whether this call, which begins now, has been stopped already."""
         return bool(self._remembered.pop(call_id, False))
 
     def end(self, call_id: str) -> None:
-        """The call is over: a stop that comes now is late, and not meant for a later call."""
+        """The call has ended: a stop that comes now is late, and must not end a later call."""
         self._remembered[call_id] = False
 
     def stop(self, call_id: str) -> None:

@@ -51,7 +51,7 @@ QUESTIONS: Mapping[Criterion, Callable[[ChatEncoder], Question]] = {
     "digit": _digit,
     "mean_digit": _mean_digit,
 }
-"""How each criterion is asked of one checkpoint (`pipelines.verification.VERDICTS` says which scores accept)."""
+"""The question of each criterion for one checkpoint (`pipelines.verification.VERDICTS`: which scores accept)."""
 
 
 def question(criterion: Criterion, chat: ChatEncoder) -> Question:
@@ -80,7 +80,7 @@ def mean_digit(logprobs: Sequence[float]) -> float:
 
 
 def mass(logprobs: Sequence[float]) -> float:
-    """Probability that the next token is one of the words at all: a verdict read from a small mass says little."""
+    """Probability that the next token is one of the words: a verdict read from a small mass is unreliable."""
     return min(1.0, sum(map(math.exp, logprobs)))
 
 

@@ -34,8 +34,8 @@ class Item:
     """Rows with the same name ask the same with the options in another order; all have to be correct."""
 
     def prompt(self, *, ask_for_text: bool) -> Prompt:
-        """The question with its options. `ask_for_text`: say how a text is to be given; the prompt configuration of a
-        pipeline's models says so already."""
+        """The question with its options. `ask_for_text`: add how to give an answer in words, which the prompt
+        configuration of a pipeline's models does already."""
         lines = [self.question]
         if self.key.kind == "letter":
             options = zip(self.key.letters, self.key.options, strict=False)
@@ -70,7 +70,7 @@ def _text(row: Row, column: str) -> str:
 
 
 def _images(row: Row, columns: tuple[str, ...]) -> tuple[bytes, ...]:
-    """The images that the row has, in the order of the columns."""
+    """The images of the row, in the order of the columns."""
     return tuple(row[column] for column in columns if row.get(column))
 
 
@@ -122,11 +122,11 @@ def _mmbench(number: int, row: Row) -> Item:
     )
 
 
-# -- RealWorldQA: photographs, mostly from vehicles; the options, if there are any, stand in the question --------------
+# -- RealWorldQA: photographs, mostly from vehicles; the options, if any, are in the question --------------
 
 _REALWORLDQA_OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s", re.MULTILINE)
 _NO_REASONING = re.compile(r"\s*Please answer directly with .*$", re.DOTALL)
-"""The rows' instruction that forbids the reasoning that is to be measured."""
+"""The rows' instruction that forbids reasoning, which is to be measured."""
 
 
 def _realworldqa(number: int, row: Row) -> Item:

@@ -60,7 +60,7 @@ def _local(path: Path) -> Dataset:
     disable_progress_bars()  # they are for downloads
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
-        raise BadData(f"--data {path}: there is no such file or folder; give a parquet file, or a folder with some.")
+        raise BadData(f"--data {path}: there is no such file or folder; give a parquet file, or a folder of them.")
     try:
         rows: Dataset = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # the reader raises many kinds for files of another format
@@ -83,7 +83,7 @@ def _from_hub(benchmark: Benchmark) -> Dataset:
 
 
 def _check_hub(hub_id: str) -> None:
-    """One quick request: the libraries themselves retry for minutes."""
+    """One short request: the libraries themselves retry for minutes."""
     from huggingface_hub import HfApi
 
     HfApi().dataset_info(hub_id, timeout=HUB_DEADLINE_S)
@@ -143,7 +143,7 @@ def _images_as_bytes(row: dict[str, Any], columns: Sequence[str]) -> dict[str, A
 
 
 def _encoded(value: object) -> bytes | None:
-    """An image as data sets hold it: nothing, bytes, or bytes with a path."""
+    """An image in a data set: None, bytes, or a mapping with bytes or a path."""
     match value:
         case {"bytes": bytes(data)} | bytes(data):
             return data

@@ -1,6 +1,6 @@
 """The answer in a model's text, and whether it is correct: one definition for rewards, evaluation, bench and demo.
 
-    text ─▶ after the last </think> ─▶ \\boxed{...} ─▶ "the answer is ..." ─▶ a letter or a short text by itself
+    text ─▶ after the last </think> ─▶ \\boxed{...} ─▶ "the answer is ..." ─▶ a single letter or a short text
                                        first kind that occurs; within a kind, the last one
 
 A text without an answer that can be found is unparsed and counts as wrong; nothing is guessed. Reasoning that was
@@ -24,10 +24,10 @@ number, case and spaces aside."""
 LETTERS = string.ascii_uppercase[:8]
 BEGIN_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 MAX_CHARS = 20_000
-"""Only so much of the end of a text is searched."""
+"""Only this many characters at the end of a text are searched."""
 MAX_BOX_CHARS, MAX_BOXES = 1000, 50
 MAX_SHORT_WORDS = 6
-"""A reply of so many words or fewer, on one line, is an answer as it stands."""
+"""A reply on one line with at most this many words is itself an answer."""
 
 
 @dataclass(frozen=True, slots=True)

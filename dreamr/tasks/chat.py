@@ -1,4 +1,4 @@
-"""From a prompt to text and token ids: chat template and tokenizer of one checkpoint, whatever its architecture."""
+"""From a prompt to text and token ids: chat template and tokenizer of one checkpoint of any architecture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ChatEncoder:
         self.processor = processor
         self._control_tokens = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         if END_OF_TURN not in self.tokenizer.get_vocab():
-            raise ValueError(f"the tokenizer knows no {END_OF_TURN}: only models whose chats are ChatML can be used")
+            raise ValueError(f"the tokenizer has no {END_OF_TURN}: only models whose chats are ChatML can be used")
         opening = self._opening()
         if config.verdict_prefix is None:
             prefix = empty_thought(opening, self._opening(enable_thinking=False))
@@ -81,7 +81,7 @@ class ChatEncoder:
     def closing(self, step: Step) -> Tokens:
         """Tokens after `step` that close its chain of thought before a question about it; empty where none is open.
 
-        Models are trained on turns whose chain of thought is closed: an open one would go on into the question.
+        Models are trained on turns whose chain of thought is closed: an open one would continue into the question.
         """
         if END_OF_THOUGHT not in (self.config.verdict_prefix or "") or step.closed or not self.is_thinking(step.end):
             return ()
@@ -98,7 +98,7 @@ class ChatEncoder:
         return (opened or self._begins_thinking) and not closed
 
     def ids(self, text: str) -> Tokens:
-        """Token ids of `text` as it is, nothing put before or behind it."""
+        """Token ids of `text` alone, without special tokens around it."""
         return tuple(cast(list[int], self.tokenizer.encode(text, add_special_tokens=False)))
 
     def decode(self, tokens: Tokens) -> str:

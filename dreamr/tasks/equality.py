@@ -19,12 +19,12 @@ MIN_ROUNDED_DIGITS = 3
 """Significant digits that a rounded number must have to stand for an exact one."""
 
 LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-"""The commands that only say that what they hold is text."""
+"""Commands that only mark their argument as text."""
 _DECORATION = re.compile(r"\\left|\\right|\\!|\\,|\\;|\\:|\\ |\$|\^\{?\\circ\}?|\\circ|°|\\degree|\\%|%")
 _FRACTION = re.compile(r"(?<!\d)(?<!\d )\\[dtc]?frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 _NAME = re.compile(r"^(?:\\?[a-z∠][\\a-z∠_{}\d()']{0,30}=|\\approx|≈|~)")
-"""What a value is called, as in `x=5`, or that it is about so much."""
+"""The name of a value, as in `x=5`, or a sign for "about"."""
 _NUMBER = re.compile(
     r"^(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:/[-+]?\d+\.?\d*)?)(?P<unit>[a-z]*(?:\^?\{?[23]\}?|²|³)?)$"
 )

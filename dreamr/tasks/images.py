@@ -1,4 +1,4 @@
-"""Images of prompts: reading them, decoding them as every engine sees them, and copies that no engine has cached."""
+"""Images of prompts: reading, decoding as for every engine, and copies that no engine has cached."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def data_url(data: bytes) -> str:
 
 
 def cold_copy(prompt: Prompt, mark: str) -> Prompt:
-    """The prompt with each image stored anew, pixel for pixel, as a PNG file that carries `mark` as a text chunk.
+    """The prompt with each image encoded again, pixel for pixel, as a PNG file that carries `mark` as a text chunk.
 
     Engines share cached prefixes between prompts with equal keys, and the key is a digest of the images' bytes. A
-    prompt without images comes back as it is: nothing but its text could be changed, and that would change the answer.
+    prompt without images is returned unchanged: only its text could be changed, which would change the answer.
     """
     return replace(prompt, images=tuple(_marked(image, mark) for image in prompt.images))
 
@@ -73,7 +73,7 @@ def _marked(data: bytes, mark: str) -> bytes:
     info.add_text("dreamr", mark)
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
-        # What the engines make of every image: upright RGB.
+        # As the engines decode every image: upright RGB.
         upright = ImageOps.exif_transpose(image).convert("RGB")
     upright.save(buffer, "PNG", pnginfo=info, compress_level=1)
     return buffer.getvalue()

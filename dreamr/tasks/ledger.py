@@ -1,7 +1,7 @@
 """The ledger task: an image of coloured shapes that carry numbers, and a question that takes 3-6 arithmetic steps.
 
 Problems are seeded and endless. A problem belongs to a split by the content of its image, so that no image (hence no
-problem) of one split can occur in another, whatever the seeds.
+problem) of one split can occur in another, for any seeds.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class Problem:
         return self.values[-1]
 
     def step(self, index: int, style: Style, value: int | None = None) -> str:
-        """The right text of one step; the one behind the last operation is the answer line.
+        """The correct text of one step; after the last operation it is the answer line.
 
-        `value` is the running value that the step starts from: by default the right one, else the one that an
-        earlier (possibly wrong) step has stated.
+        `value` is the running value that the step starts from: by default the correct one, else the one that an
+        earlier, possibly wrong step has stated.
         """
         value = self.values[index] if value is None else value
         if index == len(self.operations):
@@ -114,9 +114,9 @@ class Problem:
         return [*steps, self.step(len(self.operations), "concise")]
 
     def is_valid_step(self, index: int, previous: str, text: str) -> bool:
-        """Whether `text` is a right step number `index` after the step `previous` ("" for the first).
+        """Whether `text` is a correct step number `index` after the step `previous` ("" for the first).
 
-        A step is judged on its own prefix: it must go on from the value that the previous step stated.
+        A step is judged on its own prefix: it must continue from the value that the previous step stated.
         """
         if index > len(self.operations):
             return False

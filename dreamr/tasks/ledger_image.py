@@ -27,7 +27,7 @@ _CORNERS = {"triangle": (3, -90), "diamond": (4, -90), "square": (4, -45)}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A coloured shape that carries a number from 1 to 9; a problem's image shows each look once."""
+    """A coloured shape with a number from 1 to 9; a problem's image shows each look once."""
 
     color: str
     shape: str

@@ -1,4 +1,4 @@
-"""Comparing mathematical expressions by math-verify, in a process of its own.
+"""Comparing mathematical expressions by math-verify, in a separate process.
 
     compare_expressions ── one JSON line ──▶ process: parse both, compare          the first comparison starts it
                         ◀── one JSON line ── or it is ended by its limits           and so does the next after an end
@@ -32,11 +32,11 @@ MEMORY_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How two expressions compare; when that was too hard to compute, they are not equal and have no values."""
+    """How two expressions compare; if that is too hard to compute, they are not equal and have no values."""
 
     equal: bool = False
     values: tuple[float | None, float | None] = (None, None)
-    """The numbers that they stand for."""
+    """Their numeric values."""
 
 
 @lru_cache(maxsize=4096)

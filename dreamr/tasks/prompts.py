@@ -1,4 +1,4 @@
-"""Prompts as text: how a question with images becomes a chat, and how the target is asked for its verdict on a step.
+"""Prompts as text: the chat of a question with images, and the questions about a step.
 
 Pure text; the chat template itself belongs to the checkpoint's tokenizer.
 """
@@ -40,13 +40,13 @@ class PromptConfig:
     )
     """Appended to the question."""
     generation_suffix: str = ""
-    """What the answer begins with, e.g. "<think>\\n"; it counts as part of the prompt."""
+    """The beginning of the answer, e.g. "<think>\\n"; part of the prompt."""
     closing: str = "\n</think>\n\n"
-    """What ends a chain of thought whose budget is used up."""
+    """Closes a chain of thought whose budget is used up."""
     verdict_prefix: str | None = None
-    """What the answer to a question about a step begins with, up to where the verdict is read. None: an empty chain of
-    thought where the chat template opens one, else nothing. Where it holds `</think>`, the chain of thought that the
-    judged step belongs to is closed before the question."""
+    """The beginning of the answer to a question about a step, up to where the verdict is read. None: an empty chain of
+    thought where the chat template opens one, else nothing. With `</think>` in it, the chain of thought of the judged
+    step is closed before the question."""
     verdict_question: str = (
         "Is the last reasoning step above correct, given the question, the images and the steps before it? "
         "Answer with one word, positive or negative."
@@ -60,12 +60,12 @@ class PromptConfig:
     )
     """Asks for a digit (SpecReason)."""
     score_prefix: str = "My score is: "
-    """What the answer to `score_question` begins with, up to the digit."""
+    """The beginning of the answer to `score_question`, up to the digit."""
     same_template: str = (
         "Here are two versions of one step of a solution.\n\nFirst version:\n{first}\n\nSecond version:\n{second}\n\n"
         "Do they state the same, with the same results? Answer with one word, positive or negative."
     )
-    """Asks whether two steps mean the same (Lookahead Reasoning), in a chat of its own."""
+    """Asks whether two steps mean the same (Lookahead Reasoning), in a separate chat."""
 
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -90,8 +90,8 @@ _KEYS = [field.name for field in fields(PromptConfig)]
 
 
 def load_prompt_config(folder: Path, given: Mapping[str, str] | None = None) -> PromptConfig:
-    """The configuration in `folder`/dreamr_prompt.json, or the defaults when there is no such file; what is `given`
-    (`prompts` of the engine's configuration) takes their place.
+    """The configuration in `folder`/dreamr_prompt.json, or the defaults when there is no such file; texts that are
+    `given` (`prompts` of the engine's configuration) replace both.
 
     Raises ValueError for a file that is no JSON object, and for unknown keys.
     """
@@ -138,7 +138,7 @@ def _message(role: str, text: str, num_images: int) -> Message:
 
 
 def verdict_turn(config: PromptConfig) -> str:
-    """What follows a step when its verdict is asked for: ends the assistant's turn, asks, and begins the answer.
+    """The text after a step that asks for its verdict: ends the assistant's turn, asks, and begins the answer.
 
     The very next token is judged as `positive` against `negative` (paper, section on TBVM).
     """
@@ -151,7 +151,7 @@ def score_turn(config: PromptConfig) -> str:
 
 
 def same_chat(config: PromptConfig, first: str, second: str) -> str:
-    """A whole chat that asks whether two steps mean the same; the next token is one of the verdict words."""
+    """A chat that asks whether two steps mean the same; the next token is one of the verdict words."""
     texts = {"first": first.strip(), "second": second.strip()}
     return _asked(re.sub(r"\{(first|second)\}", lambda place: texts[place[1]], config.same_template), config)
 

@@ -1,4 +1,4 @@
-"""Timelines of one request: a lane per actor, what each did when, and whether it was of use."""
+"""Timelines of one request: a lane per actor, with each call, its time and its outcome."""
 
 from __future__ import annotations
 

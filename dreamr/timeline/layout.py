@@ -1,4 +1,4 @@
-"""What a timeline shows: lanes of spans, the look of each outcome, and the texts."""
+"""The content of a timeline: lanes of spans, the look of each outcome, and the texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Lane:
 
 
 def lanes(trace: Trace) -> list[Lane]:
-    """The actors that did something, in the order in which a step passes through them."""
+    """The actors that worked, in the order in which a step passes through them."""
     by_role = {role: [span for span in trace.spans if span.lane == role] for role in ORDER}
     return [Lane(role, _rows(spans)) for role, spans in by_role.items() if spans]
 
@@ -72,7 +72,7 @@ LOOKS: dict[Outcome, Look] = {
     "committed": Look("#009E73", "#FFFFFF", "committed"),
     "rejected": Look("#D55E00", "#FFFFFF", "rejected by its verdict"),
     "stopped": Look("#D3D7DC", "#33383E", "stopped early", hatch="#A3AAB3"),
-    "unused": Look("#F0E442", "#33383E", "finished, not needed"),
+    "unused": Look("#F0E442", "#33383E", "finished, not used"),
     "lost": Look("#2B2B2B", "#FFFFFF", "lost with its actor", hatch="#8A8A8A"),
     "verdict": Look("#56B4E9", "#102A43", "verdict"),
     "prefill": Look("#CC79A7", "#FFFFFF", "reads the prompt"),
@@ -98,7 +98,7 @@ def headline(trace: Trace) -> str:
 
 
 def span_text(span: Span) -> str:
-    """What a bar stands for, for the text shown on hovering."""
+    """The text shown when hovering over a bar."""
     what = "prompt" if span.outcome == "prefill" else f"step {span.number}"
     if span.outcome == "verdict":
         what = f"verdict on {what}"
@@ -110,6 +110,6 @@ def span_text(span: Span) -> str:
 
 
 def commit_text(step: CommittedStep) -> str:
-    """What the mark of a commit stands for, for the text shown on hovering."""
+    """The text shown when hovering over the mark of a commit."""
     score = "" if step.score is None else f"\nscore of the drafted step {step.score:.3f}"
     return f"step {step.index + 1}, written by the {step.source}\ncommitted at {step.at:.3f} s{score}"

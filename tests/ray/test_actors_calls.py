@@ -90,9 +90,9 @@ async def test_an_engines_error_arrives_as_itself_along_the_whole_chain(group: A
 
 async def test_prefill_reaches_every_role(group: ActorGroup) -> None:
     for handle in (group.handles.draft, group.handles.target, group.handles.verifier):
-        await handle.prefill(QUESTION)
+        await handle.prefill("a", QUESTION)
         with pytest.raises(ValueError, match="refused"):
-            await handle.prefill(Prompt("refuse"))
+            await handle.prefill("b", Prompt("refuse"))
 
 
 async def test_a_large_image_is_stored_once_and_arrives_whole(group: ActorGroup) -> None:

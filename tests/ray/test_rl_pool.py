@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ray.util.placement_group import remove_placement_group
 
 from actors.placement import reserve_bundles
 from actors.ray_transport import RayTransport, StoredPrompts
+from actors.supervisor import ActorSupervisor
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.ledger import make_problem
@@ -41,10 +43,10 @@ CONFIG = SapoConfig.model_validate(
         "run": Path("nowhere"),
         "draft": {"engine": {"kind": "hf", "model": DRAFT}, "num_cpus": 0.5},
         "target": {"engine": {"kind": "hf", "model": "embedded:target"}, "num_cpus": 0.5},
-        "rollout": {"workers": 2, "verifiers": 1, "groups_per_call": 1},
+        "rollout": {"workers": 2, "verifiers": 2, "groups_per_call": 1},
     }
 )
-FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.rule) for mode in ("free", "in_pipeline"))
+FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.rule, target_logprobs=True) for mode in ("free", "in_pipeline"))
 PROBLEMS = [make_problem("validation", 5, index) for index in range(3)]
 
 
@@ -92,7 +94,35 @@ async def test_rollouts_in_the_pipeline_are_what_the_sequential_schedule_commits
                 assert [step.source for step in chain.steps] == [step.source for step in trace.steps]
                 assert sum(step.accepted for step in chain.drafted) == trace.num_accepted
                 sources |= {step.source for step in chain.steps}
+                assert chain.opening == "<think>"
+                assert len(chain.target_logprobs) == len(chain.tokens)
+                assert all(
+                    (value < 0) == (written == 1)
+                    for value, written in zip(chain.target_logprobs, chain.loss_mask, strict=True)
+                    if not written or value < -1e-3
+                )
         assert sources == {"draft", "target"}
+
+
+async def test_the_targets_answer_has_as_many_steps_as_the_pipelines_say(pool: RolloutPool) -> None:
+    asked = [replace(request, count_target_steps=True) for request in requests(0.0, 1)]
+    groups = await pool.roll_out(asked, FREE)
+    target = Writer(RayTransport(pool.verifiers[0], StoredPrompts()))
+    settings = PipelineSettings(method="autoregressive", max_tokens=512, max_step_tokens=96)
+    handles = Handles(target, target, Verifier(target.transport))
+    traces = [await run(Request(problem.prompt, settings), handles) for problem in PROBLEMS]
+    assert [group.target_steps for group in groups] == [len(trace.steps) for trace in traces]
+    again = await pool.roll_out(asked, FREE)
+    assert [group.target_steps for group in again] == [group.target_steps for group in groups]
+
+
+async def test_a_killed_verifier_costs_no_chain(pool: RolloutPool) -> None:
+    undisturbed = await pool.roll_out(requests(1.0, 4), IN_PIPELINE)
+    rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), IN_PIPELINE))
+    await asyncio.sleep(0.3)
+    os.kill(pid(pool.verifiers[0]), signal.SIGKILL)
+    assert [tokens(group.chains) for group in await rollout] == [tokens(group.chains) for group in undisturbed]
+    await pool.verifiers[0].recovered()
 
 
 async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPool) -> None:
@@ -105,7 +135,7 @@ async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPoo
     assert tokens(before[0].chains) != tokens(undisturbed[0].chains)
     rollout = asyncio.create_task(pool.roll_out(requests(1.0, 4), FREE))
     await asyncio.sleep(0.1)
-    killed = pid(pool)
+    killed = pid(pool.workers[0])
     os.kill(killed, signal.SIGKILL)
     disturbed = await rollout
     assert [tokens(group.chains) for group in disturbed] == [tokens(group.chains) for group in undisturbed]
@@ -114,14 +144,12 @@ async def test_a_killed_worker_is_replaced_and_changes_no_chain(pool: RolloutPoo
         await worker.recovered()
     again = await pool.roll_out(requests(1.0, 4), FREE)
     assert [tokens(group.chains) for group in again] == [tokens(group.chains) for group in undisturbed]
-    assert pid(pool) != killed
+    assert pid(pool.workers[0]) != killed
 
 
-def pid(pool: RolloutPool) -> int:
-    """Process of the first worker."""
-    info = pool.workers[0].info
-    assert info is not None
-    return info.pid
+def pid(actor: ActorSupervisor) -> int:
+    assert actor.info is not None
+    return actor.info.pid
 
 
 def _draft_weights() -> dict[str, torch.Tensor]:

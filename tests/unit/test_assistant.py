@@ -57,6 +57,7 @@ async def test_greedy_steps_are_the_targets_own(engine: tuple[HFEngine, Path], n
     engine[0].check_integrity()
 
 
+@pytest.mark.slow
 async def test_rollbacks_and_batches_with_an_assistant_equal_fresh_forwards(engine: tuple[HFEngine, Path]) -> None:
     loaded, folder = engine
     await roll_back_at_random(loaded, Reference(folder), 1e-5, seed=7)
@@ -76,6 +77,7 @@ async def test_a_sampled_step_depends_on_its_seed_alone(engine: tuple[HFEngine, 
     assert [step.tokens for step in together] == [step.tokens for step in alone]
 
 
+@pytest.mark.slow
 async def test_sampled_tokens_keep_the_targets_distribution(folders: list[Path]) -> None:
     engine = HFEngine.load(str(folders[1]), assistant=str(folders[0]), proposed_tokens=2)
     prompt, draws = PROMPTS["no image"], 400

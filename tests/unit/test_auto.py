@@ -39,6 +39,7 @@ async def walls(world: World, method: str, numbers: range, **settings: Any) -> f
     return sum([(await world.run(method, Prompt(f"q{number}"), **settings)).wall_s for number in numbers])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", [0.05, 0.5, 0.76, 0.99])
 @pytest.mark.parametrize(("token_s", "draft_token_s", "verdict_s"), [
     (0.01, 0.001, 0.015),

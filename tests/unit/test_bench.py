@@ -17,7 +17,7 @@ from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measuremen
 from dreamr.bench.methods import Method, MethodSpec, ScheduleMethod
 from dreamr.bench.report import Machine, MethodReport, Report, Speedup
 from dreamr.bench.simulation import virtual
-from dreamr.bench.summary import make_report, speedup, summarise, with_oracle
+from dreamr.bench.summary import make_report, speedup, summarise, token_acceptance, with_oracle
 from dreamr.cli.demo import pictured
 from dreamr.cli.terminal import printable
 from dreamr.config import ActorConfig, GroupConfig, PipelineSettings, load_config
@@ -44,7 +44,10 @@ def measured(index: int, method: str, trace: Trace, expected: str = "0") -> Meas
 def methods(*names: str, group: GroupConfig = GROUP) -> list[Method]:
     actors: dict[str, ActorConfig] = {**group.actors()}
     handles: Any = None
-    return [ScheduleMethod(MethodSpec(name, PipelineSettings(method=name)), handles, actors) for name in names]
+    return [
+        ScheduleMethod(MethodSpec(name, PipelineSettings(method=name.removesuffix("+assistant"))), handles, actors)
+        for name in names
+    ]
 
 
 def summaries(measurements: list[Measurement], group: GroupConfig = GROUP) -> list[MethodReport]:
@@ -179,6 +182,28 @@ def test_the_oracle_takes_the_time_of_the_committed_steps_alone() -> None:
     assert oracle.speedup.geomean > sequential.speedup.geomean
     alone = make_report(config, 0, Machine.this(), infos, methods("autoregressive"), runs, failed={})
     assert with_oracle(alone, runs) == alone
+
+
+def test_the_oracle_with_an_assistant_has_a_row_of_its_own() -> None:
+    names = ("autoregressive", "fpsr", "fpsr+assistant")
+    runs = [
+        measured(index, name, traced(name.removesuffix("+assistant"), index)) for index in range(2) for name in names
+    ]
+    made = make_report(load_config(), 0, Machine.this(), {}, methods(*names), runs, failed={})
+    oracles = [(one.name, one.computed_from) for one in with_oracle(made, runs).methods[3:]]
+    assert oracles == [("oracle", "fpsr"), ("oracle+assistant", "fpsr+assistant")]
+
+
+def test_acceptance_by_position_counts_the_proposals_that_are_so_long() -> None:
+    assert token_acceptance([(3, 3), (3, 1), (2, 0), (1, 1)]) == [3 / 4, 1 / 3, 1 / 2]
+    assert token_acceptance([]) == []
+
+
+def test_checks_are_the_proposals_and_what_was_accepted_of_them() -> None:
+    trace = traced("token_speculative", 3)
+    assert sum(proposed for proposed, _ in trace.checks) == trace.num_drafted
+    assert sum(accepted for _, accepted in trace.checks) >= trace.num_accepted > 0
+    assert not traced("fpsr", 3).checks
 
 
 def test_methods_take_turns_and_each_answer_has_its_own_copy_of_the_prompt() -> None:

@@ -13,11 +13,11 @@ from support.scripted import PROMPT, World
 from dreamr.bench.actors import BenchActors
 from dreamr.bench.controls import self_acceptance, slowdown_together, step_time
 from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement, Question
-from dreamr.bench.methods import MethodSpec, ScheduleMethod, parse_methods
+from dreamr.bench.methods import MethodSpec, ScheduleMethod, parse_methods, with_assistant
 from dreamr.bench.simulation import virtual
 from dreamr.bench.summary import summarise
 from dreamr.cli.bench import answer_all
-from dreamr.config import PipelineSettings, load_config
+from dreamr.config import Config, PipelineSettings, load_config
 from dreamr.errors import BadInput
 from dreamr.tasks.answers import AnswerKey
 from pipelines import Trace
@@ -35,6 +35,30 @@ def test_methods_may_have_settings_and_sweeps_make_more_of_them() -> None:
     chosen = {spec.name: spec.settings for spec in specs}
     assert (chosen["fpsr"].alpha, chosen["fpsr:window=8"].window) == (0.6, 8)
     assert chosen[digits].threshold == 5
+
+
+def test_a_method_uses_an_assistant_only_where_its_name_says_so() -> None:
+    specs = parse_methods("fpsr,fpsr+assistant,fpsr+assistant:alpha=0.5", "window=2", PipelineSettings())
+    assert [(spec.base, spec.settings.method, spec.settings.assisted) for spec in specs[:3]] == [
+        ("fpsr", "fpsr", False),
+        ("fpsr", "fpsr", True),
+        ("fpsr", "fpsr", True),
+    ]
+    assert [spec.name for spec in specs[3:]] == [
+        "fpsr:window=2",
+        "fpsr+assistant:window=2",
+        "fpsr+assistant:alpha=0.5+window=2",
+    ]
+
+
+def test_the_draft_becomes_the_assistant_of_a_target_that_has_none() -> None:
+    config = load_config()
+    plain, assisted = (parse_methods(name, None, config.pipeline) for name in ("fpsr", "auto+assistant"))
+    assert with_assistant(config, plain) is config
+    chosen = with_assistant(config, assisted)
+    assert chosen.group.target.engine == config.group.target.engine.model_copy(update={"assistant": "embedded:draft"})
+    assert with_assistant(chosen, assisted) is chosen
+    assert Config.model_validate(chosen.model_dump()) == chosen
 
 
 @pytest.mark.parametrize(
@@ -60,6 +84,9 @@ def test_settings_are_swept_where_they_change_something(sweep: str, swept: list[
         ("fast", None, "there is no method 'fast'; choose one of autoregressive,"),
         ("fpsr:speed=2", None, "there is no setting 'speed'"),
         ("fpsr:alpha=2", None, "should be less than 1"),
+        ("fpsr:assisted=true", None, "there is no setting 'assisted'"),
+        ("draft_alone+assistant", None, "only a schedule whose target writes steps"),
+        ("token_speculative+assistant", None, "only a schedule whose target writes steps"),
         ("fpsr:verdict=same", None, "compares with the target's own step"),
         ("fpsr", "speed=1,2", "write setting=value,value"),
         ("autoregressive", "alpha=0.5", "for methods that are schedules"),

@@ -91,7 +91,7 @@ def test_a_value_out_of_range_names_key_value_and_bound() -> None:
         (with_group(verifier="target"), "group.verifier = 'target'"),
         (
             with_group(target={"engine": ENGINE | {"kind": "hf", "background": True}}),
-            "group: target.engine.background = true needs a verifier with its own actor",
+            "group: target.engine.background = true needs a verifier with a separate actor",
         ),
         (
             with_group(draft={"engine": {"kind": "hf", "model": "embedded:small"}}),

@@ -62,7 +62,7 @@ def test_the_ready_configurations_load(path: Path) -> None:
     if path.stem.endswith("-sapo"):
         assert load_sapo_config(path).target.engine.kind == "hf"
     else:
-        assert load_config(path).group.target.engine.kind in ("hf", "vllm")
+        assert load_config(path).group.target.engine.kind in ("hf", "vllm", "scripted")
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/configuration.md", "docs/models.md"])

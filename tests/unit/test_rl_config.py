@@ -15,20 +15,22 @@ import yaml
 from typer.testing import CliRunner
 
 from dreamr.cli.main import app as dreamr_app
-from dreamr.config import load_config, with_draft
+from dreamr.config import ClusterSettings, load_config, with_draft
 from dreamr.errors import ConfigError, NotEnoughResources
 from rl import checkpoints
 from rl.checkpoints import JOB_VARIABLE, RUNS_VARIABLE, run_folder
-from rl.config import CONFIG_VARIABLE, SapoConfig
-from rl.launch import launch
+from rl.config import CONFIG_VARIABLE, SapoConfig, load_sapo_config
+from rl.launch import cluster_of, launch
 from rl.learner import Learner
 from rl.train import app, check
 
+ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = {
     "run": "run",
     "draft": {"engine": {"kind": "hf", "model": "embedded:draft"}},
     "target": {"engine": {"kind": "hf", "model": "embedded:target"}},
 }
+VLLM = {"kind": "vllm", "model": "embedded:draft"}
 
 
 @pytest.mark.parametrize(
@@ -40,9 +42,21 @@ BASE: dict[str, Any] = {
         ({"learner": {"world_size": 3}}, "rollout.prompts_per_step = 8 has to be a multiple of learner.world_size = 3"),
         ({"checkpoints": {"keep": 1}}, "checkpoints.keep = 1: input should be greater than or equal to 2"),
         ({"learner": {"iterations": 2}}, "checkpoints.every = 25 has to be a multiple of learner.iterations = 2"),
-        ({"target": {"engine": {"kind": "scripted"}}}, "training needs an engine of kind 'hf'"),
+        ({"target": {"engine": {"kind": "scripted"}}}, "training needs kind 'hf' or 'vllm'"),
+        (
+            {"draft": {"engine": VLLM}, "rollout": {"top_p": 0.9}},
+            "rollout.top_p = 0.9: the draft's engine 'vllm' gives the log-probabilities of tokens that are sampled",
+        ),
+        (
+            {"target": {"engine": VLLM}, "rollout": {"temperature": 0.7}, "learner": {"distill_beta": 0.1}},
+            "rollout.temperature = 0.7: for learner.distill_beta the target's engine 'vllm' gives log-probabilities at",
+        ),
+        (
+            {"target": {"engine": VLLM | {"speculative": {"method": "ngram"}}}},
+            "target.engine.speculative: vLLM gives no log-probabilities while it decodes speculatively",
+        ),
         ({"draft": {"engine": {"kind": "hf", "model": "./no"}}}, "draft.engine.model = './no': there is no checkpoint"),
-        ({"data": {"name": "scienceqa", "source": "./no"}}, "data.source = './no': there is nothing"),
+        ({"data": {"name": "scienceqa", "source": "./no"}}, "data.source = './no': there is no such file"),
         ({"data": {"eval_split": "dev"}}, "the ledger task has no split 'dev'"),
     ],
 )
@@ -70,7 +84,7 @@ def test_a_folder_is_neither_overwritten_nor_resumed_by_mistake(
     Path("run/config.json").write_text("{}")
     run = CliRunner().invoke(app, ["--config", "run.yaml"])
     assert run.exit_code == 2
-    assert "there is a run in this folder; add --resume to go on, or choose another." in run.stderr
+    assert "there is a run in this folder; add --resume to continue, or choose another." in run.stderr
 
 
 def job(working_dir: bool) -> str:
@@ -224,7 +238,7 @@ def test_a_run_without_a_whole_checkpoint_starts_over_and_keeps_what_was_there(
     train.start(config, resume=True)
     assert launched == [checkpoint if with_checkpoint else None]
     assert checkpoint.exists() == with_checkpoint
-    assert ("no whole checkpoint" in caplog.text) != with_checkpoint
+    assert ("no complete checkpoint" in caplog.text) != with_checkpoint
     kept = tmp_path / ("history.jsonl" if with_checkpoint else "history-before-1.jsonl")
     assert kept.read_text() == '{"step": 1}\n'
     assert (tmp_path / "checkpoints-before-1" / "checkpoint-25").exists() != with_checkpoint
@@ -265,6 +279,35 @@ async def test_a_cluster_that_is_too_small_is_refused_before_anything_starts() -
     config = SapoConfig.model_validate(BASE | {"learner": {"num_gpus": 2}, "rollout": {"workers": 50}})
     with pytest.raises(NotEnoughResources, match=r"needed 53 CPU, 2 GPU; the whole cluster has: 4 CPU, 0 GPU"):
         await launch(config, None, print)
+
+
+def test_the_object_store_of_a_local_cluster_holds_the_weights_twice(tmp_path: Path) -> None:
+    for part in range(2):
+        with (tmp_path / f"model-{part}.safetensors").open("wb") as file:
+            file.truncate(2**30)  # no bytes on disk
+    sizes = {
+        model: cluster_of(
+            SapoConfig.model_validate(BASE | {"draft": {"engine": {"kind": "hf", "model": model}}})
+        ).object_store_mb
+        for model in ("embedded:draft", str(tmp_path), "example/not-downloaded")
+    }
+    usual = ClusterSettings().object_store_mb
+    assert sizes == {"embedded:draft": usual + 3, str(tmp_path): usual + 4 * 2048, "example/not-downloaded": usual}
+
+
+def test_a_vllm_pair_may_be_trained(tmp_path: Path) -> None:
+    actors = {role: {"engine": VLLM | {"model": f"embedded:{role}"}} for role in ("draft", "target")}
+    check(SapoConfig.model_validate(BASE | actors | {"run": tmp_path / "run"}), resume=False)
+
+
+@pytest.mark.parametrize("name", ["smoke-sapo", "qwen3-vl-sapo"])
+def test_a_job_trains_a_shipped_recipe_in_a_folder_that_outlives_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(JOB_VARIABLE, job(working_dir=True))
+    config = load_sapo_config(ROOT / "configs" / f"{name}.yaml")
+    assert run_folder(config.run, name) == tmp_path / f"{name}-raysubmit_1"
 
 
 def test_another_draft_replaces_the_configured_one() -> None:

@@ -114,7 +114,7 @@ def test_each_epoch_of_a_set_has_an_order_of_its_own_that_its_seed_decides() -> 
             DataSettings(train_split="trian"),
             "data: the ledger task has no split 'trian'; choose train, validation, test.",
         ),
-        (DataSettings(name="scienceqa", source="./nowhere"), "data.source = './nowhere': there is nothing;"),
+        (DataSettings(name="scienceqa", source="./nowhere"), "'./nowhere': there is no such file or folder;"),
         (
             DataSettings(name="scienceqa", source="good"),
             "scienceqa needs the column 'question'; it has image, problem.",

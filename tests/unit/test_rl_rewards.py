@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from rl.rewards import (
     REWARD_PARTS,
     Judged,
     chain_advantage,
+    distillation_gaps,
     draft_reward,
     length_reward,
     outcome_reward,
@@ -244,3 +246,37 @@ def test_step_credit_does_not_blow_up_groups_that_agree() -> None:
     first, second, _, wrong = token_advantages([agreeing, differing], SETTINGS)
     assert 0 < second[0] < -wrong[10] / 10
     assert first[0] == pytest.approx(-second[0])
+
+
+# -- distillation ------------------------------------------------------------------------------------------------
+
+
+def test_the_gaps_of_a_chain_are_those_of_the_drafts_own_tokens() -> None:
+    first = ChainStep("draft", (1, 2), "a", (-1.0, -2.0), 0.9, DraftedStep(2, True), (-0.5, -4.0))
+    second = ChainStep("target", (3,), "b", (0.0,), 0.1, DraftedStep(4, False), (0.0,))
+    assert distillation_gaps(Chain((first, second), "answered")) == [-0.5, 2.0, 0.0]
+
+
+def test_gaps_as_penalties_on_sampled_tokens_give_the_gradient_of_the_reverse_kl_divergence() -> None:
+    """In expectation over the tokens that the draft samples, by the chains that they make."""
+    torch.manual_seed(0)
+    logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    draft, target = logits.log_softmax(-1), torch.randn(7, dtype=torch.float64).log_softmax(-1)
+    kl = (draft.exp() * (draft - target)).sum()
+    [wanted] = torch.autograd.grad(kl, logits, retain_graph=True)
+    loss = torch.zeros((), dtype=torch.float64)
+    for token, (ours, theirs) in enumerate(zip(draft, target, strict=True)):
+        written = ChainStep("draft", (token,), "x", (ours.item(),), 0.9, DraftedStep(1, True), (theirs.item(),))
+        [gap] = distillation_gaps(Chain((written,), "answered"))
+        loss = loss - ours.exp().detach() * -gap * ours  # the policy gradient's loss: minus advantage times log p
+    [found] = torch.autograd.grad(loss, logits)
+    assert torch.allclose(found, wanted, atol=1e-12)
+
+
+def test_the_papers_draft_reward_counts_no_needed_steps() -> None:
+    short = chain(step(4, True, "</think>Answer: 12"))
+    [needed] = score_group(example(needed=4), [short], SETTINGS)
+    [paper] = score_group(example(needed=4), [short], RewardSettings(step_allowance=20, form="paper"))
+    assert (needed.parts["draft"], paper.parts["draft"]) == (0.25, 1.0)
+    assert paper.parts["length"] == needed.parts["length"]
+    assert step_reward(paper.judged, 0, RewardSettings(outcome=0, length=0, form="paper")) == 1.0

@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
             (newest / checkpoints.MANIFEST).write_text(json.dumps({"weights": 1})[:5])
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest(tmp_path) == before
-    assert "checkpoint-10 is passed over" in caplog.text
+    assert "checkpoint-10 is skipped" in caplog.text
 
 
 def test_the_ablation_tells_how_far_its_runs_went_and_what_they_reached(tmp_path: Path) -> None:

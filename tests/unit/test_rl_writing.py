@@ -11,8 +11,10 @@ import pytest
 import torch
 from support import tiny
 from support.reference import Reference
+from support.toy_engine import ToyEngine
 
 from dreamr.engines.hf.engine import HFEngine
+from dreamr.errors import Unable
 from dreamr.types import ROOT, Prompt, Step
 from rl.chains import GroupRequest
 from rl.writing import ChainBatch, ChainLimits, Row
@@ -81,6 +83,12 @@ def test_log_probabilities_are_those_of_a_fresh_forward(engine: HFEngine, folder
         for one in steps:
             expected = fresh_logprobs(reference, row.request.prompt, one, 1.3)
             assert one.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_engine_without_log_probabilities_is_refused() -> None:
+    batch = ChainBatch(ToyEngine(), requests(temperature=1.0), LIMITS)
+    with pytest.raises(Unable, match=r"draft's engine gives no log-probabilities .* engine 'hf' or 'vllm'"):
+        asyncio.run(batch.write_steps())
 
 
 def test_a_replaced_step_is_gone_and_the_chain_continues_after_the_other(engine: HFEngine) -> None:

@@ -27,7 +27,7 @@ from dreamr.engines.vllm.loading import core_pids
 from dreamr.errors import Unable
 from dreamr.tasks.ledger import make_problem
 from dreamr.tasks.processor import ImageTextProcessor
-from dreamr.types import ROOT, Sampling
+from dreamr.types import ROOT, Sampling, Step
 
 PROMPT = make_problem("test", 1, 0).prompt
 on_vllm = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -179,6 +179,24 @@ class TestOneEngine:
     async def test_log_probabilities_are_refused_where_they_would_be_of_some_tokens_alone(self, engine: Any) -> None:
         with pytest.raises(Unable, match=r"but top_p is 0.9: set top_p: 1, or use engine 'hf'"):
             await engine.next_step("a", PROMPT, ROOT, Sampling(temperature=1.0, top_p=0.9, logprobs=True))
+
+    async def test_log_probabilities_are_those_of_the_other_engine(self, engine: Any) -> None:
+        """Of what it writes and of what it judges, on one prompt with images."""
+        other = HFEngine.load(str(EMBEDDED / "draft"))
+        chain: list[Step] = []
+        for seed in range(3):
+            sampling = Sampling(temperature=1.0, seed=seed, logprobs=True)
+            chain.append(await engine.next_step("x", PROMPT, chain[-1] if chain else ROOT, sampling))
+        assert await engine.prompt_tokens(PROMPT) == await other.prompt_tokens(PROMPT)
+        for judged in (chain, chain[1:]):
+            ours, theirs = [await one.score_tokens("x", PROMPT, judged) for one in (engine, other)]
+            for step, mine, expected in zip(judged, ours, theirs, strict=True):
+                assert step.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+                assert mine.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+                assert mine.verdict.score == pytest.approx(expected.verdict.score, abs=1e-3)
+        with pytest.raises(Unable, match=r"at temperature 1 only, not at 0\.7"):
+            await engine.score_tokens("x", PROMPT, chain, 0.7)
+        await other.close()
 
     async def test_a_dead_process_is_noticed_by_running_calls_and_without_any(self, engine: Any) -> None:
         died = asyncio.create_task(engine.died())

@@ -120,7 +120,7 @@ class Assistant:
             self.cache.release(mirror.sequence)
 
     def forget(self, job: WriteJob) -> None:
-        """Propose nothing for this job any more: a forward failed, and its sequence may be incomplete."""
+        """Stop proposing for this job: a forward failed, and its sequence may be incomplete."""
         job.proposal, job.probabilities = (), None
         mirror = self._mirrors.pop(job, None)
         if mirror is not None:

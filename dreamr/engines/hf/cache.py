@@ -2,7 +2,7 @@
 
     claim(key, tokens) ──▶ sequence with the longest cached prefix of `tokens`, for one request alone
     reserve / grew / crop  while the request runs
-    release ──▶ idle again: kept until the least recently used ones have to make way
+    release ──▶ idle: kept until it is evicted as the least recently used
 
 Only the engine's loop uses it, so there are no locks.
 """
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 GRANULARITY = 64
-"""Buffers hold a multiple of so many tokens: a decoded token seldom needs a new buffer."""
+"""Capacities are multiples of this many tokens, so a decoded token seldom needs a new buffer."""
 
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What keys and values of one token look like."""
+    """Shape of the keys and values of one token."""
 
     layers: int
     heads: int
@@ -80,7 +80,7 @@ class PrefixCache:
         return sum(sequence.in_use for sequence in self._sequences)
 
     def claim(self, key: str, tokens: Sequence[int]) -> CachedSequence:
-        """A sequence that holds the longest cached prefix of `tokens` and nothing else, for this caller alone.
+        """A sequence with the longest cached prefix of `tokens` and nothing else, for this caller alone.
 
         An idle sequence that is wholly a prefix is continued. Of a longer one, or of one in use, the shared part is
         copied, so its tail stays available.
@@ -95,7 +95,7 @@ class PrefixCache:
         return best
 
     def release(self, sequence: CachedSequence) -> None:
-        """The caller is done; the sequence stays cached."""
+        """The caller has finished; the sequence stays cached."""
         sequence.in_use = False
         self._evict(0)
 
@@ -130,7 +130,7 @@ class PrefixCache:
         self._capacity = 0
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when the accounts do not add up; tests call it when the engine is idle."""
+        """Raises AssertionError for inconsistent accounts; tests call it when the engine is idle."""
         assert self.num_in_use == 0, f"{self.num_in_use} sequences are in use although nothing runs"
         assert self._capacity == sum(sequence.capacity for sequence in self._sequences)
         assert all(len(sequence.tokens) <= sequence.capacity for sequence in self._sequences)

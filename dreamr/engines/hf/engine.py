@@ -1,4 +1,4 @@
-"""`HFEngine`: one Qwen3-VL checkpoint run by transformers, on a CPU or a GPU, behind the `Engine` protocol.
+"""`HFEngine`: one Qwen3-VL checkpoint run by transformers, on a CPU or a GPU, as an `Engine`.
 
     event loop        next_step / score / prefill / ...           stop(id), promote(id)
                           │ prompt encoded in a thread, once          │
@@ -220,7 +220,7 @@ class HFEngine:
         return Checked(steps, accepted, started, ended)
 
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it. Raises TooLong."""
+        """Read the prompt ahead of the first step. Raises TooLong."""
         placed = await self._placed(prompt)
         job = FillJob(f"prefill {prompt.key}", prompt.key, placed, self._whole(placed, ()))
         return Prefill(*(await self._run(job)).result())
@@ -230,7 +230,7 @@ class HFEngine:
         return len((await self._placed(prompt)).tokens)
 
     async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """The prompt as this model reads it."""
+        """See `Trainable`."""
         return (await self._placed(prompt)).tokens
 
     async def thought_end(self) -> ThoughtEnd:
@@ -242,7 +242,7 @@ class HFEngine:
         return self.encoder.ids(text) if isinstance(text, str) else await self.prompt_tokens(text)
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and forget all that the old ones computed.
+        """Load weights in place and drop all that the old ones computed.
 
         Raises RuntimeError while requests run, and for weights that do not fit the model.
         """
@@ -254,7 +254,7 @@ class HFEngine:
         await asyncio.to_thread(self._loop.exclusively, replace)
 
     def stop(self, call_id: str) -> None:
-        """End that call between two forwards; an unknown or ended one is no error."""
+        """End that call between two forwards; no error for one that is unknown or has ended."""
         if not self._loop.stop(call_id):
             self._early_stops.stop(call_id)
 
@@ -267,11 +267,11 @@ class HFEngine:
         self._loop.promote(call_id, hint)
 
     async def close(self) -> None:
-        """Stop all calls and end the loop; the engine is of no use afterwards."""
+        """Stop all calls and end the loop; the engine cannot be used afterwards."""
         await asyncio.to_thread(self._loop.close)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when an idle engine holds anything that it should not; for tests."""
+        """Raises AssertionError when an idle engine still holds work or sequences; for tests."""
         self._loop.check_integrity()
 
     async def _fitting(self, prompt: Prompt, chain: Sequence[Step], criterion: Criterion) -> Sequence[Step]:
@@ -339,7 +339,7 @@ class HFEngine:
             await asyncio.shield(future)
         except asyncio.CancelledError:
             self._loop.stop(job.call_id)
-            while not future.done():  # however often the caller is cancelled: it ends within one forward
+            while not future.done():  # also when the caller is cancelled again: it ends within one forward
                 try:
                     await asyncio.wait([future])
                 except asyncio.CancelledError:

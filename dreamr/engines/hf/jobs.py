@@ -34,7 +34,7 @@ from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one forward gives a job, at the places that its row reads."""
+    """The output of one forward for a job, at the places that its row reads."""
 
     hidden: Tensor
     """(k, h)"""
@@ -64,6 +64,7 @@ class Job(ABC):
         self.sequence: CachedSequence | None = None
         self.started = self.ended = 0.0
         self.done = False
+        self.error: Exception | None = None
 
     def start(self, cache: PrefixCache) -> None:
         """Claim a sequence with the longest cached part of `whole`."""
@@ -74,7 +75,7 @@ class Job(ABC):
             cache.crop(self.sequence, len(self.whole) - 1)
 
     def end(self) -> None:
-        """Note when the job ended, with its result or without."""
+        """Note when the job ended, with a result or an error."""
         self.ended = time.time()
         self.started = self.started or self.ended
 
@@ -108,7 +109,7 @@ class Job(ABC):
 
 
 class DecodeJob(Job):
-    """A job that appends tokens: what writing and proposing have in common."""
+    """A job that appends tokens: the common part of writing, proposing and checking."""
 
     def __init__(self, call_id: str, key: str, prompt: PlacedPrompt, prefix: Tokens, sampling: Sampling) -> None:
         super().__init__(call_id, key, prompt, prompt.tokens + prefix)
@@ -147,7 +148,7 @@ class WriteJob(DecodeJob):
         super().__init__(call_id, key, prompt, prefix, sampling)
         self._mask = mask
         self._prefix, self._step_end = prefix, step_end
-        self._room = min(sampling.max_tokens, max_positions - len(self.whole))
+        self._max_tokens = min(sampling.max_tokens, max_positions - len(self.whole))
         self.finish: Finish = "stopped"
         self.assistant_prompt: PlacedPrompt | None = None
         """The prompt as an assistant reads it, where one is to propose tokens."""
@@ -161,7 +162,7 @@ class WriteJob(DecodeJob):
         self._is_hint = False
 
     def hint(self, tokens: Tokens) -> None:
-        """Tokens that the step may well begin with, such as a rejected drafted step: checked like a proposal."""
+        """Tokens that the step may begin with, such as a rejected drafted step: checked like a proposal."""
         if not self.is_sampled and self._mask is None:
             self._hint = tokens
 
@@ -174,7 +175,7 @@ class WriteJob(DecodeJob):
         """How many proposed tokens the step could still use."""
         if self._mask is not None:
             return 0
-        return max(0, self._room - len(self.tokens) - 1)
+        return max(0, self._max_tokens - len(self.tokens) - 1)
 
     def row(self) -> Row | None:
         self._use_hint()
@@ -228,14 +229,14 @@ class WriteJob(DecodeJob):
             if self.sampling.logprobs:
                 scaled = logits[place] / (self.sampling.temperature or 1.0)
                 self.logprobs.append(float(scaled[token] - torch.logsumexp(scaled, -1)))
-            if finish := self._step_end.finish(self.tokens, self._room):
+            if finish := self._step_end.finish(self.tokens, self._max_tokens):
                 self.finish, self.done = finish, True
                 return place + 1
         return len(tokens)
 
 
 class ProposeJob(DecodeJob):
-    """Proposes tokens after a prefix, whatever steps they belong to; fewer at the end of the answer."""
+    """Proposes tokens after a prefix, across the ends of steps; fewer at the end of the answer."""
 
     can_stop = True
 

@@ -123,7 +123,7 @@ GPU_SHARE = 0.5
 
 
 def cache_bound(shape: KVShape) -> int:
-    """Tokens that the prefix cache may hold when the configuration does not say: what fits, once weights are loaded."""
+    """Default bound of the prefix cache in tokens, from the memory that is free once the weights are loaded."""
     if shape.device.type != "cuda":
         return CPU_CACHED_TOKENS
     free, _ = torch.cuda.mem_get_info(shape.device)
@@ -161,18 +161,18 @@ def find_config(model: str, *, trust_remote_code: bool = False) -> PretrainedCon
 
 
 def _check_hub(model: str) -> None:
-    """One quick question about a model that is not in the cache: the libraries themselves ask for minutes."""
+    """One short request for a model that is not in the cache: the libraries themselves retry for minutes."""
     if constants.is_offline_mode() or try_to_load_from_cache(model, "config.json") is not None:
         return
     try:
         HfApi().model_info(model, timeout=HUB_DEADLINE_S)
     except Exception as error:  # no network, no such model, no permission: each library underneath has its own
         raise ValueError(
-            f"model {model!r} is not here and cannot be had from the hub ({first_line(error).rstrip('.')}): correct "
-            "the name, check the network, or give a checkpoint folder"
+            f"model {model!r} is not on this machine and cannot be loaded from the hub "
+            f"({first_line(error).rstrip('.')}): correct the name, check the network, or give a checkpoint folder"
         ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for sentences of our own."""
+    """The first line of an error's message, as a part of our own sentence."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -107,15 +107,16 @@ class EngineLoop:
                     return
                 self._is_busy = True
                 batch = self._scheduler.next_batch()
+            ended: list[Job] = []
             try:
                 with torch.inference_mode():
                     ended = self.step(batch)
             finally:
                 self.last_forward = time.monotonic()
-                with self._changed:
+                with self._changed:  # a caller that gets the last answer may replace the weights at once
+                    self._answer(ended)
                     self._is_busy = False
                     self._changed.notify_all()
-            self._answer(ended)
 
     def _can_run(self, kind: Priority | None) -> bool:
         if self._is_busy or not len(self._scheduler):
@@ -132,7 +133,7 @@ class EngineLoop:
         except Exception as error:
             for job, _ in rows:
                 self._failed(job, error)
-        return [job for job in batch if job.done or job.is_stopped or job.future.done()]
+        return [job for job in batch if job.done or job.is_stopped]
 
     def _begun(self, job: Job) -> bool:
         """Whether the job has its sequence; a failure ends this job alone."""
@@ -226,22 +227,25 @@ class EngineLoop:
         return [Output(output.hidden, output.logits, [tokens[place] for place in output.tokens]) for output in outputs]
 
     def _failed(self, job: Job, error: Exception) -> None:
-        """The job's sequence may hold half a forward: nobody may continue it."""
+        """End the job with an error. Its sequence may hold half a forward, so no other job may continue it."""
         if job.sequence is not None:
             self.cache.drop(job.sequence)
             job.sequence = None
-        job.future.set_exception(error)
+        job.error, job.done = error, True
 
     def _answer(self, ended: Sequence[Job]) -> None:
         for job in ended:
-            with self._changed:
-                self._scheduler.remove(job)
+            self._scheduler.remove(job)
             if self._assistant and isinstance(job, WriteJob):
                 self._assistant.release(job)
             if job.sequence is not None:
                 (self.cache.release if job.keeps_sequence else self.cache.drop)(job.sequence)
             job.end()
-            if not job.future.done():
+            if job.future.done():  # `close` has answered it
+                continue
+            if job.error:
+                job.future.set_exception(job.error)
+            else:
                 job.future.set_result(job)
 
     def check_integrity(self) -> None:

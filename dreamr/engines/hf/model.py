@@ -4,7 +4,7 @@
     row 2   t                  all rows are packed into one sequence of tokens for the linear layers;
     row 3   t t                attention runs row by row over that row's own keys and values
 
-Rows of any lengths share one forward, and a row computes what it would compute alone. Rope positions are always passed:
+Rows of any lengths share one forward, and a row gives the same result as alone. Rope positions are always passed:
 the outer model keeps the rope delta of the last prompt on itself, so two prompts would overwrite each other's.
 
 Shapes: n new tokens of a row, t tokens of all rows, h hidden size, v vocabulary.
@@ -36,7 +36,7 @@ LOGIT_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """What the language model reads at the image tokens of one prompt."""
+    """The language model's inputs at the image tokens of one prompt."""
 
     embeddings: Tensor
     """(num_image_tokens, h)"""
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(slots=True)
 class _Packed:
-    """What attention needs of each row, shared by all layers."""
+    """Attention's inputs for each row, shared by all layers."""
 
     sequence: CachedSequence
     num_cached: int
@@ -104,7 +104,7 @@ class Model:
         AttentionInterface.register(ATTENTION, _attend)
         self.module = model
         self.weights_version = 0
-        """To be counted up when the weights change: image features of older ones are computed again."""
+        """Increased when the weights change, so that image features are computed again."""
         self._inner = model.model
         self._language = model.model.language_model
         self._language.config._attn_implementation = ATTENTION
@@ -159,8 +159,8 @@ class Model:
     def word_logprobs(self, hidden: Tensor, logits: Tensor, words: Tokens) -> list[float]:
         """Log-probabilities of some words after one hidden state (h), whose logits (v) are given.
 
-        The words' own logits are multiplied in float32 whatever the model's type: in bfloat16 a logit near 20 is
-        rounded to 1/8, which would move rho by several hundredths.
+        The words' logits are computed in float32 for every type of model: in bfloat16 a logit near 20 is rounded to
+        1/8, which would move rho by several hundredths.
         """
         exact = linear(hidden[None].float(), self._head.weight[list(words)].float())[0]
         values: list[float] = (exact - torch.logsumexp(logits, -1)).tolist()

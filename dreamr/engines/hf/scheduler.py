@@ -1,7 +1,7 @@
-"""Which jobs share the next forward. Knows no tensors.
+"""Which jobs share the next forward. Handles no tensors.
 
-needed jobs        all that fit, in the order in which they came; those that did not fit come first next time
-speculative jobs   only when no needed job is there: a step that may not be needed slows no other down
+needed jobs        all that fit, in order of arrival; those that did not fit are first next time
+speculative jobs   only when there is no needed job, so that they slow down no step that is needed
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scheduler:
         return self._mark(call_id, lambda job: setattr(job, "is_stopped", job.can_stop))
 
     def promote(self, call_id: str, hint: Tokens) -> None:
-        """A speculative step is needed now, and may well begin with the tokens `hint`."""
+        """A speculative step is needed now, and may begin with the tokens `hint`."""
 
         def promote(job: Job) -> None:
             if isinstance(job, WriteJob) and hint:

@@ -1,4 +1,4 @@
-"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, behind the `Engine` protocol.
+"""`VLLMEngine`: one checkpoint run by vLLM (AsyncLLM), on GPUs or a CPU, as an `Engine`.
 
     event loop     next_step ─▶ task: render ▶ stream of tokens ─▶ Step       stop(id)
                        awaits ◀──────────────────┘      ▲                        │ cancels that call's task, which
@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,7 @@ from dreamr.errors import TooLong, Unable
 from dreamr.types import (
     NO_VERDICT,
     Criterion,
+    JudgedStep,
     Prefill,
     Priority,
     Prompt,
@@ -99,8 +101,8 @@ class VLLMEngine:
         """
         if not self._gives_verdicts:
             raise Unable(
-                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier an actor of its "
-                "own, with an engine that has no `speculative`"
+                "vLLM gives no verdict probabilities while it decodes speculatively: give the verifier a separate "
+                "actor whose engine has no `speculative`"
             )
         if criterion in COMPARISONS:
             check_pairs(chain, references)
@@ -111,8 +113,28 @@ class VLLMEngine:
         asked = question(criterion, self._chat)
         return await _all(self._verdict(call_id, prompt, step, asked) for step in chain)
 
+    async def score_tokens(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
+    ) -> list[JudgedStep]:
+        """See `TokenScoring`. Takes a request more than `score`, which reads the whole chain without cached prefixes:
+        vLLM keeps no log-probabilities of them.
+        """
+        if temperature != 1:
+            raise Unable(
+                f"vLLM gives the log-probabilities of given tokens at temperature 1 only, not at {temperature:g}: set "
+                "the temperature to 1, or use engine 'hf'"
+            )
+        if not chain:
+            return []
+        verdicts = await self.score(call_id, prompt, chain)
+        logprobs = iter(await self._prompt_logprobs(call_id, prompt, chain))
+        return [
+            JudgedStep(verdict, tuple(islice(logprobs, len(step.tokens))))
+            for step, verdict in zip(chain, verdicts, strict=True)
+        ]
+
     async def prefill(self, prompt: Prompt) -> Prefill:
-        """Run the prompt alone, so that the first step does not pay for it."""
+        """Read the prompt ahead of the first step."""
         from vllm import SamplingParams
 
         started = time.time()
@@ -127,6 +149,10 @@ class VLLMEngine:
         """See `Engine`."""
         return await self._requests.count(prompt)
 
+    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
+        """See `Trainable`."""
+        return await self._requests.prompt_tokens(prompt)
+
     async def thought_end(self) -> ThoughtEnd:
         """See `Phases`."""
         return self._chat.thought_end
@@ -136,17 +162,17 @@ class VLLMEngine:
         return self._chat.ids(text) if isinstance(text, str) else await self._requests.prompt_tokens(text)
 
     async def warm_up(self) -> None:
-        """Have vLLM compile what it compiles when the first step is written and the first verdict given."""
+        """Let vLLM compile ahead of the first step and the first verdict."""
         prompt = Prompt("?")
         step = await self.next_step("warm-up", prompt, Step(), Sampling(max_tokens=1))
         if self._gives_verdicts:
             await self.score("warm-up", prompt, [step])
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and forget all that the old ones computed; names as in the checkpoint.
+        """Load weights in place and drop all that the old ones computed; names as in the checkpoint.
 
         Calls that begin meanwhile wait for the new weights. Raises RuntimeError while requests run, for weights that
-        do not fit the checkpoint, and when what the old ones computed cannot be forgotten.
+        do not fit the checkpoint, and when the old prefix cache cannot be dropped.
         """
         requests = self._requests
         if requests.num_running or not requests.may_begin.is_set():
@@ -176,7 +202,7 @@ class VLLMEngine:
         raise EngineDied("vLLM's own process has died")
 
     async def close(self) -> None:
-        """Stop all calls and end vLLM's processes; the engine is of no use afterwards."""
+        """Stop all calls and end vLLM's processes; the engine cannot be used afterwards."""
         self._writer.stop_all()
         await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(self._llm.shutdown))])
 
@@ -214,9 +240,22 @@ class VLLMEngine:
                 return asked.read(token, values), mass(values)
         raise RuntimeError(f"vLLM ended the request {call_id!r} without a verdict")
 
+    async def _prompt_logprobs(self, call_id: str, prompt: Prompt, chain: Sequence[Step]) -> list[float]:
+        """Log-probability of every token of the chain."""
+        from vllm import SamplingParams
+
+        tokens = chain[-1].end[len(chain[0].prefix) :]
+        rendered = await self._requests.of(prompt, chain[-1].end)
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        async with aclosing(self._requests.outputs(call_id, rendered, params)) as outputs:
+            async for output in outputs:
+                read = output.prompt_logprobs[-len(tokens) :]
+                return [float(logprobs[token].logprob) for token, logprobs in zip(tokens, read, strict=True)]
+        raise RuntimeError(f"vLLM ended the request {call_id!r} without log-probabilities")
+
 
 async def _all(verdicts: Iterable[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
-    """Await them at once; none goes on after the first failure."""
+    """Await them all at once; the first failure cancels the others."""
     tasks = [asyncio.create_task(verdict) for verdict in verdicts]
     try:
         return await asyncio.gather(*tasks)

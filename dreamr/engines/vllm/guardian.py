@@ -1,9 +1,9 @@
-"""The end of a parent or of a child process, however it came: `kill -9` gives no process time to clean up.
+"""Ends child processes with their parent, also after `kill -9`, which gives a process no time to clean up.
 
     parent ── starts ──▶ child      would live on, with its GPU memory, when the parent is killed
-       └──── starts ──▶ guardian    waits for the end of the parent or of all children; kills who is left
+       └──── starts ──▶ guardian    waits for the end of the parent or of all children; kills those left
 
-In the other direction `until_one_ends` tells the parent that a child has ended while nothing was asked of it.
+In the other direction `until_one_ends` returns when a child has ended, also while no call is open.
 
 Linux only (pidfd), as the engines that need it are.
 """
@@ -27,7 +27,7 @@ def guard(children: Sequence[int]) -> None:
 
 
 async def until_one_ends(pids: Sequence[int]) -> None:
-    """Return when one of these processes has ended; no polling, and no process of its own."""
+    """Return when one of these processes has ended, without polling."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     with contextlib.ExitStack() as stack:
@@ -46,7 +46,7 @@ def watch(parent: int, children: Sequence[int]) -> None:
     """Return when all children have ended, by themselves or because the parent has."""
     try:
         ended = os.pidfd_open(parent)
-    except ProcessLookupError:  # it went before this process was up
+    except ProcessLookupError:  # it ended before this process was up
         ended = None
     alive: list[int] = []
     for pid in children:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedVLLM:
-    """A started vLLM and what is known of its checkpoint."""
+    """A started vLLM and facts about its checkpoint."""
 
     llm: AsyncLLM
     chat: ChatEncoder
@@ -104,7 +104,7 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         dtype="float32" if config.dtype == "auto" and device == "cpu" else config.dtype,
         quantization=config.quantization,
         tensor_parallel_size=config.tensor_parallel_size,
-        # Inside a Ray actor vLLM would look for a placement group of its own.
+        # Inside a Ray actor vLLM would look for its own placement group.
         distributed_executor_backend="mp" if config.tensor_parallel_size > 1 or device == "cpu" else "uni",
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_mb * 2**20 if config.kv_cache_mb else None,

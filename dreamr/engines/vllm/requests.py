@@ -4,7 +4,7 @@
                           │                     ▲ once more, rendered afresh, when vLLM has lost an image
                           └── images: processed once, then known by their key
 
-vLLM keeps two caches of images: its sender's, which says what the engine process has, and the engine process's own.
+vLLM keeps two caches of images: the sender's, a record of what the engine process has, and the engine process's own.
 Rendering makes the sender believe that the image arrives, even if the request is then stopped, cancelled or too long.
 The next request that shows the image goes without it, and ends with an error before its first token.
 """
@@ -44,7 +44,7 @@ class Rendered:
     """One request's input."""
 
     tokens: dict[str, Any]
-    """What it was rendered from."""
+    """Its input before rendering."""
     input: Any
     """As vLLM takes it."""
 
@@ -73,7 +73,7 @@ class Requests:
         self._numbers = itertools.count()
 
     async def of(self, prompt: Prompt, suffix: Tokens) -> Rendered:
-        """A prompt and tokens after it. Raises TooLong when the model cannot go on from there."""
+        """A prompt and tokens after it. Raises TooLong when the model cannot continue from there."""
         return await self._rendered(await self._tokens(prompt, suffix))
 
     async def of_text(self, tokens: Tokens) -> Rendered:
@@ -143,7 +143,7 @@ class Requests:
         return tokens
 
     async def _rendered(self, tokens: dict[str, Any], *, is_sent: bool = True) -> Rendered:
-        """`is_sent` False: the images are part of the input, whatever the sender believes, and it learns nothing."""
+        """`is_sent` False: the images are part of the input in any case, and the sender's cache stays as it is."""
         if len(tokens["prompt_token_ids"]) >= self.max_positions:
             raise self._too_long(len(tokens["prompt_token_ids"]))
         [rendered] = await self._llm.renderer.render_cmpl_async([tokens], skip_mm_cache=not is_sent)

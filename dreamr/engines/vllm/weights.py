@@ -27,7 +27,7 @@ RESET_PAUSE_S = 0.1
 async def replace_weights(
     llm: AsyncLLM, shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]
 ) -> None:
-    """Load the weights and forget all that the old ones computed. Nothing may run meanwhile.
+    """Load the weights and drop all that the old ones computed. Nothing may run meanwhile.
 
     Raises RuntimeError for weights that do not have the checkpoint's `shapes`, before anything is loaded, and when
     vLLM keeps what the old ones computed.

@@ -2,7 +2,7 @@
 
 write ──▶ task: render ▶ stream of tokens ──▶ Step         stop     cancels the task: the step keeps what it has
              ▲                                             promote  starts a waiting request again as a needed one
-             └──────────── again, while no token is there ─────────────┘
+             └──────────── again, if it has no token yet ─────────────┘
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from vllm.sampling_params import StructuredOutputsParams
 
 NEVER = -100.0
-"""Added to the logits of tokens that must not be chosen; vLLM takes no larger bias."""
+"""Added to the logits of tokens that must not be chosen; vLLM accepts no larger bias."""
 
 
 @dataclass(slots=True, eq=False)
 class _Writing:
-    """A step that is being written."""
+    """A step in progress."""
 
     call_id: str
     priority: Priority
@@ -86,7 +86,7 @@ class Writer:
         """A speculative step is needed now.
 
         vLLM cannot change the priority of a request. One without a token may be waiting, and is sent again; one with
-        tokens is running, and goes on.
+        tokens is running, and continues.
         """
         for writing in self._writing:
             if writing.call_id == call_id and writing.priority == "speculative":
@@ -96,7 +96,7 @@ class Writer:
                     writing.cancel()
 
     async def _stoppable(self, writing: _Writing, prompt: Prompt, prefix: Tokens, sampling: Sampling) -> Finish:
-        """Write in a task; what it has written until it is stopped stays in `writing`."""
+        """Write in a task; the tokens up to a stop stay in `writing`."""
         if self._early_stops.begin(writing.call_id):
             self._early_stops.end(writing.call_id)
             return "stopped"

@@ -1,0 +1,180 @@
+"""Measures methods with several clients at once: `python -m tools.clients --out docs/results/clients.json`.
+
+    client 1 ─ ask, wait, ask, wait ─┐
+    client 2 ─ ask, wait, ask, wait ─┼─▶ one method over three Ray actors, whose scripted engines really wait
+    ...                              ┘
+    the same on a virtual clock, without Ray ─▶ the ideal: calls take no time, each actor has a device
+
+So parallelism can be measured on a machine that has fewer cores than there are actors: the engines wait, and what
+remains is the cost of Ray, the event loops and the schedules. All methods answer the same questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dreamr.bench.methods import MethodSpec, parse_methods
+from dreamr.bench.report import Machine
+from dreamr.bench.simulation import virtual
+from dreamr.bench.summary import speedup
+from dreamr.config import Config, GroupConfig, ScriptedEngineConfig, load_config
+from dreamr.errors import BadInput, reported
+from dreamr.markdown import markdown_table
+from dreamr.types import Prompt
+from pipelines import BASELINE, Request, Trace, run
+from pipelines.handles import Handles
+
+DEFAULT = Path(__file__).parents[1] / "configs/scripted-32b-2b.yaml"
+
+
+async def answer_all(
+    handles: Handles, spec: MethodSpec, num_clients: int, num_questions: int, clock: Callable[[], float]
+) -> list[Trace]:
+    """So many clients, each of which asks its questions one after the other."""
+
+    async def client(number: int) -> list[Trace]:
+        prompts = [Prompt(f"question {place} of client {number}") for place in range(num_questions)]
+        return [await run(Request(prompt, spec.settings), handles, clock=clock) for prompt in prompts]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(client(number)) for number in range(num_clients)]
+    return [trace for task in tasks for trace in task.result()]
+
+
+async def _ideal(config: GroupConfig, spec: MethodSpec, num_clients: int, num_questions: int) -> list[Trace]:
+    clock = asyncio.get_running_loop().time
+    return await answer_all(_local_handles(config, clock), spec, num_clients, num_questions, clock)
+
+
+def _local_handles(config: GroupConfig, clock: Callable[[], float]) -> Handles:
+    """The configured engines in this process, on the clock of the running event loop."""
+    from actors.local import LocalTransport
+    from actors.roles import DraftActor, TargetActor, VerifierActor
+    from dreamr.engines.scripted import ScriptedEngine
+    from pipelines.handles import Verifier, Writer
+
+    engines = {role: ScriptedEngine(engine, clock) for role, engine in _scripted(config).items()}
+    verifier = engines.get("verifier", engines["target"])
+    return Handles(
+        Writer(LocalTransport(DraftActor, engines["draft"])),
+        Writer(LocalTransport(TargetActor, engines["target"])),
+        Verifier(LocalTransport(VerifierActor, verifier)),
+    )
+
+
+def _scripted(config: GroupConfig) -> dict[str, ScriptedEngineConfig]:
+    """The engines by role. Raises BadInput when one is no scripted engine."""
+    engines: dict[str, ScriptedEngineConfig] = {}
+    for role, actor in config.actors().items():
+        if not isinstance(actor.engine, ScriptedEngineConfig):
+            raise BadInput(f"--config: group.{role}.engine.kind is '{actor.engine.kind}'; it has to be 'scripted'.")
+        engines[role] = actor.engine
+    return engines
+
+
+def measure(
+    config: Config, specs: Sequence[MethodSpec], levels: Sequence[int], num_questions: int
+) -> list[dict[str, Any]]:
+    """One row per number of clients and method."""
+    from actors.cluster import connected
+    from actors.group import ActorGroup
+
+    async def real() -> list[list[list[Trace]]]:
+        async with ActorGroup(config.group) as group:
+            for spec in specs:
+                await answer_all(group.handles, spec, 1, 1, time.time)
+            return [
+                [await answer_all(group.handles, spec, level, num_questions, time.time) for spec in specs]
+                for level in levels
+            ]
+
+    with connected(config.cluster):
+        measured = asyncio.run(real())
+    rows = []
+    for level, by_method in zip(levels, measured, strict=True):
+        ideal = [virtual(_ideal(config.group, spec, level, num_questions)) for spec in specs]
+        rows += [_row(spec.name, level, [by_method[0], own], [ideal[0], best])
+                 for spec, own, best in zip(specs, by_method, ideal, strict=True)]  # fmt: skip
+    return rows
+
+
+def _row(method: str, num_clients: int, measured: list[list[Trace]], ideal: list[list[Trace]]) -> dict[str, Any]:
+    """`measured` and `ideal`: the answers of the target alone and those of the method."""
+    plain, own, plain_ideal, own_ideal = ([trace.wall_s for trace in traces] for traces in (*measured, *ideal))
+    faster, best = speedup(plain, own), speedup(plain_ideal, own_ideal)
+    judged = sum(trace.num_judged for trace in measured[1])
+    return {
+        "method": method,
+        "clients": num_clients,
+        "answers": len(own),
+        "latency_s": statistics.fmean(own),
+        "ideal_latency_s": statistics.fmean(own_ideal),
+        "acceptance_rate": sum(trace.num_accepted for trace in measured[1]) / judged if judged else None,
+        "speedup": faster.model_dump(),
+        "ideal_speedup": best.geomean,
+        "share_of_ideal": faster.geomean / best.geomean,
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as a Markdown table."""
+    titles = ["clients", "method", "time per answer", "ideal", "speedup", "ideal", "share of the ideal"]
+    rows = [
+        [
+            str(row["clients"]),
+            f"`{row['method']}`",
+            f"{row['latency_s']:.2f} s",
+            f"{row['ideal_latency_s']:.2f} s",
+            f"{row['speedup']['geomean']:.2f}",
+            f"{row['ideal_speedup']:.2f}",
+            f"{row['share_of_ideal']:.2f}",
+        ]
+        for row in document["rows"]
+    ]
+    machine = document["machine"]
+    return (
+        f"{markdown_table([titles, *rows])}\n\n`{document['command']}` on {machine['cpu']}, {machine['cores']} cores."
+    )
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    config: Annotated[Path, typer.Option(help="YAML file whose engines are scripted.")] = DEFAULT,
+    methods: Annotated[str, typer.Option(help="Names, separated by commas; the target alone is always measured.")] = (
+        "sequential,fpsr"
+    ),
+    clients: Annotated[str, typer.Option(help="Numbers of clients, separated by commas.")] = "1,2,4,8,16,32",
+    questions: Annotated[int, typer.Option(min=1, max=100, help="Per client.")] = 2,
+) -> None:
+    """Time per answer of each method by the number of clients, beside the ideal."""
+    with reported():
+        settled, machine = load_config(config), Machine.this()
+        _scripted(settled.group)
+        specs = parse_methods(f"{BASELINE},{methods}", None, settled.pipeline)
+        document = {
+            "command": shlex.join(["python", "-m", "tools.clients", *sys.argv[1:]]),
+            "machine": machine.model_dump(),
+            "group": settled.group.model_dump(mode="json"),
+            "rows": measure(settled, specs, [int(level) for level in clients.split(",")], questions),
+        }
+        if out:
+            out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        typer.echo(table(document))
+
+
+if __name__ == "__main__":
+    app()

@@ -17,6 +17,8 @@ from dreamr.config.serve import ServeSettings
 from dreamr.serve.errors import RETRY_AFTER_S
 from dreamr.serve.replica import EndpointReplica
 
+LOAD_WINDOW_S = 10.0
+"""Autoscaling goes by the mean load over so long."""
 MAX_QUEUED_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
 
@@ -60,6 +62,7 @@ def _scale(limits: ServeSettings) -> dict[str, Any]:
         initial_replicas=limits.groups.min,
         max_replicas=limits.groups.max,
         target_ongoing_requests=limits.max_running,
+        look_back_period_s=LOAD_WINDOW_S,
         upscale_delay_s=limits.groups.upscale_delay_s,
         downscale_delay_s=limits.groups.downscale_delay_s,
     )

@@ -92,7 +92,8 @@ def _asked(url: str, prompt: Prompt, settings: dict[str, object], screen: Consol
     except openai.AuthenticationError as error:
         raise BadInput(f"--url {url}: the API key is refused; set OPENAI_API_KEY.") from error
     except openai.APIStatusError as error:
-        raise BadInput(f"--url {url}: {error.message}") from error
+        said = error.body.get("message") if isinstance(error.body, dict) else None
+        raise BadInput(f"--url {url}: {said or error.message}") from error
     except (openai.APIError, openai.OpenAIError) as error:
         raise ConnectionError(f"--url {url}: {error}; check the address, and whether the endpoint runs.") from error
     return reply

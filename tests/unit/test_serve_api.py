@@ -308,7 +308,7 @@ def test_a_question_from_the_command_line_goes_to_the_endpoint(
     assert len(document["run"]["steps"]) >= 4
     refused = CliRunner().invoke(dreamr_app, ["ask", "how many?", "--url", endpoint.url, "--method", "fprs"])
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "fprs" in refused.stderr
+    assert "method: choose one of autoregressive" in refused.stderr
     gone = CliRunner().invoke(dreamr_app, ["ask", "how many?", "--url", f"http://127.0.0.1:{free_port()}"])
     assert gone.exit_code == 1
     assert "check the address" in gone.stderr

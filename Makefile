@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 NEW_ENOUGH := -c 'import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %d.%d, but 3.11 or newer is needed: \
 make PYTHON=/path/to/a/newer/python, after make clean if there is a .venv" % (sys.executable, *sys.version_info[:2]))'
 
-.PHONY: demo test test-vllm gpu-check test-cluster soak serve lint format models clean
+.PHONY: demo test test-vllm gpu-check test-cluster soak chaos serve lint format models clean
 
 demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain decoding
 	$(BIN)/dreamr demo --problems 5
@@ -17,6 +17,9 @@ test: $(INSTALLED)-dev  ## all tests that this machine can run
 
 soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory watched
 	$(BIN)/python -m pytest -m soak tests/ray
+
+chaos: $(INSTALLED)-serve  ## minutes of bounded load on the endpoint while its processes are killed and stopped
+	$(BIN)/python -m tools.chaos --out docs/results/chaos.json
 
 serve: $(INSTALLED)-serve  ## the endpoint and its page on http://127.0.0.1:8000
 	$(BIN)/dreamr serve

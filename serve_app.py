@@ -10,12 +10,15 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from dreamr.config import Config, load_config, with_draft
+from dreamr.config.serve import ServeSettings
 from dreamr.serve.errors import RETRY_AFTER_S
 from dreamr.serve.replica import EndpointReplica
 
+LOAD_WINDOW_S = 10.0
+"""Autoscaling goes by the mean load over so long."""
 MAX_QUEUED_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
 
@@ -34,7 +37,6 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
     limits = config.serve.of_one_replica()
     deployment = serve.deployment(
         name="dreamr",
-        num_replicas=limits.num_replicas,
         # The replica's own queue decides who waits and who is refused: Serve must not hold requests back.
         max_ongoing_requests=10 * (limits.max_running + limits.max_queued) + 100,
         max_queued_requests=MAX_QUEUED_AT_PROXY,
@@ -46,8 +48,25 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=limits.drain_deadline_s,
+        **_scale(limits),
     )
     return deployment(serve.ingress()(EndpointReplica)).bind(config)
+
+
+def _scale(limits: ServeSettings) -> dict[str, Any]:
+    """How many replicas there are: a fixed number, or by load."""
+    if limits.groups is None:
+        return {"num_replicas": limits.num_replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=limits.groups.min,
+        initial_replicas=limits.groups.min,
+        max_replicas=limits.groups.max,
+        target_ongoing_requests=limits.max_running,
+        look_back_period_s=LOAD_WINDOW_S,
+        upscale_delay_s=limits.groups.upscale_delay_s,
+        downscale_delay_s=limits.groups.downscale_delay_s,
+    )
+    return {"autoscaling_config": scaling}
 
 
 app = build

@@ -124,9 +124,13 @@ class ActorGroup:
         await self.stop()
 
     async def _start_supervisors(self, placement: PlacementGroup) -> None:
+        roles = list(self._supervisors)
+        spares = {role: len(roles) + place for place, role in enumerate(self._config.spares())}
         starts = [
-            asyncio.create_task(supervisor.start(placement, bundle), name=f"start {supervisor.role}")
-            for bundle, supervisor in enumerate(self._supervisors.values())
+            asyncio.create_task(
+                self._supervisors[role].start(placement, bundle, spares.get(role)), name=f"start {role}"
+            )
+            for bundle, role in enumerate(roles)
         ]
         try:
             await asyncio.gather(*starts)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import ray
 from ray.exceptions import RaySystemError
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster import can_grow
-from dreamr.config import GroupConfig
+from dreamr.config import ActorConfig, GroupConfig
 from dreamr.errors import NotEnoughResources
 
 RELEASE_GRACE_S = 2.0
@@ -41,12 +43,13 @@ async def find_or_reserve(config: GroupConfig) -> PlacementGroup:
 
 
 async def reserve(config: GroupConfig, *, detached: bool = False) -> PlacementGroup:
-    """Reserve one bundle per actor, in the order of `config.actors()`, before any actor is created.
+    """Reserve one bundle per actor, in the order of `config.actors()`, then one per spare, before any is created.
 
     Raises:
         NotEnoughResources: the group does not fit, now or within `wait_for_resources_s`.
     """
-    bundles = [actor.resources() or EMPTY_BUNDLE for actor in config.actors().values()]
+    actors = config.actors()
+    bundles = [actors[role].resources() or EMPTY_BUNDLE for role in (*actors, *config.spares())]
     name = config.name if detached else None
     return await reserve_bundles(bundles, config.wait_for_resources_s, config.placement, name)
 
@@ -75,6 +78,21 @@ async def reserve_bundles(
         remove_placement_group(placement)
         raise
     return placement
+
+
+def actor_options(config: ActorConfig, placement: PlacementGroup, bundle: int) -> dict[str, Any]:
+    """Ray's options of an actor in one bundle of a placement group."""
+    needs = config.resources()
+    return {
+        "num_cpus": config.num_cpus,
+        "num_gpus": config.num_gpus,
+        "memory": int(needs["memory"]) if "memory" in needs else None,
+        "accelerator_type": config.accelerator_type,
+        "resources": dict(config.custom_resources),
+        "max_restarts": config.max_restarts,
+        "runtime_env": {"env_vars": dict(config.env)} if config.env else None,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle),
+    }
 
 
 def total(bundles: list[dict[str, float]]) -> dict[str, float]:

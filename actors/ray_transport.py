@@ -59,6 +59,11 @@ class RayRef(Generic[T]):
         self.settled = False
         supervisor.calls.add(self)
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the call has ended, well or not; does not wait."""
+        return self.settled or bool(ray.wait([self.object_ref], timeout=0, fetch_local=False)[0])
+
     def __await__(self) -> Generator[Any, None, T]:
         try:
             value: T = yield from self.object_ref.__await__()

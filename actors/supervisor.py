@@ -13,6 +13,9 @@
                                                                                       │ raises ActorLost       │
                                                                                       └────────────────────────┘
 
+With a spare (`actors.standby`), `down` ends at once: the spare is the actor from then on, and the lost one is
+restarted as the next spare.
+
 One supervisor task per actor, owned here, cancelled and awaited by `stop`. There is no polling: the lifeline is a call
 that never returns, so even the death of an idle actor is noticed at once. Reports of a failure while the actor is down
 are ignored, and so is a report without an open call of the present generation, which comes too late.
@@ -29,25 +32,21 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.placement import actor_options
 from actors.ray_transport import RayRef, last_line, names_role, root_cause
 from actors.roles import MAX_CONCURRENCY, EngineActor
+from actors.standby import MAX_PAUSE_S, Standby, killed, watch
 from dreamr.config import ActorConfig, GroupConfig
 from dreamr.errors import ActorLost
 from dreamr.types import EngineInfo, Role
 
 log = logging.getLogger(__name__)
 
-KILL_DEADLINE_S = 30.0
-"""How long to wait for the end of a killed process. Ray itself waits 5 s before it uses SIGKILL."""
-
 SHORT_LIFE_S = 60.0
-MAX_PAUSE_S = 30.0
-"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause, at most this one."""
+"""An actor that is lost again within `SHORT_LIFE_S` is restarted after a pause, at most `MAX_PAUSE_S`."""
 
 Failure = Literal["died", "hangs"]
 
@@ -64,7 +63,7 @@ class ActorSupervisor:
         self.calls: set[RayRef[Any]] = set()
         """Calls of this generation whose results have not been received."""
         self.actor: Any = None
-        """The Ray handle; the same over all restarts."""
+        """The Ray handle; the same over all restarts, another one when a spare takes over."""
         self._actor_class = actor_class
         self._config = config
         self._group = group
@@ -72,6 +71,7 @@ class ActorSupervisor:
         self._restarts: list[float] = []
         """Times of its latest restarts."""
         self._supervisor: asyncio.Task[None] | None = None
+        self._standby: Standby | None = None
         self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: asyncio.Future[Failure] = asyncio.get_running_loop().create_future()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,15 +91,24 @@ class ActorSupervisor:
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    async def start(self, placement: PlacementGroup, bundle: int) -> None:
+    @property
+    def has_spare(self) -> bool:
+        """Whether a loss now would cost no loading."""
+        return self._standby is not None and self._standby.is_ready
+
+    async def start(self, placement: PlacementGroup, bundle: int, spare_bundle: int | None = None) -> None:
         """Create the actor (or find it, if detached), load its model, begin to supervise it.
+
+        With a `spare_bundle`, a second actor is loaded there meanwhile, which takes over when the first is lost.
 
         Raises:
             ActorLost: not ready within `ready_deadline_s`, or its process died.
             ValueError: the model cannot be loaded; the engine's sentence.
         """
-        actor_class = ray.remote(self._actor_class).options(**self._options(placement, bundle))
-        self.actor = actor_class.remote(self._config, self._group.ids_of(self.role))
+        self.actor = self._created(placement, bundle, "")
+        if spare_bundle is not None:
+            spare = self._created(placement, spare_bundle, "-standby")
+            self._standby = Standby(self.role, spare, self._group.health_deadline_s)
         async with _deadline(self.role, self._group.ready_deadline_s):
             await self._come_up()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"supervise {self.role}")
@@ -109,24 +118,26 @@ class ActorSupervisor:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self._standby is not None:
+            await self._standby.leave()
         self._mark_gone(ActorLost(f"the {self.role} actor was stopped"))
 
     async def stop(self) -> None:
         """End the supervision, kill the process, return when it is gone."""
         await self.leave()
+        if self._standby is not None:
+            await self._standby.stop()
         if self.actor is None:
             return
-        ray.kill(self.actor, no_restart=True)
-        # A new lifeline, since the old one may have failed long ago: it fails when the last process is dead.
-        last = _watch(self.actor)
-        await asyncio.wait({last}, timeout=KILL_DEADLINE_S)
-        last.cancel()
+        await killed(self.actor)
         self._lifeline.cancel()
 
     async def check(self) -> bool:
         """Make a health call; a process that does not answer within `health_deadline_s` is killed and restarted."""
         if not self.up:
             return False
+        if self._standby is not None:
+            await self._standby.check()
         generation = self.generation
         try:
             async with asyncio.timeout(self._group.health_deadline_s):
@@ -166,8 +177,8 @@ class ActorSupervisor:
     def _suspects(self) -> set[ActorSupervisor]:
         """The actors that open calls wait for: this one, if one of its calls has all its arguments; else the actors
         whose results are awaited as arguments."""
-        waiting = [call for call in self.calls if not _has_result(call)]
-        awaited = [[argument for argument in call.arguments if not _has_result(argument)] for call in waiting]
+        waiting = [call for call in self.calls if not call.has_result]
+        awaited = [[argument for argument in call.arguments if not argument.has_result] for call in waiting]
         if not all(awaited):
             return {self}
         others = {argument.supervisor for arguments in awaited for argument in arguments} - {self}
@@ -189,7 +200,8 @@ class ActorSupervisor:
     def is_named_by(self, cause: BaseException) -> bool:
         """True when the error names this actor as the one that was lost."""
         if isinstance(cause, RayActorError) and self.actor is not None:
-            return bool(cause.actor_id == self.actor._actor_id.hex())
+            own = [self.actor] if self._standby is None else [self.actor, self._standby.actor]
+            return cause.actor_id in {actor._actor_id.hex() for actor in own}
         return names_role(cause, self.role)
 
     def _notice(self, generation: int, failure: Failure) -> None:
@@ -205,6 +217,9 @@ class ActorSupervisor:
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             self._mark_down()
             log.warning("the %s actor (process %s) was lost, restarting it", self.role, self.info and self.info.pid)
+            if self._standby is not None and self._standby.is_ready:
+                self._take_over(self._standby)
+                continue
             await asyncio.sleep(self._pause_s())
             try:
                 async with _deadline(self.role, self._group.ready_deadline_s):
@@ -214,6 +229,12 @@ class ActorSupervisor:
                 log.error("the %s actor did not come back: %s", self.role, error)
                 self._mark_gone(ActorLost(f"the {self.role} actor did not come back: {error}"))
                 return
+
+    def _take_over(self, standby: Standby) -> None:
+        """Go on with the spare; the lost actor is restarted as the next one."""
+        spare = standby.exchange(self.actor, self._lifeline)
+        self.actor, self.info, self._lifeline = spare.actor, spare.info, spare.lifeline
+        self._begin_generation()
 
     def _pause_s(self) -> float:
         """Seconds until the next restart: none after a long life, doubled after each short one."""
@@ -232,10 +253,13 @@ class ActorSupervisor:
             self.info = await self.actor.start.remote()
         except RayError as error:
             raise self._start_error(root_cause(error)) from error
+        if self.generation == 0 or self._lifeline.done():
+            self._lifeline = watch(self.actor)
+        self._begin_generation()
+
+    def _begin_generation(self) -> None:
         self.generation += 1
         self.calls.clear()
-        if self.generation == 1 or self._lifeline.done():
-            self._lifeline = _watch(self.actor)
         self._failure = asyncio.get_running_loop().create_future()
         self._ready.set_result(None)
 
@@ -253,34 +277,15 @@ class ActorSupervisor:
         self._ready.set_exception(error)
         self._ready.exception()  # it may never be awaited: mark it as retrieved
 
-    def _options(self, placement: PlacementGroup, bundle: int) -> dict[str, Any]:
-        config, group = self._config, self._group
-        needs = config.resources()
-        return {
-            "num_cpus": config.num_cpus,
-            "num_gpus": config.num_gpus,
-            "memory": int(needs["memory"]) if "memory" in needs else None,
-            "accelerator_type": config.accelerator_type,
-            "resources": dict(config.custom_resources),
-            "max_restarts": config.max_restarts,
-            "max_concurrency": MAX_CONCURRENCY,
-            "name": f"{group.name}-{self.role}" if group.name else None,
-            "namespace": group.namespace,
-            **({"lifetime": "detached", "get_if_exists": True} if self._detached else {}),
-            "runtime_env": {"env_vars": dict(config.env)} if config.env else None,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=bundle),
-        }
-
-
-def _watch(actor: ActorHandle[Any]) -> asyncio.Future[None]:
-    """A future that fails when the actor's present process dies."""
-    lifeline: asyncio.Future[None] = asyncio.wrap_future(actor.lifeline.remote().future())
-    lifeline.add_done_callback(lambda future: future.cancelled() or future.exception())  # only its end matters
-    return lifeline
-
-
-def _has_result(call: RayRef[Any]) -> bool:
-    return call.settled or bool(ray.wait([call.object_ref], timeout=0, fetch_local=False)[0])
+    def _created(self, placement: PlacementGroup, bundle: int, suffix: str) -> Any:
+        """A new actor, or the one that has the name."""
+        options = actor_options(self._config, placement, bundle)
+        if self._group.name:
+            options |= {"name": f"{self._group.name}-{self.role}{suffix}", "namespace": self._group.namespace}
+        if self._detached:
+            options |= {"lifetime": "detached", "get_if_exists": True}
+        actor_class = ray.remote(self._actor_class).options(max_concurrency=MAX_CONCURRENCY, **options)
+        return actor_class.remote(self._config, self._group.ids_of(self.role))
 
 
 @asynccontextmanager

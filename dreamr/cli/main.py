@@ -43,11 +43,13 @@ def ask(
     compare: Annotated[bool, typer.Option(help="Answer again by the target alone, to measure the speedup.")] = True,
     draft: Draft = None,
     timeline: Annotated[Path | None, typer.Option(help="Timeline of the actors: .html or .png.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask a running endpoint instead, such as http://127.0.0.1:8000; no comparison.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about images. Settings that are not given come from the configuration."""
-    from dreamr.cli import ask as command
-    from dreamr.errors import reported
+    """Answer a question about images. Settings that are not given come from the configuration, or the endpoint."""
+    from dreamr.errors import BadInput, reported
 
     settings = {
         "method": method,
@@ -58,6 +60,15 @@ def ask(
         "seed": seed,
     }
     with reported():
+        if url is not None:
+            from dreamr.cli import endpoint
+
+            if config or draft or timeline:
+                raise BadInput(f"--url {url}: the endpoint has its models: leave out --config, --draft, --timeline.")
+            endpoint.ask_endpoint(url, question, images or [], settings, as_json=as_json)
+            return
+        from dreamr.cli import ask as command
+
         command.ask(
             question, images or [], config, settings, compare=compare, timeline=timeline, as_json=as_json, draft=draft
         )

@@ -28,6 +28,8 @@ class ActorConfig(Strict):
     """Torch threads. More than one only helps models that are much larger than the built-in ones."""
     max_restarts: int = Field(default=-1, ge=-1)
     """How often Ray restarts the actor when its process dies; -1: no limit."""
+    standby: int = Field(default=0, ge=0, le=1)
+    """1: a second actor is kept loaded, with resources like this one's, and takes over when this one is lost."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the actor's process."""
 
@@ -117,6 +119,10 @@ class GroupConfig(Strict):
         if not isinstance(self.verifier, str):
             roles["verifier"] = self.verifier
         return roles
+
+    def spares(self) -> list[Literal["draft", "target", "verifier"]]:
+        """Roles that have a spare actor."""
+        return [role for role, actor in self.actors().items() if actor.standby]
 
     def ids_of(self, role: Literal["draft", "target", "verifier"]) -> str | None:
         """The target's model, if `role` runs another one, whose token ids may differ from those in steps."""

@@ -25,6 +25,23 @@ class ImageLimits(Strict):
         return tuple(host.lower() for host in hosts)
 
 
+class GroupLimits(Strict):
+    """How many groups of actors serve the pipeline, by load."""
+
+    min: PositiveInt = 1
+    max: PositiveInt = 1
+    upscale_delay_s: float = Field(default=10.0, ge=0)
+    """How long the load has to be high before a group is added."""
+    downscale_delay_s: float = Field(default=300.0, ge=0)
+    """How long it has to be low before one is removed."""
+
+    @model_validator(mode="after")
+    def _are_a_range(self) -> GroupLimits:
+        if self.min > self.max:
+            raise ValueError(f"serve.groups.min = {self.min} is above serve.groups.max = {self.max}: lower it.")
+        return self
+
+
 class ServeSettings(Strict):
     """Settings of the endpoint; requests are bounded by these and by `pipeline`."""
 
@@ -33,11 +50,15 @@ class ServeSettings(Strict):
     thinks: bool = True
     """The models begin inside their chain of thought and end it by `</think>`. False: all they write is the answer."""
     num_replicas: PositiveInt = 1
+    """HTTP replicas over the same actors."""
+    groups: GroupLimits | None = None
+    """Each replica has its own actors, and there are as many replicas as the load needs. None: `num_replicas` replicas
+    share one group of actors."""
     api_key_env: str = "DREAMR_API_KEY"
     """Environment variable of the replicas with the API keys, separated by commas; unset: everybody may ask."""
 
     max_running: PositiveInt = 4
-    """Answers worked on at once, by all replicas together; more wait in line."""
+    """Answers that a group of actors works on at once; more wait in line. All replicas of a shared group together."""
     max_queued: int = Field(default=16, ge=0)
     """Answers that may wait in line at each replica; more are refused with 503."""
     queue_deadline_s: PositiveFloat = 60.0
@@ -72,16 +93,27 @@ class ServeSettings(Strict):
     images: ImageLimits = ImageLimits()
 
     def of_one_replica(self) -> ServeSettings:
-        """One replica's share of what the actors are to work on at once, since all replicas use the same ones.
+        """One replica's share of what the actors are to work on at once, where replicas use the same ones.
 
         Rounded down, but each works on one answer at least.
         """
+        if self.groups is not None:
+            return self
         share = {
             "max_running": max(1, self.max_running // self.num_replicas),
             "write_ahead_up_to": self.write_ahead_up_to // self.num_replicas,
             "draft_up_to": self.draft_up_to // self.num_replicas,
         }
         return self.model_copy(update=share)
+
+    @model_validator(mode="after")
+    def _replicas_share_actors_or_have_their_own(self) -> ServeSettings:
+        if self.groups is not None and self.num_replicas > 1:
+            raise ValueError(
+                f"serve.num_replicas = {self.num_replicas} and serve.groups exclude each other: with groups, the load "
+                "decides how many replicas there are; leave num_replicas out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_can_be_asked_for(self) -> ServeSettings:

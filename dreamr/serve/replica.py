@@ -1,9 +1,13 @@
-"""`EndpointReplica`: one replica of the Ray Serve application over its group of detached actors.
+"""`EndpointReplica`: one replica of the Ray Serve application, over a shared group of actors or one of its own.
 
     serve app ─▶ replica 1 ─┐  each runs its own requests, supervises the actors, and finds them by name
                  replica 2 ─┴▶ <name>-draft, <name>-target, <name>-verifier     detached: they outlive replicas
 
-Actors belong to the application: they are stopped when it is deleted. Their name contains a digest of their
+    with `serve.groups`
+    serve app ─▶ replica 1 ──▶ <name>-<replica>-draft, ...                      they end with their replica
+                 replica 2 ──▶ <name>-<replica>-draft, ...
+
+Shared actors belong to the application: they are stopped when it is deleted. Their name contains a digest of their
 configuration, so an update with other models creates other actors:
 
 update ─▶ new replicas over new actors ─▶ old replicas leave ─▶ Serve reports the update as done
@@ -46,10 +50,12 @@ class EndpointReplica:
         log_as_json()
         context = serve.get_replica_context()
         self._app_name = context.app_name
-        self._group_config = named(config.group, context.app_name)
-        self._group = ActorGroup(self._group_config, detached=True)
+        self._base_name = config.group.name or context.app_name
+        self._owns_actors = config.serve.groups is not None
+        self._group_config = named(config.group, context.app_name, context.replica_tag if self._owns_actors else None)
+        self._group = ActorGroup(self._group_config, detached=not self._owns_actors)
         await self._group.start()
-        self._answers = _RayAnswers(self._group_config, config.serve.keep_answers_s)
+        self._answers = _RayAnswers(self._base_name, self._group_config.namespace, config.serve.keep_answers_s)
         self._service = Service(self._group, config, answers=self._answers)
         self._headers = {"X-Replica-ID": context.replica_tag}
         log.info("replica %s is ready", context.replica_tag)
@@ -65,17 +71,16 @@ class EndpointReplica:
         await self._service.check()
         if self._group.transport("target").gone:
             raise RuntimeError("the target actor is gone and this replica cannot bring it back")
-        await asyncio.to_thread(stop_superseded, self._group_config, self._app_name)
+        await asyncio.to_thread(stop_superseded, self._base_name, self._group_config, self._app_name)
 
     async def __del__(self) -> None:
         group: ActorGroup | None = getattr(self, "_group", None)
         if group is None:
             return
-        if await asyncio.to_thread(self._application_is_deleted):
-            await group.stop()
+        is_deleted = await asyncio.to_thread(self._application_is_deleted)
+        await (group.stop() if is_deleted or self._owns_actors else group.leave())
+        if is_deleted:
             self._answers.stop()
-        else:
-            await group.leave()
 
     def _application_is_deleted(self) -> bool:
         application = serve.status().applications.get(self._app_name)
@@ -85,12 +90,12 @@ class EndpointReplica:
 class _RayAnswers:
     """The store of answers, a detached actor that the replicas share. See `Answers`."""
 
-    def __init__(self, group: GroupConfig, keep_s: float) -> None:
+    def __init__(self, base_name: str, namespace: str | None, keep_s: float) -> None:
         self._actor: Any = (
             ray.remote(AnswerStore)
             .options(
-                name=f"{base_name(group)}-answers",
-                namespace=group.namespace,
+                name=f"{base_name}-answers",
+                namespace=namespace,
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=0,
@@ -107,22 +112,18 @@ class _RayAnswers:
         ray.kill(self._actor, no_restart=True)
 
 
-def base_name(group: GroupConfig) -> str:
-    """The name of a named group without its digest: the same before and after an update."""
-    assert group.name, "the group has been named"
-    return group.name[: -DIGEST - 1]
-
-
-def named(group: GroupConfig, app_name: str) -> GroupConfig:
-    """The group under a name that is unique to the application and the actors' configuration."""
+def named(group: GroupConfig, app_name: str, owner: str | None = None) -> GroupConfig:
+    """The group under a name that is unique to the application, the actors' configuration and, if given, the owner."""
     digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:DIGEST]
     name, namespace = f"{group.name or app_name}-{digest}", group.namespace or "dreamr"
+    if owner is not None:
+        name = f"{name}-{owner}"
     return group.model_copy(update={"name": name, "namespace": namespace})
 
 
-def stop_superseded(group: GroupConfig, app_name: str) -> None:
-    """Stop the application's other groups, unless an update is under way. Blocks. `group` is a named one."""
-    old = _superseded(group)
+def stop_superseded(base_name: str, group: GroupConfig, app_name: str) -> None:
+    """Stop the application's other shared groups, unless an update is under way. Blocks. `group` is a named one."""
+    old = _superseded(base_name, group)
     application = serve.status().applications.get(app_name) if old else None
     if application is None or application.status != ApplicationStatus.RUNNING:
         return  # a replica that uses them may still be answering
@@ -136,9 +137,11 @@ def stop_superseded(group: GroupConfig, app_name: str) -> None:
             remove_placement_group(get_placement_group(name))
 
 
-def _superseded(group: GroupConfig) -> dict[str, list[str]]:
-    """The actors of each group whose name differs from this one in its digest only."""
-    same_application = re.compile(rf"({re.escape(base_name(group))}-[0-9a-f]{{{DIGEST}}})-[a-z]+")
+def _superseded(base_name: str, group: GroupConfig) -> dict[str, list[str]]:
+    """The actors of each shared group of the application that is not this one."""
+    same_application = re.compile(
+        rf"({re.escape(base_name)}-[0-9a-f]{{{DIGEST}}})-(?:draft|target|verifier)(?:-standby)?"
+    )
     groups: dict[str, list[str]] = {}
     for actor in list_named_actors(all_namespaces=True):
         match = same_application.fullmatch(actor["name"])

@@ -11,8 +11,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.serving import QUESTION, Endpoint, data_url, png, running, settled, with_image
+from support.serving import QUESTION, Endpoint, data_url, free_port, png, running, settled, with_image
+from typer.testing import CliRunner
 
+from dreamr.cli.main import app as dreamr_app
 from dreamr.errors import ActorLost
 from dreamr.serve.service import Service
 
@@ -292,3 +294,21 @@ def test_with_a_key_only_health_and_the_page_are_open(monkeypatch: pytest.Monkey
         assert status("/%2e%2e/v1/models", None) == 401
         with pytest.raises(openai.AuthenticationError, match="valid API key"):
             endpoint.client.chat.completions.create(model="dreamr", messages=QUESTION)
+
+
+def test_a_question_from_the_command_line_goes_to_the_endpoint(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    given = CliRunner().invoke(dreamr_app, ["ask", "how many?", "--url", endpoint.url, "--seed", "3", "--json"])
+    assert given.exit_code == 0, given.output
+    document = json.loads(given.stdout)
+    asked = endpoint.client.chat.completions.create(model="dreamr", messages=QUESTION, seed=3)
+    assert document["answer"] == asked.choices[0].message.content.strip()
+    assert len(document["run"]["steps"]) >= 4
+    refused = CliRunner().invoke(dreamr_app, ["ask", "how many?", "--url", endpoint.url, "--method", "fprs"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "method: choose one of autoregressive" in refused.stderr
+    gone = CliRunner().invoke(dreamr_app, ["ask", "how many?", "--url", f"http://127.0.0.1:{free_port()}"])
+    assert gone.exit_code == 1
+    assert "check the address" in gone.stderr

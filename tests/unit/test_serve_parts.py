@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from ray._common.utils import import_attr
 from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
@@ -20,7 +21,7 @@ from ray.util.metrics import Counter, Histogram, Metric
 from support.serving import LocalGroup, scripted_config
 
 from dreamr.config import Config, load_config
-from dreamr.config.serve import ImageLimits, ServeSettings
+from dreamr.config.serve import GroupLimits, ImageLimits, ServeSettings
 from dreamr.serve.errors import ApiError
 from dreamr.serve.load import Load, RequestQueue, with_back_off
 from dreamr.serve.metrics import Metrics, merge
@@ -224,3 +225,11 @@ def test_every_serve_key_is_documented_and_the_ready_configuration_loads() -> No
     assert isinstance(load_config(ROOT / "configs/serve-small.yaml"), Config)
     deployed = yaml.safe_load((ROOT / "deploy/serve.yaml").read_text())
     assert deployed["applications"][0]["import_path"] == "serve_app:build"
+
+
+def test_groups_and_replicas_of_a_shared_group_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="exclude each other"):
+        ServeSettings(num_replicas=2, groups=GroupLimits(max=2))
+    with pytest.raises(ValidationError, match=r"is above serve\.groups\.max"):
+        GroupLimits(min=3, max=2)
+    assert ServeSettings(groups=GroupLimits(max=4), max_running=6).of_one_replica().max_running == 6

@@ -1,0 +1,135 @@
+"""`dreamr ask --url`: the question goes to a running endpoint, so that no Ray is started and no model loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dreamr.cli.inputs import read_prompt
+from dreamr.cli.terminal import percent, print_step, printable
+from dreamr.errors import BadInput
+from dreamr.tasks.images import data_url
+from dreamr.types import Prompt
+from pipelines.trace import CommittedStep
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionChunk
+
+RETRIES = 3
+"""The request has an Idempotency-Key, so that an answer which is asked for again continues where it was."""
+CONNECT_DEADLINE_S, ANSWER_DEADLINE_S = 10.0, 600.0
+
+
+@dataclass(slots=True)
+class _Reply:
+    model: str
+    reasoning: str = ""
+    content: str = ""
+    finish_reason: str | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+def ask_endpoint(
+    url: str, question: str, images: Sequence[Path], settings: Mapping[str, object], *, as_json: bool
+) -> None:
+    """Run the command. Raises BadInput for what the endpoint refuses, ConnectionError when none answers."""
+    prompt, screen = read_prompt(question, images), Console(stderr=as_json)
+    reply = _asked(url, prompt, {name: value for name, value in settings.items() if value is not None}, screen)
+    if as_json:
+        document = {
+            "question": question,
+            "images": [str(path) for path in images],
+            "url": url,
+            "model": reply.model,
+            "answer": reply.content.strip() or None,
+            "reasoning": reply.reasoning.strip(),
+            "finish_reason": reply.finish_reason,
+            "usage": reply.usage,
+            "run": reply.run,
+        }
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        _print_answer(screen, reply)
+
+
+def _asked(url: str, prompt: Prompt, settings: dict[str, object], screen: Console) -> _Reply:
+    try:
+        import openai
+    except ImportError as error:
+        raise BadInput('--url needs the package openai: pip install "dreamr[eval]"') from error
+    parts: list[Any] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in prompt.images]
+    parts.append({"type": "text", "text": prompt.question})
+    client = openai.OpenAI(
+        base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1",
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        timeout=openai.Timeout(ANSWER_DEADLINE_S, connect=CONNECT_DEADLINE_S),
+        max_retries=RETRIES,
+    )
+    try:
+        with client:
+            reply = _Reply(client.models.list().data[0].id)
+            stream = client.chat.completions.create(
+                model=reply.model,
+                messages=[{"role": "user", "content": parts}],
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_headers={"Idempotency-Key": uuid.uuid4().hex},
+                extra_body=settings,
+            )
+            for chunk in stream:
+                _read(chunk, reply, screen)
+    except openai.AuthenticationError as error:
+        raise BadInput(f"--url {url}: the API key is refused; set OPENAI_API_KEY.") from error
+    except openai.APIStatusError as error:
+        said = error.body.get("message") if isinstance(error.body, dict) else None
+        raise BadInput(f"--url {url}: {said or error.message}") from error
+    except (openai.APIError, openai.OpenAIError) as error:
+        raise ConnectionError(f"--url {url}: {error}; check the address, and whether the endpoint runs.") from error
+    return reply
+
+
+def _read(chunk: ChatCompletionChunk, reply: _Reply, screen: Console) -> None:
+    if chunk.usage:
+        reply.usage = chunk.usage.model_dump(exclude_none=True)
+    for choice in chunk.choices:
+        said = getattr(choice.delta, "reasoning", None) or ""
+        reply.reasoning += said
+        reply.content += choice.delta.content or ""
+        reply.finish_reason = choice.finish_reason or reply.finish_reason
+        origin = getattr(choice, "dreamr", None) or {}
+        if "source" in origin:
+            text = said + (choice.delta.content or "")
+            print_step(
+                screen, CommittedStep(origin["index"], origin["source"], (), text, origin.get("rho"), origin["at"])
+            )
+        elif "steps" in origin:
+            reply.run = origin
+
+
+def _print_answer(console: Console, reply: _Reply) -> None:
+    console.print()
+    if reply.finish_reason == "length":
+        console.print(Text("incomplete: the answer reached its budget, or began to repeat itself", "yellow"))
+    console.print(Text("answer  ", "bold").append(printable(reply.content.strip() or "none"), "bold green"))
+    console.print()
+    counts = Table.grid(padding=(0, 2))
+    counts.add_column(style="dim")
+    counts.add_column()
+    counts.add_row("model", reply.model)
+    if reply.run:
+        counts.add_row("wall time", f"{reply.run['wall_s']:.3f} s by {reply.run['method']}")
+    if speculation := reply.usage.get("speculation"):
+        accepted = f"{speculation['num_accepted']} of {speculation['num_judged']} judged drafted steps"
+        counts.add_row("acceptance", f"{percent(speculation.get('acceptance_rate'))}, {accepted}")
+    console.print(counts)

@@ -1,0 +1,47 @@
+"""The chaos report as tables in docs/serving.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dreamr.markdown import markdown_table
+
+
+def table(report: dict[str, Any]) -> str:
+    """Both tables, and how they were made."""
+    parts = []
+    if report["faults"]:
+        parts.append(markdown_table([_FAULTS, *map(_fault, report["faults"])]))
+    if report["junk"]:
+        parts.append(markdown_table([_JUNK, *(_junk(row, report["junk"][0]) for row in report["junk"])]))
+    machine = report["machine"]
+    return "\n\n".join([*parts, f"`{report['command']}` on {machine['cpu']}, {machine['cores']} cores."])
+
+
+_FAULTS = ["hit", "fault", "failed once", "failed with retries", "recovery", "longest stall", "different answers"]
+_JUNK = ["junk", "honest requests failed", "p50", "p95", "p95 against no junk", "junk was answered"]
+
+
+def _fault(row: dict[str, Any]) -> list[str]:
+    recovery = row["recovery_s"]
+    return [
+        row["what"],
+        row["fault"],
+        f"{row['failed_once']} of {row['requests']}",
+        f"{row['failed']} of {row['requests']}",
+        "never" if recovery is None else f"{recovery:.1f} s",
+        f"{row['longest_stall_s']:.1f} s",
+        str(row["different"]),
+    ]
+
+
+def _junk(row: dict[str, Any], calm: dict[str, Any]) -> list[str]:
+    said = ", ".join(f"{status}: {number}" for status, number in sorted(row["junk_statuses"].items()))
+    return [
+        row["junk"],
+        f"{row['failed']} of {row['requests']}",
+        f"{row['p50_s']:.2f} s",
+        f"{row['p95_s']:.2f} s",
+        f"{row['p95_s'] / calm['p95_s']:.2f}",
+        said or "–",
+    ]

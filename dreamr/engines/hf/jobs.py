@@ -4,10 +4,9 @@
                      └─ None: nothing to compute
 
     WriteJob     a step, token by token, or several tokens per forward where some are proposed
-    ProposeJob   tokens for another model to check
-    CheckJob     another model's tokens, in one forward
     FillJob      the prompt, ahead of the first step
-    JudgeJob, TextJob   verdicts (`dreamr.engines.hf.verdicts`)
+    ProposeJob, CheckJob   tokens for another model, and from it (`dreamr.engines.hf.token_jobs`)
+    JudgeJob, TextJob      verdicts (`dreamr.engines.hf.verdicts`)
 
 A job owns its sequence from `start` until the loop releases it.
 """
@@ -29,7 +28,7 @@ from dreamr.engines.hf.cache import CachedSequence, PrefixCache
 from dreamr.engines.hf.model import PlacedPrompt, Row
 from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution, stream
 from dreamr.engines.steps import StepEnd
-from dreamr.types import Finish, Priority, Proposal, Sampling, Step, Tokens
+from dreamr.types import Finish, Priority, Sampling, Step, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,80 +232,6 @@ class WriteJob(DecodeJob):
                 self.finish, self.done = finish, True
                 return place + 1
         return len(tokens)
-
-
-class ProposeJob(DecodeJob):
-    """Proposes tokens after a prefix, across the ends of steps; fewer at the end of the answer."""
-
-    can_stop = True
-
-    def __init__(
-        self,
-        call_id: str,
-        key: str,
-        prompt: PlacedPrompt,
-        prefix: Tokens,
-        sampling: Sampling,
-        num_tokens: int,
-        eos_tokens: frozenset[int],
-    ) -> None:
-        super().__init__(call_id, key, prompt, prefix, sampling)
-        self._num_tokens, self._eos_tokens = num_tokens, eos_tokens
-        self._rows: list[Tensor] = []
-
-    def row(self) -> Row | None:
-        return self._row(self._new_tokens())
-
-    def take(self, output: Output) -> None:
-        assert output.logits is not None
-        written = self._new_tokens()
-        self.tokens.append(output.tokens[0])
-        if self.is_sampled:
-            self._rows.append(distribution(output.logits, [self.sampling])[0].cpu())
-        self.done = len(self.tokens) >= self._num_tokens or self.tokens[-1] in self._eos_tokens
-        # Most proposals are followed by a token of the target's: going back costs nothing.
-        self._grew(written, len(self.whole) if self.done else len(self.whole) + len(self.tokens) - 1)
-
-    def result(self) -> Proposal:
-        probabilities = torch.stack(self._rows).numpy().tobytes() if self._rows else b""
-        return Proposal(tuple(self.tokens), probabilities, self.started, self.ended)
-
-
-class CheckJob(DecodeJob):
-    """Checks another model's tokens in one forward: how many are accepted, and the token after them."""
-
-    def __init__(
-        self,
-        call_id: str,
-        key: str,
-        prompt: PlacedPrompt,
-        prefix: Tokens,
-        sampling: Sampling,
-        proposal: Tokens,
-        probabilities: Tensor | None,
-    ) -> None:
-        super().__init__(call_id, key, prompt, prefix, sampling)
-        self._proposal, self._probabilities = proposal, probabilities
-        self._decision: tuple[int, int] = (0, 0)
-
-    def row(self) -> Row | None:
-        new = self._new_tokens() + self._proposal
-        return self._row(new, reads=range(len(new) - 1 - len(self._proposal), len(new)))
-
-    def take(self, output: Output) -> None:
-        assert output.logits is not None
-        if self.is_sampled and self._proposal:
-            assert self._probabilities is not None
-            p = distribution(output.logits, [self.sampling] * len(output.logits))
-            self._decision = accept_sampled(p, self._probabilities.to(p.device), self._proposal, self.number)
-        else:
-            self._decision = accept_greedy(output.tokens, self._proposal)
-        self._grew(self._new_tokens() + self._proposal, len(self.whole) + self._decision[0])
-        self.done = True
-
-    def result(self) -> tuple[int, int, float, float]:
-        """Accepted tokens, the token after them, begin and end."""
-        return (*self._decision, self.started, self.ended)
 
 
 class FillJob(Job):

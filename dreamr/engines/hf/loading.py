@@ -1,12 +1,14 @@
-"""Loading a Qwen3-VL checkpoint, from a folder or by its hub id, with errors in one sentence."""
+"""Loading a Qwen3-VL checkpoint, from a folder or by its hub id, with errors in one sentence, and the result."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from torch import nn
 from transformers import (
@@ -19,10 +21,33 @@ from transformers import (
 
 from dreamr.config import is_missing_folder
 from dreamr.engines.hf.cache import KVShape
-from dreamr.tasks.processor import ImageTextProcessor
+from dreamr.engines.hf.model import Model, PlacedPrompt
+from dreamr.tasks.processor import ImageTextProcessor, PromptEncoder
+from dreamr.types import Prompt
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 HUB_DEADLINE_S = 10.0
+MAX_PROMPTS = 64
+"""Encoded prompts that are kept, least recently used first out."""
+
+
+class Checkpoint:
+    """One loaded model with its prompt encoder and the prompts that were placed last."""
+
+    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
+        self.model, self.encoder = Model(model), encoder
+        self._placed: LRUCache[str, PlacedPrompt] = LRUCache(MAX_PROMPTS)
+
+    async def placed(self, prompt: Prompt) -> PlacedPrompt:
+        """The prompt as this model reads it, encoded once, in a thread: decoding large images takes a while.
+
+        Raises ValueError for control tokens in the question and unreadable images.
+        """
+        placed = self._placed.get(prompt.key)
+        if placed is None:
+            placed = await asyncio.to_thread(lambda: self.model.place(self.encoder.encode(prompt)))
+        # Of two calls that came at once, the first one's is kept, with its image features.
+        return self._placed.setdefault(prompt.key, placed)
 
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> nn.Module:

@@ -12,24 +12,20 @@ Shapes: n new tokens of a row, t tokens of all rows, h hidden size, v vocabulary
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from cachetools import LRUCache
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from dreamr.engines.hf.cache import CachedSequence, KVShape
-from dreamr.tasks.processor import EncodedPrompt, PromptEncoder
-from dreamr.types import Prompt, Tokens
+from dreamr.tasks.processor import EncodedPrompt
+from dreamr.types import Tokens
 
 ATTENTION = "dreamr_rows"
-MAX_PROMPTS = 64
-"""Encoded prompts that are kept, least recently used first out."""
 LOGIT_ROWS = 256
 """Rows of logits that are computed at a time where there may be thousands."""
 
@@ -235,25 +231,6 @@ class Model:
             deepstack = [torch.cat(layer) for layer in output.deepstack_features]
             prompt.features = ImageFeatures(torch.cat(output.pooler_output), deepstack, self.weights_version)
         return prompt.features
-
-
-class Checkpoint:
-    """One loaded model with its prompt encoder and the prompts that were placed last."""
-
-    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
-        self.model, self.encoder = Model(model), encoder
-        self._placed: LRUCache[str, PlacedPrompt] = LRUCache(MAX_PROMPTS)
-
-    async def placed(self, prompt: Prompt) -> PlacedPrompt:
-        """The prompt as this model reads it, encoded once, in a thread: decoding large images takes a while.
-
-        Raises ValueError for control tokens in the question and unreadable images.
-        """
-        placed = self._placed.get(prompt.key)
-        if placed is None:
-            placed = await asyncio.to_thread(lambda: self.model.place(self.encoder.encode(prompt)))
-        # Of two calls that came at once, the first one's is kept, with its image features.
-        return self._placed.setdefault(prompt.key, placed)
 
 
 def _packed(row: Row, cached: int, device: torch.device) -> _Packed:

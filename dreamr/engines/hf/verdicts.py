@@ -10,16 +10,25 @@ them and keeps the chain.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from dreamr.engines.hf.jobs import Job, Output
 from dreamr.engines.hf.model import Model, PlacedPrompt, Row
-from dreamr.engines.verdicts import Question, mass
-from dreamr.types import JudgedStep, Step, Tokens, Verdict
+from dreamr.engines.hf.requests import Requests
+from dreamr.engines.steps import check_chain
+from dreamr.engines.verdicts import Question, mass, question, rho
+from dreamr.tasks.processor import PromptEncoder
+from dreamr.types import NO_VERDICT, Criterion, JudgedStep, Prompt, Step, Tokens, Verdict
+
+MAX_TREE_TOKENS = 2048
+"""Tokens of one verdict tree: longer chains are judged in several forwards."""
 
 
 class JudgeJob(Job):
@@ -156,3 +165,58 @@ def chunks(chain: Sequence[Step], turn: Tokens, max_tokens: int) -> list[Sequenc
         parts[-1].append(step)
         size += own
     return [tuple(part) for part in parts]
+
+
+class Judge:
+    """Answers `Engine.score` by jobs."""
+
+    def __init__(self, model: Model, encoder: PromptEncoder, requests: Requests) -> None:
+        self._model, self._encoder, self._requests = model, encoder, requests
+
+    async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step], criterion: Criterion) -> list[Verdict]:
+        """Verdicts on a chain; none on steps whose question has no space in the model's context."""
+        check_chain(chain)
+        asked = question(criterion, self._encoder)
+        longest = self._model.max_positions - len(self._requests.whole(await self._requests.placed(prompt), ()))
+        fitting = list(takewhile(lambda step: len(step.end) + len(asked.after(step)) <= longest, chain))
+        judged = await self.judged(call_id, prompt, fitting, criterion)
+        return [one.verdict for one in judged] + [NO_VERDICT] * (len(chain) - len(fitting))
+
+    async def judged(
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: Sequence[Step],
+        criterion: Criterion,
+        temperature: float | None = None,
+    ) -> list[JudgedStep]:
+        """Verdicts, and at a given temperature the log-probabilities of the judged tokens."""
+        check_chain(chain)
+        asked = question(criterion, self._encoder)
+        judged: list[JudgedStep] = []
+        for part in chunks(chain, asked.turn, MAX_TREE_TOKENS):
+            placed = await self._requests.placed(prompt)
+            self._requests.whole(placed, part[-1].end)
+            job = JudgeJob(f"{call_id}/verdict", prompt.key, placed, part, asked, self._model, temperature)
+            judged += (await self._requests.run(job)).result()
+        return judged
+
+    async def same(self, call_id: str, step: Step, reference: Step) -> Verdict:
+        """Whether two texts mean the same, asked in a separate chat."""
+        chat = self._encoder.same_chat(reference.text, step.text)
+        job = await self._requests.run(TextJob(f"{call_id}/same", chat, reads_all=False))
+        output, started, ended = job.result()
+        assert output.logits is not None
+        with torch.inference_mode():
+            logprobs = self._model.word_logprobs(output.hidden[0], output.logits[0], self._encoder.verdict_words)
+        return Verdict(rho(logprobs), started, ended, mass=mass(logprobs))
+
+    async def similarity(self, call_id: str, step: Step, reference: Step) -> Verdict:
+        """Cosine of the mean hidden states of two texts; 0 for an empty one."""
+        texts = [self._encoder.ids(text) for text in (reference.text, step.text)]
+        if not all(texts):
+            now = time.time()
+            return Verdict(0.0, now, now)
+        jobs = [TextJob(f"{call_id}/text {place}", text, reads_all=True) for place, text in enumerate(texts)]
+        (one, started, _), (other, _, ended) = [(await self._requests.run(job)).result() for job in jobs]
+        return Verdict(float(cosine_similarity(one.hidden.mean(0), other.hidden.mean(0), dim=0)), started, ended)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Verdict
+from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Tokens, Verdict
 from pipelines.calls import Call
 from pipelines.costs import Decision
 from pipelines.phases import Reasoning
@@ -14,6 +14,11 @@ from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Phase, Reques
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
 """Texts that end an answer in the published SpecReason (`stop_at_marker`)."""
+
+LOOPS = 3
+"""An answer ends when it repeats several steps so many times in a row; one step may not even be repeated once."""
+LONGEST_LOOP = 2048
+"""In tokens."""
 
 
 def end_after(step: Step, before: Step, max_tokens: int) -> Literal["answered", "budget", "loop"] | None:
@@ -25,9 +30,21 @@ def end_after(step: Step, before: Step, max_tokens: int) -> Literal["answered", 
         return "answered"
     if len(step.end) >= max_tokens:
         return "budget"
-    if not step.tokens or step.tokens == before.tokens:
+    if not step.tokens or step.tokens == before.tokens or _repeats(step.end, len(step.tokens)):
         return "loop"
     return None
+
+
+def _repeats(tokens: Tokens, longer_than: int) -> bool:
+    """Whether `tokens` end with the same sequence `LOOPS` times, one of more than `longer_than` tokens."""
+    longest = min(len(tokens) // LOOPS, LONGEST_LOOP)
+    for length in range(longer_than + 1, longest + 1):
+        if tokens[-1] == tokens[-1 - length]:  # rarely: the comparison below costs more
+            end = len(tokens)
+            last = tokens[end - length :]
+            if all(tokens[end - (turn + 1) * length : end - turn * length] == last for turn in range(1, LOOPS)):
+                return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 from support.scripted import PROMPT, World, check_steps
 
 from dreamr.bench.simulation import virtual
 from dreamr.types import Prompt, Step
+from pipelines.recorder import end_after
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -140,6 +142,27 @@ def test_two_equal_steps_end_the_answer(method: str) -> None:
         assert [step.tokens for step in trace.steps] == [(5, 0), (5, 0)]
 
     virtual(run())
+
+
+def written_after(steps: Sequence[tuple[int, ...]]) -> Step:
+    *before, last = steps
+    return Step(tuple(token for step in before for token in step), last, finish="delimiter")
+
+
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [
+        ([(1, 0), (2, 3, 0)] * 3, "loop"),
+        ([(9, 0), *[(1, 0), (2, 3, 0), (4, 0)] * 3], "loop"),
+        ([(1, 0), (2, 3, 0)] * 2, None),  # said twice: a check, perhaps
+        ([(1, 0), (2, 3, 0), (1, 0), (2, 4, 0), (1, 0), (2, 5, 0)], None),  # the same words about something else
+        ([(9, 0), (7, 7, 7, 7, 7, 7, 0)], None),  # within one step
+        ([(1, *range(10, 700)), (2, 0)] * 3, "loop"),
+        ([(1, *range(10, 2100)), (2, 0)] * 3, None),  # longer than LONGEST_LOOP
+    ],
+)
+def test_steps_that_come_round_three_times_end_the_answer(steps: list[tuple[int, ...]], end: str | None) -> None:
+    assert end_after(written_after(steps), Step((), steps[-2]), max_tokens=10**6) == end
 
 
 @pytest.mark.parametrize("method", ["autoregressive", "sequential", "fpsr"])

@@ -156,7 +156,7 @@ def _draft_weights() -> dict[str, torch.Tensor]:
     from dreamr.engines.factory import model_location
     from dreamr.engines.hf.engine import HFEngine
 
-    return dict(HFEngine.load(model_location(DRAFT)).model.named_parameters(remove_duplicate=False))
+    return dict(HFEngine.load(model_location(DRAFT)).module.named_parameters(remove_duplicate=False))
 
 
 async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:

@@ -284,11 +284,11 @@ async def test_a_client_that_goes_frees_the_work_and_an_update_and_deletion_take
 
 
 def run_slow(token_s: float, num_replicas: int = 1) -> set[int]:
-    """Run (or update) an application without a line; the processes of its actors, old ones included."""
+    """Run (or update) an application without a line; the processes of its models' actors, old ones included."""
     group = toy_group(**{role: toy_actor(token_s=token_s) for role in ("draft", "target", "verifier")})
     limits = ServeSettings(max_running=num_replicas, max_queued=0, num_replicas=num_replicas)
     serve.run(build({"config": Config(group=group, serve=limits)}), name="slow", route_prefix="/slow")
-    return {actor["Pid"] for actor in alive() if actor["Name"].startswith("slow-")}
+    return {actor["Pid"] for actor in alive() if re.fullmatch(r"slow-\w+-(draft|target|verifier)", actor["Name"])}
 
 
 async def test_the_documented_metrics_come_through_ray(endpoint: Endpoint) -> None:

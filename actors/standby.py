@@ -22,13 +22,13 @@ from dreamr.types import EngineInfo, Role
 log = logging.getLogger(__name__)
 
 KILL_DEADLINE_S = 30.0
-"""A killed process that is not gone by then never will be. Ray itself waits 5 s before it uses SIGKILL."""
+"""Longest wait for the end of a killed process. Ray itself waits 5 s before it uses SIGKILL."""
 MAX_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An actor whose model is loaded, and what watches its process."""
+    """An actor whose model is loaded, and the lifeline of its process."""
 
     actor: Any
     info: EngineInfo
@@ -61,7 +61,7 @@ class Standby:
         return spare
 
     async def check(self) -> None:
-        """Ask for a sign of life; a spare that gives none in time is killed, and loaded again."""
+        """Health check: a spare that does not answer in time is killed and loaded again."""
         if self._loaded is None:
             return
         spare = self._loaded.actor
@@ -75,7 +75,7 @@ class Standby:
             log.debug("the spare %s: %s", self._role, error)  # its lifeline breaks as well
 
     async def leave(self) -> None:
-        """End the supervision by this process; the actor goes on if it is detached."""
+        """End the supervision by this process; a detached actor keeps running."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -120,7 +120,7 @@ class Standby:
 def watch(actor: ActorHandle[Any]) -> asyncio.Future[None]:
     """A future that fails when the actor's present process dies."""
     lifeline: asyncio.Future[None] = asyncio.wrap_future(actor.lifeline.remote().future())
-    lifeline.add_done_callback(lambda future: future.cancelled() or future.exception())  # its news is that it is done
+    lifeline.add_done_callback(lambda future: future.cancelled() or future.exception())  # no "never retrieved" log
     return lifeline
 
 

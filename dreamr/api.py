@@ -45,7 +45,7 @@ class Reasoner:
     """A pair of models, ready to answer. Starts at the first question, or with its `with` or `async with` block."""
 
     def __init__(self, config: str | Path | Config | None = None, *, draft: str | None = None, **settings: Any) -> None:
-        """`config`: a file; None takes the built-in pair on this machine's CPU. `draft`: another draft model.
+        """`config`: a file; None loads the built-in pair on this machine's CPU. `draft`: another draft model.
         `settings` replace those in the `pipeline` part, such as `method="sequential"`.
 
         Raises ConfigError in one sentence.
@@ -59,7 +59,7 @@ class Reasoner:
         self._running: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
-        """Start Ray, unless it runs, and the actors. Returns when the models are loaded; no error when they are.
+        """Start Ray, unless it runs, and the actors. Returns when the models are loaded; a second call does nothing.
 
         Raises:
             NotEnoughResources: the cluster cannot hold the actors.
@@ -101,9 +101,9 @@ class Reasoner:
     ) -> Result:
         """Answer a question about images: paths, encoded files, or PIL images.
 
-        `on_step` is called with each step when it is committed, in the Reasoner's thread; True ends the answer there.
-        `compare` answers again by the target alone, for `Result.speedup`, where there is an image: without one, the
-        second answer could only be made from the caches that the first has filled. `settings` are for this question.
+        `on_step` is called with each step when it is committed, in the Reasoner's thread; True ends the answer.
+        `compare` answers again by the target alone, for `Result.speedup`. It needs an image: without one, the second
+        answer would reuse the prefix caches of the first. `settings` are for this question.
 
         Raises:
             ValueError: an image that cannot be read, a prompt that is too long, a setting that does not exist.

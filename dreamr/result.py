@@ -28,7 +28,7 @@ class Result:
 
     @property
     def answer(self) -> str | None:
-        """What follows the reasoning; None when the text ended before that."""
+        """The text after the reasoning; None when the text ended before it."""
         return split_answer(self.trace)[1]
 
     @property
@@ -68,7 +68,7 @@ class Result:
         return self.plain.wall_s / self.trace.wall_s if self.plain else None
 
     def timeline(self, path: str | Path) -> None:
-        """Draw which actor did what when; `path` ends in .html or .png."""
+        """Draw the calls of the actors over time; `path` ends in .html or .png."""
         from dreamr.timeline import draw
 
         draw(self.trace, Path(path))

@@ -39,16 +39,16 @@ class _Group:
 
 
 class _Planner:
-    """The plans of one request, and what its calls teach about costs."""
+    """Chooses the plans of one request, and records the costs of its calls."""
 
     def __init__(self, session: Session) -> None:
         self._session, self._costs, self._recorder = session, session.costs, session.recorder
         self._num_learnt = len(self._recorder.calls)
-        """Calls whose costs are noted."""
+        """Calls whose costs have been recorded."""
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Count this request among those that share the actors, and learn from its calls."""
+        """Count this request among those that share the actors, and record the costs of its calls."""
         self._costs.num_running += 1
         try:
             yield
@@ -76,7 +76,7 @@ class _Planner:
         return decision.plan
 
     def _learn(self) -> None:
-        """Note the costs of the calls since the last plan, which they were made under."""
+        """Record the costs of the calls that were made under the last plan."""
         decisions = self._recorder.decisions
         plan = decisions[-1].plan if decisions else PLAIN
         self._costs.account(plan, self._recorder.calls[self._num_learnt :])
@@ -111,7 +111,7 @@ async def _commit_until_rejected(session: Session, plan: Plan) -> None:
                 for dropped in (group, *groups):
                     dropped.stop()
                 rejected = Drafted(draft, group.verdicts)
-                if target is None or place > 0:  # the target's step, if any, is another one
+                if target is None or place > 0:  # the target's step, if any, is for another place
                     target = session.target_step(hint=rejected.tokens)
                 await session.commit_target(target, rejected, verdict)
                 return

@@ -17,12 +17,12 @@ from pipelines.verification import Rule
 
 
 class Caller:
-    """The calls of one request that begin, and the state that they begin from."""
+    """Begins the calls of one request from its current state."""
 
     def __init__(
         self, handles: Handles, request: Request, rule: Rule, recorder: Recorder, first_target_steps: int
     ) -> None:
-        """`first_target_steps`: so many steps at the beginning are the target's, whatever the draft could do."""
+        """`first_target_steps`: the target writes this many steps at the beginning."""
         self.request, self.rule, self.recorder = request, rule, recorder
         self._handles, self._prompt = handles, request.prompt
         self._first_target_steps = first_target_steps
@@ -74,7 +74,7 @@ class Caller:
         return calls
 
     def draft_and_judge(self, index: int, after: Step | Call[Step], target: Call[Step] | None = None) -> Drafted:
-        """Begin to draft step number `index` and, as soon as it is there, to judge it.
+        """Begin to draft step number `index` and, as soon as it is written, to judge it.
 
         `target` is the target's step at the same place: verdicts that compare need it.
         """
@@ -93,7 +93,7 @@ class Caller:
         )
 
     def judge_chain(self, index: int, chain: Sequence[Step | Call[Step]]) -> Call[Verdicts]:
-        """Begin to judge drafted steps from number `index` on in one forward, when all of them are there.
+        """Begin to judge drafted steps from number `index` on in one forward, when all of them are written.
 
         Steps from the first blank one on get no verdict.
         """
@@ -137,7 +137,7 @@ class Caller:
         return self._begin("target", index, lambda call_id: target.next_steps(call_id, self._prompt, chain, sampling))
 
     def propose_tokens(self, after: Step, num_tokens: int) -> Call[Proposal]:
-        """Begin to draft tokens after an open step; their place in the answer seeds them."""
+        """Begin to draft tokens after an unfinished step; their place in the answer determines their seed."""
         draft, sampling = self._handles.draft, self._sampling(len(after.end), "draft")
         return self._begin(
             "draft",
@@ -146,7 +146,7 @@ class Caller:
         )
 
     def check_tokens(self, after: Step, proposal: Proposal | Call[Proposal]) -> Call[Checked]:
-        """Have the target check tokens proposed after an open step."""
+        """Have the target check tokens proposed after an unfinished step."""
         target, sampling = self._handles.target, self._sampling(len(after.end), "target")
         proposed = proposal.ref if isinstance(proposal, Call) else proposal
         return self._begin(
@@ -156,7 +156,7 @@ class Caller:
         )
 
     def answer_step(self) -> Call[Step]:
-        """Begin the whole answer of the target, under the request's schema."""
+        """Begin the target's answer under the request's schema, as one step."""
         sampling = replace(
             self._sampling(self.next_index, "target"),
             max_tokens=self.settings.max_tokens,

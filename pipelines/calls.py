@@ -100,7 +100,7 @@ class Drafted:
 
     draft: Call[Step]
     verdict: Call[Any]
-    """Of one `Verdict`, or of the verdicts on a whole chain."""
+    """Call of one `Verdict`, or of the verdicts on a whole chain."""
     target: Call[Step] | None = None
     """The target's step that the drafted one is compared with."""
 

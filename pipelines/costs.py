@@ -1,6 +1,6 @@
 """Measured costs of one group of actors, and the plan that is expected to be fastest with them.
 
-    finished calls ─▶ Costs: seconds of a drafted step, of a verdict on n steps, of a target step, of a call itself
+    finished calls ─▶ Costs: seconds of a drafted step, a verdict on n steps, a target step, and a call without work
     verdicts       ─▶ acceptance: a Beta posterior, of the group and of the request
                         │
     plans ──────────────┴▶ expected seconds for the rest of the answer, per plan ─▶ the plan with the fewest
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 FORGETTING = 0.95
 """Weight of older measurements at each new one."""
 PRIOR_STRENGTH = 6.0
-"""Judged steps that the group's acceptance counts for at the beginning of a request."""
+"""Weight, in judged steps, of the group's acceptance rate at the beginning of a request."""
 MAX_HORIZON = 10
-"""Steps ahead that plans are compared over."""
+"""Number of steps over which plans are compared."""
 EXPLORE_EVERY = 25
 """Decisions after which the kind of plan that was unused for longest is chosen once, unless it is expected to be much
 slower: this renews old measurements."""
@@ -35,7 +35,7 @@ WORTH_RENEWING = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the steps up to the next rejection are found."""
+    """How steps are drafted, judged and written up to the next rejection."""
 
     judged_together: int
     """Drafted steps that one verdict forward judges; 0: the target writes, without a draft."""
@@ -114,14 +114,14 @@ class Estimate:
 
     draft_s: float
     verdict_s: tuple[float, ...]
-    """Of a verdict on 1, 2, ... steps."""
+    """Expected seconds of a verdict on 1, 2, ... steps."""
     target_s: float
     call_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A plan that was chosen, from which step on, and why."""
+    """A chosen plan, its first step, and the reason."""
 
     step: int
     plan: Plan
@@ -235,13 +235,13 @@ class Costs:
         return (group * PRIOR_STRENGTH + accepted) / (PRIOR_STRENGTH + judged)
 
     def _horizon(self, step: int) -> int:
-        """Steps that the answer is expected to have left."""
+        """Expected number of remaining steps of the answer."""
         expected = self._answer_steps.value or MAX_HORIZON
         return int(min(MAX_HORIZON, max(2, round(expected) - step)))
 
     def _estimate(self, plan: Plan) -> Estimate:
-        """Costs at the present load, else at the nearest lower one that was measured: optimistic, so a plan that looks
-        better than it is gets measured."""
+        """Costs at the present load, else at the nearest lower one that was measured: an optimistic
+        estimate, so that plans which are unmeasured at this load get tried."""
         loads = range(self._load, -1, -1)
         measured = [self._measured[plan.kind, load] for load in loads if (plan.kind, load) in self._measured]
         known = next((one for one in measured if one.verdict_s.seconds.weight), _Measured())

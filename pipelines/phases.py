@@ -3,9 +3,9 @@
     reasoning  [ schedule ]──┬─ </think> ───────────────────▶ answer  [ schedule ]                 without a schema
                              └─ budget ──▶ closing step ────▶         [ one step of the target's ]   under a schema
 
-The reasoning ends exactly at `</think>`: what a step holds after it is dropped, so that the answer is written under
-its own rules from its first token on. The schedule ends in between: no call that it made goes on into the answer, and
-speculation cannot change what a schema constrains. Both phases depend on committed steps alone, so FPSR commits what
+The reasoning ends exactly at `</think>`: text of a step after it is dropped, so that the answer follows its own rules
+from its first token on. The schedule ends between the phases: none of its calls continues into the answer, so
+speculation cannot change text under a schema. Both phases depend on committed steps alone, so FPSR commits what
 the sequential schedule commits here too.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reasoning:
-    """What belongs to the chain of thought of one request, and when it has ended."""
+    """Splits the chain of thought of one request from its answer, and decides when it has ended."""
 
     def __init__(self, thought: ThoughtEnd, budget: int | None, *, answers_always: bool) -> None:
         """`budget`: most tokens; None: no limit. `answers_always`: the answer follows even if the model has ended its
@@ -35,13 +35,13 @@ class Reasoning:
         self.ended = False
 
     def resume(self, committed: Tokens) -> None:
-        """Note what an earlier run has committed."""
+        """Continue after the tokens that an earlier run has committed."""
         self.is_closed = self.thought.token in committed
         out_of_budget = self.budget is not None and len(committed) >= self.budget
         self.ended = self.is_closed or out_of_budget
 
     def part_of(self, step: Step) -> Step:
-        """The step without what does not belong to the chain of thought."""
+        """The part of the step that belongs to the chain of thought."""
         if self.thought.token in step.tokens:
             tokens = step.tokens[: step.tokens.index(self.thought.token) + 1]
             text = step.text.partition(END_OF_THOUGHT)[0] + END_OF_THOUGHT
@@ -60,7 +60,7 @@ class Reasoning:
 
 
 async def run_in_phases(session: Session, schedule: Callable[[Session], Awaitable[None]]) -> None:
-    """Run the schedule for the reasoning, and for the answer what the request asks for.
+    """Run the schedule for the reasoning; then write the answer, under the schema if the request has one.
 
     Raises Unable when the target's engine does not support it.
     """

@@ -30,11 +30,11 @@ from pipelines.verification import RandomVerdicts, Rule
 log = logging.getLogger(__name__)
 
 MAX_TARGET_LOSSES = 5
-"""In a row, for one step: then the request fails, since something kills the target each time."""
+"""Losses of the target in a row at one step after which the request fails: it may cause them itself."""
 
 
 class Session(Caller):
-    """What a schedule works with: the state of one request, and its calls."""
+    """The state and the calls of one request; the interface for schedules."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Session(Caller):
         on_commit: OnCommit | None = None,
         clock: Callable[[], float],
     ) -> None:
-        """`first_target_steps`: so many steps at the beginning are the target's, whatever the draft could do.
+        """`first_target_steps`: the target writes this many steps at the beginning.
 
-        `window`: how many steps the draft may be ahead of the frontier.
+        `window`: most steps that the draft may be ahead of the frontier.
         """
         if rule.kind == "random":
             verifier = Verifier(RandomVerdicts(handles.verifier.transport, request.settings.seed))
@@ -59,7 +59,7 @@ class Session(Caller):
 
     @property
     def costs(self) -> Costs:
-        """What was measured on these actors."""
+        """The costs that were measured on these actors."""
         return self._handles.costs
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -94,19 +94,19 @@ class Session(Caller):
         try:
             return await self._received(call)
         except Exception as error:
-            # Whatever is wrong with the draft or the verifier, the target can still answer. What it cannot take
-            # either (a broken image, say) it will raise itself.
+            # When the draft or the verifier fails, the target can still answer. An input that it cannot read
+            # either, such as a broken image, raises in its own call.
             self.recorder.num_losses += isinstance(error, ActorLost)
             log.warning("request %s, step %d: the %s failed: %s", self.request.id, call.step, call.role, error)
             return None
 
     async def settled(self, call: Call[Any]) -> None:
-        """Wait until a call has ended, well or not."""
+        """Wait until a call has ended, with a result or an error."""
         with contextlib.suppress(Exception):
             await self._received(call)
 
     async def required(self, call: Call[T], again: Callable[[], Call[T]]) -> tuple[T, Call[T]]:
-        """The answer of the target, and the call that gave it: a lost target is awaited and asked `again`."""
+        """The answer of the target, and the call that gave it: after a loss, wait for the target and call `again`."""
         num_losses = 0
         while True:
             try:
@@ -172,18 +172,18 @@ class Session(Caller):
     def commit_from_batch(
         self, batch: Call[Steps], step: Step, verdict: Verdict | None, waited_for: Sequence[Call[Any]]
     ) -> None:
-        """Commit one of the steps that `target_steps` gave."""
+        """Commit one of the steps that `target_steps` returned."""
         batch.outcome = "committed"
         batch.num_kept = self._commit(step, "target", verdict, waited_for)
 
     def commit_checked(self, step: Step, rounds: Sequence[Call[Any]]) -> int:
-        """Commit a step made of proposed and checked tokens; how many of its tokens were kept."""
+        """Commit a step made of proposed and checked tokens; return how many of its tokens were kept."""
         return self._commit(step, "target", None, rounds)
 
     def _commit(
         self, step: Step, source: Literal["draft", "target"], verdict: Verdict | None, waited_for: Sequence[Call[Any]]
     ) -> int:
-        """How many of its tokens were kept."""
+        """Commit a step; return how many of its tokens were kept."""
         waits = list(waited_for)
         if self._prefill and any(call.role == "verifier" for call in waits):
             waits.append(self._prefill)
@@ -207,7 +207,7 @@ class Session(Caller):
         return step.finish != "stopped" or (reasoning is not None and reasoning.thought.token in step.tokens)
 
     def begin_answer(self) -> None:
-        """Leave the phase of reasoning. Calls that are still open are stopped, and awaited in the end."""
+        """Leave the phase of reasoning. Open calls are stopped; they are awaited when the session ends."""
         for call in self.recorder.calls:
             call.stop()
         self._prefill = None

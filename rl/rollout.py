@@ -30,11 +30,11 @@ from rl.writing import ChainBatch, ChainLimits
 
 _TRAINING = "training"
 _TAIL = 64
-"""Last tokens of a prompt, among which it opens the reasoning if it does."""
+"""Number of last tokens of a prompt that are searched for the opening of the reasoning."""
 
 
 class RolloutWorker(DraftActor):
-    """Holds the draft of the newest optimizer step."""
+    """Writes with the draft of the newest optimizer step."""
 
     def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
         super().__init__(config, ids_of)
@@ -48,7 +48,7 @@ class RolloutWorker(DraftActor):
         self._version = version
 
     async def num_done(self) -> int:
-        """A number that changes with every step that is written and every answer of a verifier."""
+        """Progress counter: tokens written and answers of verifiers."""
         return self._num_done + sum(rollout.num_done for rollout in self._rollouts)
 
     async def roll_out(
@@ -76,7 +76,7 @@ class RolloutWorker(DraftActor):
         ]
 
     def _opening(self, prompt: Tokens) -> str:
-        """`<think>` when the prompt ends with an open reasoning, else nothing."""
+        """`<think>` when the prompt ends inside the reasoning, else nothing."""
         text = str(self._able(Trainable, _TRAINING).tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False))
         return START_OF_THOUGHT if is_thinking(text.rpartition("<|im_start|>")[2]) else ""
 
@@ -102,7 +102,7 @@ class _Rollout:
         return self._num_answers + self._batch.num_tokens
 
     async def count_target_steps(self) -> list[int | None]:
-        """Per request the number of steps of the target's answer, where it is wanted."""
+        """Per request the number of steps of the target's answer; None where it is not requested."""
         return await asyncio.gather(
             *(
                 self._ask("count_steps", request.prompt, self._limits) if request.count_target_steps else _nothing()
@@ -145,7 +145,7 @@ class _Rollout:
         return self._by_request(chains)
 
     async def _judged(self, chains: Sequence[Sequence[Step]]) -> list[list[JudgedStep]]:
-        """What the target says about each step of every row; the calls of all groups at once."""
+        """Verdicts on each step of every row; the calls of all groups run at once."""
         shares = self._shares([index for index, chain in enumerate(chains) if chain])
         temperature = self._requests[0].temperature if self._task.target_logprobs else None
         answers = await asyncio.gather(
@@ -161,7 +161,7 @@ class _Rollout:
         return judged
 
     async def _target_steps(self, rejected: Sequence[int], before: Sequence[Step]) -> dict[int, Step]:
-        """The target's step in place of each rejected one; the calls of all groups at once."""
+        """The target's step in place of each rejected one; the calls of all groups run at once."""
         rows_of_batch = self._batch.rows
         shares, calls = self._shares(rejected), []
         for group, rows in shares:

@@ -3,7 +3,7 @@
     worker 1 ─┬─ judge: the chains of a group, or a share of them ──▶ verifier with the fewest open calls
     worker 2 ─┘
 
-A verifier awaits no other actor. One that is lost costs its open calls only: they go to another one.
+A verifier awaits no other actor. When one is lost, its open calls go to another one.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class RolloutVerifier(TargetActor):
     ) -> list[list[JudgedStep]]:
         """A verdict per step of every chain of one prompt; log-probabilities as well when a `temperature` is given.
 
-        The steps of a chain are judged in one forward, a step that several chains share only once. Chains are judged
-        one after the other: a forward over a whole chain fills a processor already, and chains share the prefix cache.
+        The steps of a chain are judged in one forward, and a step that several chains share only once.
+        Chains are judged one after the other: one forward already uses all cores, and chains share the prefix cache.
         """
         known: dict[Tokens, JudgedStep] = {}
         for chain in chains:
@@ -70,7 +70,7 @@ class RolloutVerifier(TargetActor):
         return [step for step in await batch.write_steps() if step is not None]
 
     async def count_steps(self, prompt: Prompt, limits: ChainLimits) -> int | None:
-        """Steps of the target's greedy answer; None when it does not come to its end."""
+        """Steps of the target's greedy answer; None when the answer is cut off."""
         request = GroupRequest(prompt, (0,), temperature=0.0)
         batch = ChainBatch(self._engine, [request], limits, "target")
         [row] = batch.rows
@@ -102,7 +102,7 @@ class Verifiers:
         return len(self._actors)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of one of them; when it is lost, of another one. Raises what the last one raised."""
+        """Call a method of one verifier, or of another one when it is lost. Raises the error of the last one."""
         left = set(range(len(self._actors)))
         while True:
             number = min(left, key=lambda number: (self._open[number], number))

@@ -44,7 +44,7 @@ def summarise(rounds: Sequence[Sequence[Asked]]) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
-    rows = [["clients", "method", "answers/s", "tokens/s", "p50", "p95", "right", "against autoregressive"]]
+    rows = [["clients", "method", "answers/s", "tokens/s", "p50", "p95", "correct", "against autoregressive"]]
     plain = {row["concurrency"]: row for row in report["rows"] if row["method"] == "autoregressive"}
     for row in report["rows"]:
         base = plain.get(row["concurrency"])

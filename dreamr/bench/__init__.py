@@ -1,1 +1,1 @@
-"""Measures methods side by side on the same questions; printing is the command line's business."""
+"""Measures methods side by side on the same questions. `dreamr.cli` prints the results."""

@@ -1,4 +1,4 @@
-"""The actors of a bench: the group's own, and those that only some baselines need.
+"""The actors of a bench: those of the group, and further ones for some baselines.
 
 start:  actors of the group (given) ─┬─▶ schedules, draft_alone
         a target with their cores ───┼─▶ autoregressive_all_cores       each is made only when a method needs it, and
@@ -35,11 +35,11 @@ class BenchActors:
     def __init__(self, group: ActorGroup, config: GroupConfig, specs: Sequence[MethodSpec], cores: int) -> None:
         self._group, self._config, self._specs = group, config, specs
         self.num_threads = min(cores, sum(actor.num_threads for actor in config.actors().values()))
-        """What a method can use at most, and so what the target gets in `autoregressive_all_cores`."""
+        """Most threads of any method, and the threads of the target in `autoregressive_all_cores`."""
         self._stack = AsyncExitStack()
         self._pair: Any = None
         self._assisted_costs = Costs()
-        """Of methods with an assistant, which `auto` must not mix with those of methods without."""
+        """Costs of methods with an assistant: `auto` must not mix them with costs of the other methods."""
         self.methods: list[Method] = []
         self.failed: dict[str, str] = {}
         """Methods that cannot run with this configuration, and why."""

@@ -1,4 +1,4 @@
-"""Decoding by other libraries as methods: one uninterrupted call per answer, in an actor with models of its own."""
+"""Decoding by other libraries as methods: one uninterrupted call per answer, in an actor that loads its own models."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Measurements beside the methods: whether the target accepts its own steps, and the times that the simulator needs.
+"""Control measurements: whether the target accepts its own steps, and the times that the simulator needs.
 
-Step, verdict and call times come from the runs of two methods in which one model works at a time, so that they are what
-each actor takes by itself; what two actors cost each other is measured separately.
+Step, verdict and call times come from the runs of two methods in which one model works at a time, so that
+they are the times of each actor alone; the slowdown of two actors at once is measured separately.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ async def _slowdown(handles: Handles, name: str, prompt: Prompt, sampling: Sampl
     finally:
         draft.cancel()
         (ended,) = await asyncio.gather(draft, return_exceptions=True)
-    if isinstance(ended, Exception):  # then the draft did not write all the time
+    if isinstance(ended, Exception):  # the draft did not write throughout
         raise ended
     return beside / alone
 

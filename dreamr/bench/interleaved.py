@@ -1,6 +1,6 @@
 """An interleaved run: every question is answered by each method in turn.
 
-question 0: method A, method B, method C      whatever drifts in the machine affects all methods alike
+question 0: method A, method B, method C      drift of the machine affects all methods alike
 question 1: method C, method B, method A
 """
 
@@ -88,11 +88,11 @@ class InterleavedRun:
     def __init__(self, methods: Sequence[Method], questions: Questions) -> None:
         self.methods, self.questions = tuple(methods), questions
         self.failed: dict[str, str] = {}
-        """Methods that could not answer a question, and why; the run goes on without them."""
+        """Methods that could not answer a question, and why; the run continues without them."""
         self._numbers = itertools.count()
 
     async def warm_up(self) -> None:
-        """Have each method answer a question that is not measured: what happens only once must not be.
+        """Have each method answer a question that is not measured, so that start-up costs are not measured either.
 
         Raises what the last method raised when none is left.
         """

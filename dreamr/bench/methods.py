@@ -1,4 +1,4 @@
-"""Methods that are measured: their names on the command line and in reports, with settings of their own.
+"""Methods that can be measured: their names on the command line and in reports, and changes of their settings.
 
 fpsr                       a schedule of `pipelines.SCHEDULES`
 fpsr:alpha=0.5             a schedule with a changed setting; several are joined by +

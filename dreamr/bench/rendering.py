@@ -79,7 +79,7 @@ def _positions(rates: Sequence[float]) -> str:
 
 
 def table(report: Report) -> str:
-    """A row per method, and below it what is needed to judge and repeat the run."""
+    """A row per method, and below the table the conditions of the run."""
     columns = [name for name in _COLUMNS if name not in _RARE or any(_RARE[name](one) for one in report.methods)]
     rows = [columns, *([_COLUMNS[name](one) for name in columns] for one in report.methods)]
     notes = [

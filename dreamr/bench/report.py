@@ -128,7 +128,7 @@ class Row(_Part):
     num_drafted: int
     """Drafted steps (tokens for token_speculative), like the next two."""
     num_judged: int
-    """Those whose verdict decided something."""
+    """Drafted steps that were judged at the frontier."""
     num_accepted: int
     committed_tokens: int
     """As in `Tokens`, like the next three."""
@@ -146,7 +146,7 @@ class StepTime(_Part):
     prompt_s: float
     """Reading the prompt."""
     first_s: float
-    """Of every step, whatever its length."""
+    """The part of a step that does not depend on its length."""
     token_s: float
     """Of every token."""
     num_steps: int
@@ -177,11 +177,11 @@ class Measured(_Part):
     acceptance: dict[str, float]
     """Acceptance rate by method, named as in `methods`."""
     together: float
-    """How much longer draft and target take when both are at work at once: 1 when they share no cores."""
+    """How much longer draft and target take when both run at once: 1 when they share no cores."""
 
 
 class Machine(_Part):
-    """Where it was measured."""
+    """The machine that a report was measured on."""
 
     cpu: str
     """Name of the processor."""

@@ -27,7 +27,7 @@ class Writing(_Part):
     prompt_s: NonNegativeFloat = 0.0
     """Reading a question with its images, once."""
     first_token_s: NonNegativeFloat = 0.0
-    """Before the first token of a step, on top of that token's own time."""
+    """Fixed time of a step, in addition to the time of its tokens."""
     token_s: NonNegativeFloat
     step_tokens: tuple[PositiveInt, PositiveInt]
     """Shortest and longest step."""
@@ -40,7 +40,7 @@ class Scenario(_Part):
     target: Writing
     draft: Writing
     verdict_s: NonNegativeFloat
-    """One verdict forward, whatever the number of steps in it."""
+    """One verdict forward, for any number of steps."""
     call_s: NonNegativeFloat = 0.0
     """Time of a call without the model's work."""
     num_steps: tuple[PositiveInt, PositiveInt]
@@ -52,11 +52,11 @@ class Scenario(_Part):
     max_batch: PositiveInt = 1
     """Steps that the target writes at the same time without slowing each other down."""
     cores: PositiveInt | None = None
-    """Cores that all three share; null: each has a device of its own."""
+    """Cores that all three share; null: each has a separate device."""
     background: bool = False
-    """A step of the target that may not be needed gets only the core time that the others leave."""
+    """A speculative step of the target gets only the core time that the others leave."""
     together: float = Field(default=1.0, ge=1)
-    """How much longer work takes on shared cores when more than one piece is under way."""
+    """How much longer work on shared cores takes when two or more actors run at once."""
     paper: dict[str, float] = {}
     """Speedups that the paper reports."""
 
@@ -111,7 +111,7 @@ def settings_of(report: Report) -> PipelineSettings:
         ) from error
 
 
-# In lookahead what gets a verdict depends on timing: its form in rounds is the better witness.
+# In `lookahead`, timing decides which steps are judged, so prefer the rate of `lookahead_batch`.
 _WITNESSES: tuple[str, ...] = ("sequential", "specreason", "lookahead_batch", "lookahead")
 
 

@@ -39,7 +39,7 @@ class Prediction:
     method: str
     speedup: Speedup
     ideal: Speedup
-    """The same if calls took no time and every actor had a device of its own."""
+    """The same if calls took no time and every actor had a separate device."""
     acceptance_rate: float | None
     coverage: float
 
@@ -73,7 +73,7 @@ def _predictable(scenario: Scenario, settings: PipelineSettings, method: str) ->
     chosen = settings.model_copy(update={"method": method})
     try:
         check(chosen)
-    except ConfigError:  # a verdict that this method cannot ask for
+    except ConfigError:  # the method cannot use this kind of verdict
         return False
     return rule_of(chosen).kind in scenario.acceptance
 

@@ -1,4 +1,4 @@
-"""From measurements to a `Report`: what each method did over all questions, and the oracle beside them."""
+"""Makes a `Report` from measurements: a summary of each method over all questions, and the oracle."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def summarise(
 
 
 def with_oracle(report: Report, measurements: Sequence[Measurement]) -> Report:
-    """The report with a row for the fastest that speculation by whole steps can be with these models.
+    """Add a row with the shortest time that speculation by whole steps can reach with these models.
 
-    The oracle knows every verdict beforehand: it spends no time on verdicts, and writes only steps that are committed.
-    A target with an assistant writes faster, which makes a second row. Unchanged when no method was measured from
-    which this can be computed.
+    In the oracle every verdict is known beforehand: no time goes into verdicts, and only committed steps are written.
+    A target with an assistant writes faster and gets a second row. The report is unchanged when no measured method
+    allows the computation.
     """
     rows = [_oracle_from(report, measurements, assistant) for assistant in ("", ASSISTANT)]
     return report.model_copy(update={"methods": [*report.methods, *(row for row in rows if row)]})
@@ -119,7 +119,7 @@ def _summary(method: Method, measurements: list[Measurement], cores: int, faster
     judged = sum(trace.num_judged for trace in traces)
     steps = sum(len(trace.steps) for trace in traces)
     lanes = {span.lane for trace in traces for span in trace.spans}
-    # A shared verifier has a lane of its own in the timeline, but works in the target's actor.
+    # A shared verifier has a separate lane in the timeline, but runs in the target's actor.
     actors = {role: actor for role, actor in method.actors.items() if role in lanes}
     threads = sum(actor.num_threads for actor in actors.values())
     return MethodReport(

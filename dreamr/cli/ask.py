@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PHASES: dict[Phase, str] = {
     "warm up": "Warming up, for the comparison with the target alone ...",
-    "compare": "Once more by the target alone ...",
+    "compare": "Answering again by the target alone ...",
 }
 _ENDINGS = {
     "budget": "stopped at max_tokens = {}: raise --max-tokens",

@@ -96,7 +96,7 @@ def bench(
 
 
 def read_methods(methods: str, sweep: str | None, settings: PipelineSettings) -> list[MethodSpec]:
-    """What is to be measured. Raises BadInput."""
+    """The methods to measure. Raises BadInput."""
     try:
         specs = parse_methods(methods, sweep, settings)
     except ValueError as error:
@@ -113,7 +113,7 @@ async def answer_all(
     failed: Mapping[str, str],
     first: Callable[[], Awaitable[list[Measurement]]] | None = None,
 ) -> list[Measurement]:
-    """Warm up, then answer every question by every method; `first` answers the first one, where it is to be shown.
+    """Warm up, then answer every question by every method; `first`, if given, answers the first one.
 
     `failed` are the methods that cannot take part, and why. Raises BadInput when these are all.
     """

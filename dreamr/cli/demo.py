@@ -85,7 +85,7 @@ def demo(
 
 
 def pictured(measurements: list[Measurement]) -> Measurement:
-    """The one whose timeline is drawn: of the first problem, by a method that drafts if there is one."""
+    """The measurement whose timeline is drawn: of the first problem, by a method that drafts if there is one."""
     first = [one for one in measurements if one.index == measurements[0].index]
     return max(first, key=lambda one: one.trace.num_drafted)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
 RETRIES = 3
-"""The request has an Idempotency-Key, so that an answer which is asked for again continues where it was."""
+"""The request has an Idempotency-Key, so a retry continues the answer."""
 CONNECT_DEADLINE_S, ANSWER_DEADLINE_S = 10.0, 600.0
 
 

@@ -47,7 +47,7 @@ def read_config(path: Path | None, options: Mapping[str, object]) -> Config:
         raise BadInput(_refused_option(error)) from error
     try:
         check(pipeline)
-    except ConfigError as error:  # a name that does not exist, or settings that do not go together
+    except ConfigError as error:  # an unknown name, or settings that contradict each other
         named = " ".join(f"{_option(name)} {value}" for name, value in given.items())
         raise BadInput(f"{named}: {error}" if named else str(error)) from error
     return config.model_copy(update={"pipeline": pipeline})
@@ -64,7 +64,7 @@ def _option(setting: str) -> str:
 
 
 def check_models(config: Config) -> None:
-    """Raises BadInput when an actor's checkpoint folder is not there."""
+    """Raises BadInput when an actor's checkpoint folder does not exist."""
     for role, actor in config.group.actors().items():
         engine = actor.engine
         if isinstance(engine, CheckpointConfig) and models_are_here(config) and is_missing_folder(engine.model):
@@ -97,7 +97,7 @@ def check_writable(option: str, path: Path | None) -> None:
 
 
 def make_folder(option: str, folder: Path, file: str) -> None:
-    """Make a folder for results, if it is not there. Raises BadInput unless `file` can be written in it."""
+    """Make a folder for results unless it exists. Raises BadInput unless `file` can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -28,7 +28,7 @@ def run_with_actors(config: Config, notices: Console, work: Callable[[ActorGroup
     """
     check_models(config)
     with ExitStack() as stack:
-        # Outside of the event loop, where Ctrl-C interrupts at once; in it, Ray's start would have to end first.
+        # Outside of the event loop, where Ctrl-C interrupts at once; inside, Ctrl-C would wait until Ray has started.
         with notices.status("Starting Ray ..."):
             from actors.cluster import connected
 

@@ -54,7 +54,7 @@ def _read_report(path: Path) -> Report:
 
 
 def _settings(report: Report | None, window: int | None) -> PipelineSettings:
-    """Those of the report; simulated answers end by their number of steps, not by their length."""
+    """Pipeline settings of the report; simulated answers end by their number of steps, not by their length."""
     settings = settings_of(report) if report else PipelineSettings()
     changes = {"max_tokens": 10**9} | ({} if window is None else {"window": window})
     return settings.model_copy(update=changes)

@@ -15,7 +15,7 @@ from pipelines.trace import CommittedStep
 
 STYLES = {"draft": "cyan", "target": "magenta"}
 MAX_COLUMNS = 4
-"""A table with more methods than that has a row per method instead of a column."""
+"""Most methods in a table with a column per method; with more, each method is a row."""
 
 
 def print_step(console: Console, step: CommittedStep) -> None:
@@ -86,7 +86,7 @@ _RARE = ("truncated", "GPUs", "actors lost")
 
 
 def print_report(console: Console, report: Report) -> None:
-    """One column per method, or one row where there are many; below, what is needed to judge and repeat the run."""
+    """One column per method, or one row where there are many; below, the conditions of the run."""
     rows = {
         name: cell
         for name, cell in _ROWS.items()

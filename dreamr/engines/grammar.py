@@ -1,4 +1,4 @@
-"""Which tokens may come next when an answer has to follow a JSON schema: llguidance, on one model's vocabulary.
+"""Token masks for answers that follow a JSON schema: llguidance on the vocabulary of one model.
 
     schema ──▶ Grammars.mask_of ──▶ TokenMask ── allowed(tokens so far) ──▶ (v) booleans ──▶ the next token
 
@@ -65,8 +65,8 @@ class Grammars:
 class TokenMask:
     """The tokens that may follow, in one answer.
 
-    An answer that is still open near the end of its budget is completed in a short way: a weak model may write digits
-    of a number for ever, and half a JSON value is useless. Only a budget that is too small for a value leaves it open.
+    An answer that is still open near the end of its budget is completed in few tokens: a weak model may write digits
+    of a number without end, and an unfinished JSON value is useless. It stays open only when the budget is too small.
     """
 
     def __init__(self, matcher: LLMatcher, closer: _Closer, control: Sequence[int], budget: int, size: int) -> None:
@@ -113,7 +113,7 @@ class TokenMask:
         if not self._completion and num_tokens >= self._next_look:
             left = self._budget - num_tokens
             completion = self._closer.completion(self._matcher.deep_copy(), left)
-            spare = left - len(completion) - self._budget // 8  # one token may open what takes some to close
+            spare = left - len(completion) - self._budget // 8  # one token may open a value that takes several to close
             if spare <= 0:
                 self._completion = completion
             self._next_look = num_tokens + max(1, spare // 2)
@@ -121,11 +121,11 @@ class TokenMask:
 
 
 class _Closer:
-    """Completes JSON values in few tokens: brackets are closed, and values begun only where they are needed."""
+    """Completes JSON values in few tokens: closes brackets, and begins values only where the schema requires them."""
 
     def __init__(self, outside: Sequence[int], inside: Sequence[int]) -> None:
         """Tokens by preference, outside of a string and inside of one. The first of `inside` ends a string; most of the
-        others cannot stand outside of one, which shows where a matcher is."""
+        others are invalid outside of one, which distinguishes the two states of a matcher."""
         self._outside, self._inside = outside, inside
 
     def completion(self, matcher: LLMatcher, limit: int) -> list[int]:
@@ -160,7 +160,7 @@ def _closer(tokenizer: PreTrainedTokenizerBase, eos_tokens: frozenset[int]) -> _
         found = [tokenizer.encode(sign, add_special_tokens=False) for sign in signs]
         return [one[0] for one in found if len(one) == 1]
 
-    # A string allows signs that begin no value and continue none.
+    # A string allows characters that neither begin nor continue a value.
     return _Closer([*sorted(eos_tokens), *ids('}],:"0123456789nulltruefalse[{-')], ids('"xqzXQZ!?@#'))
 
 
@@ -178,7 +178,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, eos_tokens: frozenset[int]) 
 
 
 class _TextTokens:
-    """What `TokenizerWrapper` asks of a tokenizer whose tokens are texts."""
+    """Adapter with the interface that `TokenizerWrapper` needs, for a tokenizer whose tokens are texts."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -87,7 +87,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
             return _invalid(error).response()
         case HTTPException() if not isinstance(error, BodyError):
             answer = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.").response()
-            answer.headers.update(error.headers or {})  # Allow, of a wrong method
+            answer.headers.update(error.headers or {})  # Allow, for a wrong method
             return answer
         case _:
             return api_error(error).response()
@@ -100,7 +100,7 @@ def _invalid(error: RequestValidationError) -> ApiError:
     field = place[0] if place else ""
     where = ".".join(place) or "body"
     if field in NEUTRAL_ONLY and problem["type"] != "extra_forbidden":
-        return refused(field, f"'{field}' is not supported in this value: leave it out.", "unsupported_field")
+        return refused(field, f"'{field}' is not supported with this value: leave it out.", "unsupported_field")
     code = "unknown_field" if problem["type"] == "extra_forbidden" else None
     return refused(where, _sentence(problem, where), code)
 

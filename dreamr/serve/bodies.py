@@ -4,7 +4,7 @@
                    │ no: 400                                                    │ no: 400
 
 A body of junk may be small and still cost seconds: each `{}` of two bytes becomes an object of Python and an error of
-pydantic's. Honest bodies are large because of images, which are one value each.
+pydantic's. Valid bodies are large because of images, which are one value each.
 """
 
 from __future__ import annotations

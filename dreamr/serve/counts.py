@@ -1,4 +1,4 @@
-"""How answers came about: usage, what speculation did, every step, and times under vLLM's names."""
+"""Counts and times of answers: usage, speculation, steps, and metrics under vLLM's names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_info(answered: Answered, question: Question) -> RunInfo:
 
 
 def step_info(step: CommittedStep, rule: Rule) -> StepInfo:
-    """Where a step comes from."""
+    """Author, verdict and time of a step."""
     return StepInfo(
         index=step.index,
         source=step.source,

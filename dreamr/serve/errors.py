@@ -1,4 +1,4 @@
-"""What a client is told of a failure: one sentence, in the form that OpenAI's clients read, with its HTTP status."""
+"""Errors as clients get them: one sentence in OpenAI's error format, with an HTTP status."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dreamr.errors import ActorLost, TooLong, Unable
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
-"""About the time in which the queue moves on, or a lost actor comes back."""
+"""Value of `Retry-After`: about the time until a queue slot is free or a lost actor is loaded again."""
 
 MAX_MESSAGE, MAX_PARAM = 500, 120
-"""Characters; what a client has sent is never echoed in full."""
+"""Most characters of each: input of a client is never echoed in full."""
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error"}
 
 
 class ApiError(Exception):
-    """One sentence for the client. The status is sent as long as nothing else has been."""
+    """An error for the client, in one sentence. Its status is sent unless the response has already begun."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class ApiError(Exception):
 
 
 class BodyError(HTTPException):
-    """An ApiError found while the body is read: FastAPI passes on no other kind of exception there."""
+    """An ApiError raised while the body is read. FastAPI lets only an HTTPException through there."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.status, error.message)
@@ -55,7 +55,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def refused(param: str, message: str, code: str | None = None) -> ApiError:
-    """400: the request is wrong."""
+    """400: the request is invalid."""
     return ApiError(400, message, param, code)
 
 
@@ -75,7 +75,7 @@ def unavailable(message: str) -> ApiError:
 
 
 def api_error(error: Exception) -> ApiError:
-    """Any error as the client gets it; details that the client must not see go to the log, once."""
+    """Convert any error to the one that the client gets. Internal details go to the log only, once."""
     match error:
         case ApiError():
             return error

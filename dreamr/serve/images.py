@@ -6,7 +6,7 @@ Nothing is decoded before its size is known. http(s) URLs must not become a way 
                                        │ no: 400                        every address, at connect time   exactly that
 
 The library that connects also parses the URL, so no second parser can read another host out of it. Addresses are
-checked when the connection is made: a name that resolves differently a moment later gains nothing.
+checked when the connection is made: a name that resolves to another address a moment later is refused as well.
 """
 
 from __future__ import annotations

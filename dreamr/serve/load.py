@@ -101,7 +101,7 @@ class RequestQueue:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many answers run, and up to how many the target writes ahead and the draft drafts."""
+    """Number of running answers, and up to which number the target writes ahead and the draft drafts."""
 
     num_running: Callable[[], int]
     write_ahead_up_to: int

@@ -33,7 +33,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests = Counter(
-            "dreamr_requests_total", "Answers by how they ended: an `End`, failed, or cancelled.", ("method", "outcome")
+            "dreamr_requests_total", "Answers by outcome: an `End`, failed, or cancelled.", ("method", "outcome")
         )
         self._generated = Counter("dreamr_generation_tokens_total", "Committed tokens.", ("source",))
         self._wasted = Counter("dreamr_wasted_tokens_total", "Tokens written and not committed.", ("role",))
@@ -106,7 +106,7 @@ class Metrics:
 
 
 def _add(counter: Counter, amount: float, tags: dict[str, str] | None = None) -> None:
-    if amount:  # Ray refuses to add nothing
+    if amount:  # Ray raises for an increment of 0
         counter.inc(amount, tags or {})
 
 

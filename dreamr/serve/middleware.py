@@ -1,4 +1,4 @@
-"""What every HTTP request passes first: a request id, the API key, the size of its body; and the logs.
+"""Middleware of every HTTP request: request id, API key, body size, and the log line.
 
 Plain ASGI, so that streams pass through unbuffered and the endpoint sees when a client disconnects. Logs are JSON, one
 object per line, with the id of the request that they belong to.
@@ -52,7 +52,7 @@ def api_keys(variable: str) -> list[str]:
 
 
 class RequestMiddleware:
-    """`open_paths` need no key: health, and the page's files, which a browser requests without one."""
+    """Checks keys and body sizes, and logs responses. `open_paths` need no key: health, and the page's files."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class RequestMiddleware:
             self._check_length(headers)
             await self._app(scope, body.receive, response.send)
         except Exception as error:
-            # Starlette raises errors again that it has answered with 500: caught here, they are logged once.
+            # Starlette re-raises errors that it has answered with 500; caught here, so they are logged once.
             answer = api_error(error)
             if not response.has_begun:
                 await answer.response()(scope, receive, response.send)
@@ -110,7 +110,7 @@ class RequestMiddleware:
             raise too_large(self._settings.max_body_bytes)
 
     def buffered(self, size: int, num_new: int) -> None:
-        """A body has grown to `size` by so many bytes. Raises BodyError (413, 503)."""
+        """Count `num_new` bytes of a body that now has `size`. Raises BodyError (413, 503)."""
         self._num_buffered += num_new
         if size > self._settings.max_body_bytes:
             raise BodyError(too_large(self._settings.max_body_bytes))

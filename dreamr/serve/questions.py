@@ -1,4 +1,4 @@
-"""From a client's request to a `Question`: prompt, settings and limits, all checked before it takes a queue slot."""
+"""Converts a client's request to a `Question`, and checks prompt, settings and limits before it takes a queue slot."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from pipelines.handles import Writer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request as the pipeline needs it."""
+    """A request in the form that the pipeline takes."""
 
     id: str
-    """In replies and logs."""
+    """The request id in replies and logs."""
     prompt: Prompt
     prompt_tokens: int
     settings: PipelineSettings
-    """Of the first choice; each further one has the next seed."""
+    """Settings of the first choice; each further one has the next seed."""
     num_choices: int = 1
     stop: tuple[str, ...] = ()
     timeline: bool = False
@@ -48,13 +48,13 @@ class Question:
     schema: str | None = None
     """A JSON schema, as text, that the answer follows."""
     call_id: str = ""
-    """At the actors: two questions never share one, since calls are stopped by it, whatever clients send."""
+    """Prefix of the call ids. Unique even if clients repeat request ids, since calls are stopped by id."""
     content_key: str = ""
     """Digest of the conversation as the client sent it."""
 
 
 EFFORTS = {"none": 0.0, "minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2}
-"""Share of `max_tokens` that the chain of thought may have, by `reasoning_effort`; more effort: all of them."""
+"""Share of `max_tokens` that the chain of thought may have, by `reasoning_effort`; higher efforts set no limit."""
 
 MAX_SCHEMA_CHARS = 65_536
 ANY_OBJECT = '{"type": "object"}'
@@ -62,7 +62,7 @@ ANY_OBJECT = '{"type": "object"}'
 
 def no_such_model(asked: str, served: str) -> ApiError:
     """404."""
-    message = f"there is no model {shortened(asked, 64)!r}; this is {served!r}."
+    message = f"there is no model {shortened(asked, 64)!r}; this server has {served!r}."
     return ApiError(404, message, "model", "model_not_found")
 
 
@@ -74,7 +74,7 @@ class QuestionReader:
         self._slots = asyncio.Semaphore(settings.max_running)  # decoded images are large
 
     async def read(self, request: ChatRequest, target: Writer, max_positions: int) -> Question:
-        """The request with its prompt read by the target's processor.
+        """Convert a request; its prompt is encoded by the target's processor.
 
         `max_positions`: the target's context, which prompt and answer share; 0 when unknown.
 
@@ -108,7 +108,7 @@ class QuestionReader:
         )
 
     def num_choices(self, request: ChatRequest) -> int:
-        """How many answers it asks for. Raises ApiError (400)."""
+        """Number of answers that the request asks for. Raises ApiError (400)."""
         number, largest = request.n or 1, self._settings.max_choices
         if number > largest:
             raise refused("n", f"n = {number} is too many; at most {largest} are given.")
@@ -147,7 +147,7 @@ class QuestionReader:
         settings = own.model_copy(update=given)  # the schema has checked every value
         try:
             check(settings)
-        except ConfigError as error:  # the server's kind of verdict does not go with the method
+        except ConfigError as error:  # the method cannot use the configured kind of verdict
             raise refused("method", f"method = '{request.method}' does not work on this server: {error}") from None
         return settings
 
@@ -180,7 +180,7 @@ class QuestionReader:
         self._check_sizes(messages)
         turns = [Turn(_role(message), _text(message), len(_image_urls(message))) for message in messages]
         if not turns[-1].text.strip():
-            raise refused(f"messages.{len(messages) - 1}.content", "the last message asks nothing: put a text into it.")
+            raise refused(f"messages.{len(messages) - 1}.content", "the last message asks nothing: it needs a text.")
         files = [
             await self._images.read(url, f"messages.{number}.content.{part}.image_url.url")
             for number, message in enumerate(messages)
@@ -200,7 +200,7 @@ class QuestionReader:
                 raise refused("messages", f"{number} {name} are too many; at most {largest} are allowed.")
 
     async def _count_tokens(self, target: Writer, own_id: str, prompt: Prompt) -> int:
-        """Length of the prompt; asks again when the target was lost meanwhile and came back."""
+        """Length of the prompt; asked again when the target was lost and has been restarted."""
         try:
             try:
                 return await target.count_tokens(f"{own_id}/count", prompt)
@@ -247,7 +247,7 @@ async def _schema(response_format: ResponseFormat | None) -> str | None:
 
 
 def _within_context(settings: PipelineSettings, prompt_tokens: int, max_positions: int) -> PipelineSettings:
-    """The settings with a budget that ends where the model's context does. Raises TooLong."""
+    """The settings, `max_tokens` limited to the model's context. Raises TooLong."""
     if prompt_tokens >= max_positions:
         raise TooLong(
             f"the prompt has {prompt_tokens} tokens, but prompt and answer together may have {max_positions}: "
@@ -257,7 +257,7 @@ def _within_context(settings: PipelineSettings, prompt_tokens: int, max_position
 
 
 def _with_key(prompt: Prompt) -> Prompt:
-    """The prompt, with its digest computed: of large images that takes a while."""
+    """The prompt, with its digest computed, which takes a while for large images."""
     assert prompt.key
     return prompt
 

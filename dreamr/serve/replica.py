@@ -1,4 +1,4 @@
-"""`EndpointReplica`: one replica of the Ray Serve application, over a shared group of actors or one of its own.
+"""`EndpointReplica`: one replica of the Ray Serve application, over a shared or a separate group of actors.
 
     serve app ─▶ replica 1 ─┐  each runs its own requests, supervises the actors, and finds them by name
                  replica 2 ─┴▶ <name>-draft, <name>-target, <name>-verifier     detached: they outlive replicas

@@ -1,4 +1,4 @@
-"""What the endpoint sends: OpenAI's objects, plus the chain of thought and the counts of speculation."""
+"""The reply schema: OpenAI's objects, plus the chain of thought and the counts of speculation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Speculation(BaseModel):
-    """What speculation did; sums over the choices. In token_speculative, counts of steps are counts of tokens."""
+    """Counts of speculation, summed over the choices. In token_speculative, counts of steps are counts of tokens."""
 
     num_drafts: int
     """Drafted steps, judged or not."""
@@ -79,21 +79,21 @@ class RequestMetrics(BaseModel):
 
 
 class StepInfo(BaseModel):
-    """Where a piece of text comes from."""
+    """Author, verdict and time of a piece of text."""
 
     index: int
     source: Literal["draft", "target"]
     rho: float | None
     """Verdict of the drafted step at this place; null without one, and where drafts are not judged by rho."""
     accepted: bool | None
-    """Whether the drafted step at this place was; null when none was judged."""
+    """Whether the drafted step at this place was accepted; null when none was judged."""
     at: float
     """Seconds since work on the answer began."""
     num_tokens: int
 
 
 class RunInfo(BaseModel):
-    """How an answer came about."""
+    """Method, end, times and steps of one answer."""
 
     method: str
     alpha: float
@@ -105,7 +105,7 @@ class RunInfo(BaseModel):
     orchestration_s: float
     steps: list[StepInfo]
     timeline: list[dict[str, Any]] | None = None
-    """What each actor did when, where the request asked for it. Verdicts say whether they accepted."""
+    """The calls of the actors, where the request asked for them. Verdicts say whether they accepted."""
 
 
 class Answer(BaseModel):
@@ -147,7 +147,7 @@ class ChunkChoice(BaseModel):
     delta: Delta
     finish_reason: FinishReason | None = None
     dreamr: StepInfo | RunInfo | dict[str, Any] | None = None
-    """A step's origin; a piece of an actor's work; with the last chunk of a choice, how it came about."""
+    """A committed step; a call of an actor; with the last chunk of a choice, its `RunInfo`."""
 
 
 class Chunk(BaseModel):

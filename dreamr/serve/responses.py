@@ -1,7 +1,7 @@
-"""`/v1/responses`: the same answers as `/v1/chat/completions`, as OpenAI's newer objects and events.
+"""`/v1/responses`: the answers of `/v1/chat/completions` in the format of OpenAI's Responses API.
 
 An answer is a reasoning item with the chain of thought, then a message item. Nothing is stored: a conversation is
-continued by sending its items again, of which reasoning is dropped.
+continued by sending its items again; reasoning items are dropped.
 
     created ─▶ in_progress ─▶ reasoning item: added, part, deltas, done ─▶ message item: the same ─▶ completed
                                                                                   incomplete (length), failed
@@ -33,7 +33,7 @@ from pipelines import rule_of
 Kind = Literal["reasoning", "message"]
 
 _PARAMS = {"messages": "input", "response_format": "text.format", "max_completion_tokens": "max_output_tokens"}
-"""Names of the chat request's fields in this one."""
+"""Names in a responses request of fields of the chat request."""
 
 
 def responses_routes(service: Service) -> APIRouter:
@@ -74,18 +74,18 @@ class ResponseEncoder:
         self._numbers = iter(range(2**63))
         self._items: list[dict[str, Any]] = []
         self._text = ""
-        """Of the item that is written."""
+        """Text of the item that is being written."""
         self._answered: Answered | None = None
 
     # -- events ----------------------------------------------------------------------------------------------------
 
     def begin(self) -> Iterator[dict[str, Any]]:
-        """What comes before the first event."""
+        """The events that open a response."""
         yield self._event("response.created", response=self.response("in_progress"))
         yield self._event("response.in_progress", response=self.response("in_progress"))
 
     def add(self, event: Event) -> Iterator[dict[str, Any]]:
-        """The events of one event of the service."""
+        """Convert one event of the service."""
         if isinstance(event, StepCommitted | Answered):
             yield from self._write("reasoning", event.piece.reasoning)
             yield from self._write("message", event.piece.content)
@@ -136,7 +136,7 @@ class ResponseEncoder:
 
     @property
     def status(self) -> Literal["in_progress", "completed", "incomplete"]:
-        """Of the response, before any failure."""
+        """Status of the response unless it fails."""
         if self._answered is None:
             return "in_progress"
         return "completed" if finish_reason(self._answered) == "stop" else "incomplete"
@@ -144,7 +144,7 @@ class ResponseEncoder:
     # -- the response ----------------------------------------------------------------------------------------------
 
     def response(self, status: Literal["in_progress", "completed", "incomplete", "failed"]) -> dict[str, Any]:
-        """The object, as far as it is known."""
+        """The response object so far."""
         asked, settings = self._asked, self._question.settings
         reasoning, text = asked.reasoning, asked.text
         return {
@@ -158,7 +158,7 @@ class ResponseEncoder:
             "max_output_tokens": asked.max_output_tokens,
             "metadata": asked.metadata or {},
             "model": asked.model,
-            "output": list(self._items),  # as it is now: events are sent later
+            "output": list(self._items),  # a copy: events are encoded later
             "parallel_tool_calls": bool(asked.parallel_tool_calls),
             "previous_response_id": None,
             "reasoning": {"effort": reasoning and reasoning.effort, "summary": None},
@@ -214,7 +214,7 @@ def _renamed(error: ApiError) -> ApiError:
 async def _whole(encoder: ResponseEncoder, events: AsyncGenerator[Event, None]) -> dict[str, Any]:
     async with aclosing(events):
         async for event in events:
-            list(encoder.add(event))  # for what the encoder keeps of them
+            list(encoder.add(event))  # only for the encoder's state
     return encoder.response(encoder.status)
 
 

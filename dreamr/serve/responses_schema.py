@@ -1,4 +1,4 @@
-"""What a client may send to `/v1/responses`, as the chat request that it stands for."""
+"""The request schema of `/v1/responses`, and its conversion to a chat request."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class ResponsesRequest(Hints):
             return [*first, {"role": "user", "content": self.input}]
         items = [_message(item, number) for number, item in enumerate(self.input) if isinstance(item, MessageItem)]
         if not items:
-            raise refused("input", "the input holds no message: put one of the user's at its end.")
+            raise refused("input", "the input holds no message: put a user message at its end.")
         return [*first, *items]
 
 

@@ -1,7 +1,7 @@
-"""Retries that cost nothing: a request sent again under its `Idempotency-Key` finds its running or finished answer.
+"""Retries that repeat no work: a request sent again with its `Idempotency-Key` finds its running or finished answer.
 
-    replica 1 ── commits ──▶ AnswerStore, an actor of its own ◀── claim: steps so far, or the whole answer ── replica 2
-       dies, or its client goes                                                        goes on after those steps
+    replica 1 ── commits ──▶ AnswerStore (a Ray actor) ◀───────── claim: steps so far, or the whole answer ── replica 2
+       dies, or its client goes                                               continues after the last of these steps
 
 A claim makes its caller the owner of the key. An older owner that still runs gives up at its next step, so that nothing
 is written twice. Steps depend on their prefix and their seed alone: the answer is the one that the first request would
@@ -27,7 +27,7 @@ from pipelines.trace import CommittedStep
 log = logging.getLogger(__name__)
 
 MAX_TOKENS = 2_000_000
-"""Of all answers that are kept; the oldest go first."""
+"""Bound of all stored answers together; the oldest are dropped first."""
 MAX_KEY_CHARS = 255
 
 
@@ -41,7 +41,7 @@ class Finished:
 
 @dataclass(slots=True)
 class Kept:
-    """One choice, as far as it is written."""
+    """One choice, as far as it has been written."""
 
     steps: list[CommittedStep] = field(default_factory=list)
     finished: Finished | None = None
@@ -49,12 +49,12 @@ class Kept:
 
 @dataclass(slots=True)
 class Claim:
-    """What is kept under a key, and the right to add to it."""
+    """The answers stored under a key. Only the owner may add to them."""
 
     id: str
-    """Of the question that came first: replies to a retry carry it too."""
+    """Id of the first request: replies to a retry have it too."""
     seed: int
-    """Of the first question, whose own seed may have been drawn."""
+    """Seed of the first request, which may have been drawn."""
     digest: str
     owner: int
     choices: list[Kept]
@@ -92,7 +92,7 @@ class AnswerStore:
     def _change(self, key: str, owner: int, change: Any) -> bool:
         claim = self._kept.get(key)
         if claim is None:
-            return True  # no longer kept: nobody else can have claimed it
+            return True  # no longer stored, so no other request has claimed it
         if claim.owner != owner:
             return False
         change(claim)
@@ -100,7 +100,7 @@ class AnswerStore:
         return True
 
     def _keep(self, key: str, claim: Claim) -> None:
-        """Anew, so that its size and its age are counted again."""
+        """Insert a claim again, so that its size and age are counted anew."""
         self._kept.pop(key, None)
         if _num_tokens(claim) <= MAX_TOKENS:
             self._kept[key] = claim
@@ -114,7 +114,7 @@ def _num_tokens(claim: Claim) -> int:
 
 
 class Answers(Protocol):
-    """An `AnswerStore`, wherever it is."""
+    """Access to an `AnswerStore`, in this process or in an actor."""
 
     def submit(self, method: str, *arguments: Any) -> Awaitable[Any]:
         """Call a method of the store, in the order of the calls."""
@@ -132,8 +132,8 @@ class LocalAnswers:
 
 
 class AnswerKeeper:
-    """Keeps the answers to one question under its key. Without the store, or a key, it does nothing: a request never
-    fails for that."""
+    """Stores the answers to one question under its key. Without the store, or a key, it does nothing: a request never
+    fails because of it."""
 
     def __init__(self, answers: Answers | None, key: str | None) -> None:
         self._answers, self._key = answers, key
@@ -143,7 +143,7 @@ class AnswerKeeper:
         """True when a later request has claimed the key."""
 
     async def claim(self, question: Question) -> Claim | None:
-        """What is kept of the answers. Raises ApiError (400) when the key was used for another question."""
+        """Claim the key; the answers stored so far. Raises ApiError (400) for the key of another question."""
         if self._answers is None or self._key is None:
             return None
         digest = digest_of(question)
@@ -151,7 +151,7 @@ class AnswerKeeper:
         try:
             claim: Claim = await self._answers.submit("claim", *arguments)
         except Exception as error:
-            log.warning("the store of answers is away, a retry will begin anew: %s", error)
+            log.warning("the answer store is unavailable, so a retry will begin anew: %s", error)
             return None
         if claim.digest != digest:
             message = "this Idempotency-Key was used for another request: choose a new key for each request."
@@ -184,7 +184,7 @@ class AnswerKeeper:
         try:
             self.is_superseded |= not await result
         except Exception as error:
-            log.warning("the store of answers is away, a retry will begin anew: %s", error)
+            log.warning("the answer store is unavailable, so a retry will begin anew: %s", error)
             self._claim = None
 
 

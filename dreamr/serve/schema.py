@@ -1,6 +1,6 @@
-"""What a client may send to `/v1/chat/completions`. What is accepted is used; everything else is refused by name.
+"""The request schema of `/v1/chat/completions`. Accepted fields are used; all others are refused by name.
 
-Fields of OpenAI's that change nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that
+OpenAI's fields that change nothing in their neutral value (`tools: []`, `logprobs: false`) are accepted in that
 value only. Those that never change an answer here (`Hints`) are accepted in every value.
 """
 
@@ -63,13 +63,13 @@ class UserMessage(Input):
 
 
 class AssistantMessage(Input):
-    """An answer of before. Its chain of thought is dropped, as the models' own chat templates do."""
+    """An earlier answer. Its chain of thought is dropped, as the models' own chat templates do."""
 
     role: Literal["assistant"]
     content: str | Annotated[list[TextPart], ONE_ERROR] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    # What clients send back of a message that they were sent.
+    # Fields of replies, which clients send back.
     refusal: None = None
     annotations: Annotated[list[None], Field(max_length=0)] | None = None
     audio: None = None
@@ -98,7 +98,7 @@ class JsonSchema(Input):
     document: dict[str, Any] = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None
-    """The answer follows the schema in any case."""
+    """Without effect: the answer always follows the schema."""
 
 
 class JsonSchemaFormat(Input):
@@ -147,7 +147,7 @@ NEUTRAL_ONLY = frozenset(_NeutralOnly.model_fields)
 
 
 class Hints(Input):
-    """Fields that change no answer here: hints for caches, filing and tools, of which there are none."""
+    """Fields that change no answer here: hints for caches, bookkeeping and tools."""
 
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = Field(default=None, max_length=256)
@@ -191,7 +191,7 @@ class ChatRequest(_NeutralOnly, Hints):
     window: int | None = Field(default=None, ge=1)
     """How many steps the draft may be ahead."""
     timeline: bool = False
-    """With `stream`: also tell what the actors do, as it happens; without: the whole timeline with the answer."""
+    """With `stream`: send the actors' calls as they happen; without: the whole timeline with the answer."""
     cold: bool = False
     """Answer from cold prefix caches, so that two methods can be compared on the same images."""
 

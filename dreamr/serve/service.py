@@ -3,7 +3,7 @@
 choice 0: queue slot ─▶ pipelines.run ─ on_commit ─▶┐
 choice 1: queue slot ─▶ pipelines.run ─ on_commit ─▶┴▶ asyncio.Queue ─▶ Answering.events() ─▶ HTTP
                                                                       │ closed early (client gone, or an error):
-tasks cancelled and awaited: nothing is left at the actors ◀──────────┘
+tasks cancelled and awaited: no call is left at the actors ◀──────────┘
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pipelines.trace import CommittedStep
 Status = Literal["ok", "degraded", "unavailable"]
 
 SILENT_AFTER_S = 4.0
-"""An actor that gives no sign of life for so long counts as down; restarting it is up to its group."""
+"""An actor that does not answer for this long counts as down; its group restarts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Answered:
     choice: int
     trace: Trace
     piece: Piece
-    """What was held back until now."""
+    """Text that was held back until the end."""
     queued_s: float
     reasoning_tokens: int
 
@@ -69,7 +69,7 @@ Event = StepCommitted | ActorWorked | Answered
 
 
 class Group(Protocol):
-    """What is needed of an `ActorGroup`."""
+    """The part of `ActorGroup` that the service uses."""
 
     @property
     def handles(self) -> Handles: ...
@@ -86,7 +86,7 @@ class Service:
     def __init__(
         self, group: Group, config: Config, fetcher: ImageFetcher | None = None, answers: Answers | None = None
     ) -> None:
-        """`answers`: where answers are kept for retries; None: nowhere."""
+        """`answers`: the store of answers for retries; None: no store."""
         self.group, self.settings = group, config.serve.of_one_replica()
         self._answers = answers
         self.metrics = Metrics()
@@ -98,7 +98,7 @@ class Service:
         self._checks: dict[Role, asyncio.Task[bool]] = {}
 
     async def read(self, request: ChatRequest) -> Question:
-        """The request as a question.
+        """Convert a request to a question.
 
         Raises:
             ApiError: something in it is refused, the queue is full, or the target is gone.
@@ -118,10 +118,10 @@ class Service:
         return await target.tokenize(own_id, await self._reader.prompt(request.messages))
 
     async def answer(self, question: Question, key: str | None = None) -> Answering:
-        """The answers to a question; nothing begins before their events are read.
+        """The answers to a question; work begins when their events are read.
 
-        With a `key` (`retries.key_of`), a later request may find them. Raises ApiError (400) when it is another
-        question's.
+        With a `key` (`retries.key_of`), a retry can find them. Raises ApiError (400) when the key was used for
+        another question.
         """
         keeper = AnswerKeeper(self._answers, key)
         claim = await keeper.claim(question)
@@ -136,7 +136,7 @@ class Service:
     async def check(self) -> tuple[Status, dict[Role, bool]]:
         """Whether the service can answer, and which actors are up; those that hang are restarted.
 
-        Any number of callers share one health call per actor. A silent actor counts as down; it is not waited for.
+        Concurrent callers share one health call per actor. An actor that does not answer in time counts as down.
         """
         checks = {role: self._check_of(role) for role in self.group.infos}
         await asyncio.wait(checks.values(), timeout=SILENT_AFTER_S)
@@ -173,12 +173,12 @@ class Answering:
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Everything until the last choice has ended.
+        """All events until the last choice has ended.
 
         Raises:
             ApiError: the queue is full, an answer took too long, or a later request has taken over.
-            ActorLost: the target is gone.
-            TooLong: the answer has outgrown the model.
+            ActorLost: the target was lost.
+            TooLong: the answer exceeds the model's context.
             Unable: the models do not support the method.
         """
         self._queue.check(sum(kept.finished is None for kept in self._kept))
@@ -257,7 +257,7 @@ class Answering:
 
 
 class _ChoiceListener:
-    """Turns the steps of one choice into events, and keeps those that are new for a retry."""
+    """Turns the steps of one choice into events, and stores new steps for retries."""
 
     def __init__(
         self,

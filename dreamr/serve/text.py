@@ -1,4 +1,4 @@
-"""The text of an answer as it grows: chain of thought, answer, and where a stop string ends it."""
+"""Splits the text of an answer into chain of thought and answer while it is written, and finds stop strings."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class AnswerSplitter:
         self._has_content = False
         self._at_start = True
         self.stopped = False
-        """True when a stop string was found: nothing follows it."""
+        """True when a stop string was found: no text is sent after it."""
 
     @property
     def in_thought(self) -> bool:
         return self._in_thought
 
     def read(self, text: str, phase: Phase | None = None) -> Piece:
-        """What can be sent now that `text` has been committed as well.
+        """Add committed text; return the piece that can be sent now.
 
-        With a phase, that decides what is reasoning, and not the text: a schema may follow any text of a model.
+        A given phase decides what is reasoning, not the marks: an answer under a schema may contain them.
         """
         if self.stopped:
             return Piece()
@@ -56,7 +56,7 @@ class AnswerSplitter:
         return Piece(reasoning, content)
 
     def finish(self) -> Piece:
-        """What was held back; call it once, at the end."""
+        """The text that is still held back; call it once, at the end."""
         held, self._held = self._held, ""
         return Piece(reasoning=held) if self._in_thought else Piece(content=self._trimmed(held))
 

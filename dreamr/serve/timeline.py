@@ -1,4 +1,4 @@
-"""The calls of one answer as events, while they run: the lanes of the page.
+"""Reports the calls of one answer as events while they run, for the lanes of the page.
 
     next_step / score / ... ──▶ {"call": 3, "lane": "draft", "at": 0.12}                    when it is submitted
                            ──▶ {"call": 3, "lane": "draft", "start": .., "end": .., ...}    when its result arrives

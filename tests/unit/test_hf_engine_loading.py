@@ -124,7 +124,7 @@ def test_an_unknown_prompt_setting_is_refused(folder: Path) -> None:
     ("settings", "message"),
     [
         ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"device": "cuda:99"}, "device 'cuda:99' is not there"),
+        ({"device": "cuda:99"}, "device 'cuda:99' does not exist"),
         ({"dtype": "int4"}, "unknown dtype 'int4'"),
         ({"max_cached_tokens": 0}, "max_cached_tokens must be at least 1"),
     ],

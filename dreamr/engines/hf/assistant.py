@@ -91,12 +91,12 @@ class _Mirror:
     """The assistant's own sequence of one job."""
 
     prompt: PlacedPrompt
-    """The job's prompt as the assistant reads it."""
+    """The job's prompt, encoded for the assistant."""
     sequence: CachedSequence
 
 
 class Assistant:
-    """Use it from the engine's loop only."""
+    """Proposes tokens for write jobs. Use it from the engine's loop only."""
 
     def __init__(self, model: Model, max_cached_tokens: int, most: int) -> None:
         self.model = model
@@ -105,7 +105,7 @@ class Assistant:
         self._mirrors: WeakKeyDictionary[WriteJob, _Mirror] = WeakKeyDictionary()
 
     def accept(self, job: WriteJob, prompt: PlacedPrompt) -> None:
-        """Propose tokens for a job from now on; `prompt` is the job's prompt as this model reads it."""
+        """Propose tokens for a job from now on; `prompt` is the job's prompt, encoded for this model."""
         prefix = job.whole[len(job.prompt.tokens) :] if job.prompt else ()
         whole = prompt.tokens + prefix
         sequence = self.cache.claim(job.key, whole)
@@ -127,11 +127,11 @@ class Assistant:
             self.cache.drop(mirror.sequence)
 
     def propose(self, jobs: Sequence[WriteJob]) -> None:
-        """Give each job that this assistant has accepted a proposal, unless it has a hint or little left to write."""
+        """Set a proposal for each accepted job, unless it has a hint or is almost complete."""
         rows = [job for job in jobs if job in self._mirrors and not job.has_hint and job.most_proposed > 0]
         if not rows:
             return
-        # Sampled tokens depend on how many are proposed: a fixed number keeps a step's tokens a matter of its seed.
+        # Sampled tokens depend on how many are proposed: with a fixed number, a step depends on its seed alone.
         is_fixed = any(job.is_sampled for job in rows)
         count = self.controller.most if is_fixed else self.controller.choose(len(rows))
         if count == 0:
@@ -166,11 +166,11 @@ class Assistant:
                 sampled_from[job].append(q[0])
                 token = draw(q, [job.number()])[0]
             tokens[job].append(token)
-        if all(len(row.tokens) == 1 for row in rows):  # catching up is no part of what another token costs
+        if all(len(row.tokens) == 1 for row in rows):  # rows that catch up would distort the cost of one token
             self.controller.assistant.measured(len(rows), time.perf_counter() - began)
 
     def _row(self, job: WriteJob, proposed: list[int]) -> Row:
-        """The tokens that the assistant's sequence lacks of the job's, and of the proposal."""
+        """The tokens of the job and of the proposal that the assistant's sequence lacks."""
         mirror = self._mirrors[job]
         assert job.prompt is not None
         wanted = mirror.prompt.tokens + job.whole[len(job.prompt.tokens) :] + tuple(job.tokens) + tuple(proposed)

@@ -1,4 +1,4 @@
-"""Prefix cache: keys and values of several token sequences, found again by their longest common prefix.
+"""Prefix cache: keys and values of several token sequences, looked up by longest common prefix.
 
     claim(key, tokens) ──▶ sequence with the longest cached prefix of `tokens`, for one request alone
     reserve / grew / crop  while the request runs
@@ -39,7 +39,7 @@ class CachedSequence:
     """Tokens of one prompt and of the steps after it, and their keys and values in every layer."""
 
     key: str
-    """`Prompt.key`: image tokens look alike, so only sequences of one prompt may share."""
+    """`Prompt.key`: image tokens have the same id in every prompt, so only sequences of one prompt may share."""
     tokens: list[int] = field(default_factory=list)
     """Prompt included."""
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -100,7 +100,7 @@ class PrefixCache:
         self._evict(0)
 
     def drop(self, sequence: CachedSequence) -> None:
-        """Forget a sequence whose request failed: its layers may disagree."""
+        """Remove a sequence whose request failed: only some layers may hold its last tokens."""
         self._sequences.remove(sequence)
         self._capacity -= sequence.capacity
 
@@ -154,7 +154,7 @@ class PrefixCache:
         if source is None or num_tokens == 0:
             return fork
         capacity = -(-(num_tokens + GRANULARITY // 2) // GRANULARITY) * GRANULARITY
-        layers = source.layers  # held here: the eviction may drop the source
+        layers = source.layers  # keeps a reference: eviction may drop the source
         self._evict(capacity)
         fork.layers = self._copied(layers, num_tokens, capacity)
         fork.tokens = source.tokens[:num_tokens]

@@ -120,7 +120,7 @@ class HFEngine:
 
     @property
     def module(self) -> Any:
-        """The model itself, as transformers has it."""
+        """The transformers model."""
         return self._model.module
 
     @property
@@ -242,7 +242,7 @@ class HFEngine:
         return self.encoder.ids(text) if isinstance(text, str) else await self.prompt_tokens(text)
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and drop all that the old ones computed.
+        """Load weights in place and drop all cached results of the old ones.
 
         Raises RuntimeError while requests run, and for weights that do not fit the model.
         """

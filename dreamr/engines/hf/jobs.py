@@ -4,7 +4,7 @@
                      └─ None: nothing to compute
 
     WriteJob     a step, token by token, or several tokens per forward where some are proposed
-    FillJob      the prompt, ahead of the first step
+    FillJob      the prompt, before the first step
     ProposeJob, CheckJob   tokens for another model, and from it (`dreamr.engines.hf.token_jobs`)
     JudgeJob, TextJob      verdicts (`dreamr.engines.hf.verdicts`)
 
@@ -44,11 +44,11 @@ class Output:
 
 
 class Job(ABC):
-    """One request in the engine."""
+    """One unit of work in the engine."""
 
     reads_logits = True
     reruns_last = True
-    """Keys and values do not give back a hidden state: to continue from a cached token, it has to run again."""
+    """The last cached token has to run again for its hidden state, which the cache does not hold."""
     can_stop = False
     """Whether the job has a result when it ends early."""
     keeps_sequence = True
@@ -150,7 +150,7 @@ class WriteJob(DecodeJob):
         self._max_tokens = min(sampling.max_tokens, max_positions - len(self.whole))
         self.finish: Finish = "stopped"
         self.assistant_prompt: PlacedPrompt | None = None
-        """The prompt as an assistant reads it, where one is to propose tokens."""
+        """The prompt encoded for the assistant; None without one."""
         self.proposal: Tokens = ()
         self.probabilities: Tensor | None = None
         """(len(proposal), v): what the proposal was sampled from; None for greedy ones."""
@@ -171,7 +171,7 @@ class WriteJob(DecodeJob):
 
     @property
     def most_proposed(self) -> int:
-        """How many proposed tokens the step could still use."""
+        """Most proposed tokens that still fit into the step."""
         if self._mask is not None:
             return 0
         return max(0, self._max_tokens - len(self.tokens) - 1)
@@ -222,7 +222,7 @@ class WriteJob(DecodeJob):
         self._hint = ()
 
     def _append(self, tokens: Tokens, logits: Tensor) -> int:
-        """Append tokens up to the end of the step; how many were."""
+        """Append tokens up to the end of the step; return how many were appended."""
         for place, token in enumerate(tokens):
             self.tokens.append(token)
             if self.sampling.logprobs:

@@ -1,4 +1,4 @@
-"""Loading a Qwen3-VL checkpoint, from a folder or by its hub id, with errors in one sentence, and the result."""
+"""Loading a Qwen3-VL checkpoint, from a folder or by its hub id, with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Checkpoint:
         placed = self._placed.get(prompt.key)
         if placed is None:
             placed = await asyncio.to_thread(lambda: self.model.place(self.encoder.encode(prompt)))
-        # Of two calls that came at once, the first one's is kept, with its image features.
+        # When two calls encode the same prompt at once, the first result is kept, with its image features.
         return self._placed.setdefault(prompt.key, placed)
 
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
     """The checkpoint in evaluation mode on `device`, with scaled-dot-product attention.
 
-    `dtype` None keeps the type on disk on a GPU, and means float32 on a CPU. Raises ValueError in one sentence when
+    `dtype` None keeps the type on disk on a GPU, and is float32 on a CPU. Raises ValueError in one sentence when
     the checkpoint cannot be found, is no Qwen3-VL model, or lacks weights.
     """
     model_type = find_config(model).model_type
@@ -117,7 +117,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"unknown device {name!r}: use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"device {name!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -156,7 +156,7 @@ def cache_bound(shape: KVShape) -> int:
 
 
 def _fuse_norms(model: nn.Module) -> None:
-    """Let one kernel do each RMS norm of a float32 language model: with small models some 5 % of a token's time.
+    """Fuse each RMS norm of a float32 language model into one kernel: saves some 5 % of a token's time in small models.
 
     In narrower types the two round differently, and the checkpoint's own rounding is kept.
     """
@@ -191,7 +191,7 @@ def _check_hub(model: str) -> None:
         return
     try:
         HfApi().model_info(model, timeout=HUB_DEADLINE_S)
-    except Exception as error:  # no network, no such model, no permission: each library underneath has its own
+    except Exception as error:  # no network, no such model, no permission: libraries raise different types
         raise ValueError(
             f"model {model!r} is not on this machine and cannot be loaded from the hub "
             f"({first_line(error).rstrip('.')}): correct the name, check the network, or give a checkpoint folder"
@@ -199,5 +199,5 @@ def _check_hub(model: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, as a part of our own sentence."""
+    """The first line of an error's message, to be quoted in a sentence."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

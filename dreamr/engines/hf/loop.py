@@ -5,7 +5,7 @@
                                            │ │                     ▼
     loop thread    step(): schedule ▶ propose ▶ forward of all rows ▶ each job takes its output ▶ ended jobs answer
 
-With `background`, a second thread runs the forwards that hold speculative jobs alone. The operating system gives it
+With `background`, a second thread runs the forwards that hold only speculative jobs. The operating system gives it
 only the core time that other threads and processes leave (Linux); the two never run at the same time.
 """
 
@@ -46,7 +46,7 @@ class EngineLoop:
         self._is_busy = False
         self._is_closed = False
         self.last_forward = time.monotonic()
-        """When the last forward ended."""
+        """Time at which the last forward ended."""
         self._image_tokens = [model.module.config.image_token_id, model.module.config.video_token_id]
         kinds: list[Priority | None] = ["needed", "speculative"] if background else [None]
         self._threads = [threading.Thread(target=self._serve, args=(kind,), name=f"engine {kind}") for kind in kinds]
@@ -71,7 +71,7 @@ class EngineLoop:
             return self._scheduler.stop(call_id)
 
     def promote(self, call_id: str, hint: Tokens) -> None:
-        """A speculative step is needed now; `hint` are tokens that it may well begin with."""
+        """A speculative step is needed now; `hint` are tokens that it may begin with."""
         with self._changed:
             self._scheduler.promote(call_id, hint)
             self._changed.notify_all()
@@ -124,7 +124,7 @@ class EngineLoop:
         return kind is None or self._is_closed or self._scheduler.has(kind)
 
     def step(self, batch: Sequence[Job]) -> list[Job]:
-        """One forward for the jobs of a batch; those that have ended."""
+        """Run one forward for the jobs of a batch; return the jobs that have ended."""
         running = [job for job in batch if not job.is_stopped and self._begun(job)]
         rows = self._rows(running)
         try:
@@ -136,7 +136,7 @@ class EngineLoop:
         return [job for job in batch if job.done or job.is_stopped]
 
     def _begun(self, job: Job) -> bool:
-        """Whether the job has its sequence; a failure ends this job alone."""
+        """Claim the job's sequence, if it has none; False when that fails, which ends only this job."""
         try:
             if job.sequence is None:
                 job.start(self.cache)
@@ -168,7 +168,7 @@ class EngineLoop:
         try:
             self._assistant.propose(jobs)
         except Exception:
-            log.exception("the assistant failed; the steps that it worked for are written without it")
+            log.exception("the assistant failed; the steps of this batch are written without it")
             for job in jobs:
                 self._assistant.forget(job)
 

@@ -37,9 +37,9 @@ class ImageFeatures:
     embeddings: Tensor
     """(num_image_tokens, h)"""
     deepstack: list[Tensor]
-    """For each of the first layers (num_image_tokens, h), added to its output."""
+    """Per early layer (num_image_tokens, h), added to the output of that layer."""
     weights_version: int
-    """Which weights computed them (`Model.weights_version`)."""
+    """Version of the weights that computed them (`Model.weights_version`)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class PlacedPrompt:
     positions: Tensor
     """(3, n) rope positions: time, row, column."""
     rope_delta: int
-    """Position minus index of every token after the images."""
+    """Offset from index to position of every token after the images."""
     features: ImageFeatures | None = None
 
     @property
@@ -65,13 +65,13 @@ class Row:
     sequence: CachedSequence
     tokens: Tokens
     prompt: PlacedPrompt | None
-    """Where rope positions come from; its tokens come first when the sequence is empty. None: bare text."""
+    """Source of the rope positions; its tokens come first when the sequence is empty. None: bare text."""
     reads: Sequence[int] = (-1,)
-    """Places among `tokens` whose hidden states are wanted."""
+    """Places among `tokens` whose hidden states are returned."""
     places: Sequence[int] | None = None
     """Index of each token in its own sequence; None: they follow each other after the cached ones."""
     mask: Tensor | None = None
-    """Boolean (n, cached + n), True where a token may look; None: causal."""
+    """Boolean (n, cached + n), True where a token may attend; None: causal."""
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class _Inputs:
     ids: list[int] = field(default_factory=list)
     positions: list[Tensor] = field(default_factory=list)
     images: list[tuple[int, PlacedPrompt]] = field(default_factory=list)
-    """Prompts with images, and where each begins."""
+    """Prompts with images, and the place where each begins."""
 
 
 class Model:

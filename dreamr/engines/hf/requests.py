@@ -1,4 +1,4 @@
-"""`Requests`: submits jobs to the engine loop, awaits them, and gives their prompts as the model reads them.
+"""`Requests`: submits jobs to the engine loop, awaits them, and encodes their prompts for the model.
 
 caller ── run(job) ──▶ EngineLoop ── one forward after the other ──▶ job.future ──▶ caller
            └─ cancelled: stop the job, await its end, then raise
@@ -21,7 +21,7 @@ J = TypeVar("J", bound=Job)
 
 
 class Requests:
-    """The event loop's side of one engine."""
+    """The part of one engine that runs on the event loop."""
 
     def __init__(self, checkpoint: Checkpoint, loop: EngineLoop) -> None:
         self._checkpoint, self._loop = checkpoint, loop

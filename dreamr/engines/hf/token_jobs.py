@@ -40,7 +40,7 @@ class ProposeJob(DecodeJob):
         if self.is_sampled:
             self._rows.append(distribution(output.logits, [self.sampling])[0].cpu())
         self.done = len(self.tokens) >= self._num_tokens or self.tokens[-1] in self._eos_tokens
-        # Most proposals are followed by a token of the target's: going back costs nothing.
+        # The target's own token follows most proposals, so the proposed ones are cropped, which copies nothing.
         self._grew(written, len(self.whole) if self.done else len(self.whole) + len(self.tokens) - 1)
 
     def result(self) -> Proposal:

@@ -1,4 +1,4 @@
-"""Verdicts: on a chain of steps in one forward, and on two texts by comparison.
+"""Verdicts on a chain of steps, in one forward, and on pairs of texts.
 
     cached prefix │ trunk: uncached prefix, step 1, step 2 │ branch 1 │ branch 2
     branch 1 sees   everything up to the end of step 1, and itself
@@ -95,7 +95,7 @@ class JudgeJob(Job):
 
 
 class TextJob(Job):
-    """Reads a bare text that follows nothing: its hidden states, all or the last one."""
+    """Computes hidden states of a bare text without a prompt: all of them, or the last one."""
 
     keeps_sequence = False
 
@@ -125,7 +125,7 @@ class VerdictTree:
     indices: list[int]
     """Per token its place in its own sequence: two branches may share indices."""
     mask: Tensor
-    """Boolean (n, c + n): True where a token may look."""
+    """Boolean (n, c + n): True where a token may attend."""
     ends: list[int]
     """The branches' last tokens, where the verdicts are read."""
 
@@ -174,7 +174,7 @@ class Judge:
         self._model, self._encoder, self._requests = model, encoder, requests
 
     async def score(self, call_id: str, prompt: Prompt, chain: Sequence[Step], criterion: Criterion) -> list[Verdict]:
-        """Verdicts on a chain; none on steps whose question has no space in the model's context."""
+        """Verdicts on a chain; none on steps whose question does not fit into the model's context."""
         check_chain(chain)
         asked = question(criterion, self._encoder)
         longest = self._model.max_positions - len(self._requests.whole(await self._requests.placed(prompt), ()))

@@ -5,8 +5,8 @@
                    score ─▶ one request per step ───────┤ token by token         ▼ aborts its request in vLLM
     vLLM process       [ batches all requests; finds cached prefixes; images are encoded once ]
 
-A step ends where `StepEnd` says, as in the other engine: vLLM itself stops at the tokens that hold the delimiter, so
-that it writes nothing after them, and a delimiter that is split over two tokens is found here.
+A step ends where `StepEnd` says, as in the other engine: vLLM itself stops at tokens that hold the delimiter, so
+it writes nothing after them; a delimiter that is split over two tokens is found here.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class VLLMEngine:
     async def score_tokens(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], temperature: float = 1.0
     ) -> list[JudgedStep]:
-        """See `TokenScoring`. Takes a request more than `score`, which reads the whole chain without cached prefixes:
-        vLLM keeps no log-probabilities of them.
+        """See `TokenScoring`. Sends one more request than `score`, which reads the whole chain without cached
+        prefixes: vLLM keeps no log-probabilities of these.
         """
         if temperature != 1:
             raise Unable(
@@ -162,14 +162,14 @@ class VLLMEngine:
         return self._chat.ids(text) if isinstance(text, str) else await self._requests.prompt_tokens(text)
 
     async def warm_up(self) -> None:
-        """Let vLLM compile ahead of the first step and the first verdict."""
+        """Make vLLM compile before the first step and the first verdict."""
         prompt = Prompt("?")
         step = await self.next_step("warm-up", prompt, Step(), Sampling(max_tokens=1))
         if self._gives_verdicts:
             await self.score("warm-up", prompt, [step])
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights in place and drop all that the old ones computed; names as in the checkpoint.
+        """Load weights in place and drop all cached results of the old ones; names as in the checkpoint.
 
         Calls that begin meanwhile wait for the new weights. Raises RuntimeError while requests run, for weights that
         do not fit the checkpoint, and when the old prefix cache cannot be dropped.
@@ -189,7 +189,7 @@ class VLLMEngine:
         return time.monotonic() - self._requests.last_output
 
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
-        """See `Engine`; vLLM has no use for a hint."""
+        """See `Engine`; vLLM ignores the hint."""
         self._writer.promote(call_id)
 
     def stop(self, call_id: str) -> None:
@@ -197,7 +197,7 @@ class VLLMEngine:
         self._writer.stop(call_id)
 
     async def died(self) -> None:
-        """Raises EngineDied when a process of vLLM's ends, however idle it was; else never returns."""
+        """Raises EngineDied when a process of vLLM ends, even while idle; never returns otherwise."""
         await until_one_ends(self._core_pids)
         raise EngineDied("vLLM's own process has died")
 

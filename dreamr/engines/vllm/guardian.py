@@ -5,7 +5,7 @@
 
 In the other direction `until_one_ends` returns when a child has ended, also while no call is open.
 
-Linux only (pidfd), as the engines that need it are.
+Linux only (pidfd), like the engines that need it.
 """
 
 from __future__ import annotations

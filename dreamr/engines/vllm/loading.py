@@ -33,7 +33,7 @@ class LoadedVLLM:
     shapes: dict[str, tuple[int, ...]]
     """Shape of every weight on disk, by name."""
     image_tokens: frozenset[int]
-    """Ids that stand for images and videos."""
+    """Placeholder ids of images and videos."""
     speculates: bool
     """Whether vLLM decodes speculatively: it then gives no probabilities of chosen words."""
 
@@ -71,7 +71,7 @@ def _processor(config: VLLMEngineConfig, model: str) -> Any:
 
 
 def _check_platform(config: VLLMEngineConfig) -> str:
-    """Kind of device. Raises ValueError when vLLM, or a GPU that it needs, is not there."""
+    """Kind of device. Raises ValueError when vLLM, or a GPU that it needs, is missing."""
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(
             "engine kind 'vllm' needs vLLM, which is not installed in this environment: "
@@ -108,7 +108,7 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         distributed_executor_backend="mp" if config.tensor_parallel_size > 1 or device == "cpu" else "uni",
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_mb * 2**20 if config.kv_cache_mb else None,
-        # A CPU's own default, 128 tokens, would find little of steps that are much shorter.
+        # The default on a CPU, 128 tokens, is longer than most steps, so few prefixes would be found.
         block_size=32 if device == "cpu" else None,
         max_model_len=config.max_model_len or -1,
         limit_mm_per_prompt={"image": config.max_images, "video": 0},

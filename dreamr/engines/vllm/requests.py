@@ -2,11 +2,11 @@
 
     prompt + tokens ── render ──▶ Rendered ── send ──▶ stream of outputs
                           │                     ▲ once more, rendered afresh, when vLLM has lost an image
-                          └── images: processed once, then known by their key
+                          └── images: processed once, then sent as their key
 
-vLLM keeps two caches of images: the sender's, a record of what the engine process has, and the engine process's own.
-Rendering makes the sender believe that the image arrives, even if the request is then stopped, cancelled or too long.
-The next request that shows the image goes without it, and ends with an error before its first token.
+vLLM keeps two caches of images: the sender's, which records the images of the engine process, and the engine
+process's own. Rendering records an image as sent, even if the request is then stopped, cancelled or too long. The next
+request with that image is sent without it, and ends with an error before its first token.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 MAX_PROMPTS = 32
-"""Prompts whose decoded images are kept."""
+"""Number of prompts whose decoded images are kept."""
 MAX_COUNTS = 1024
 PRIORITIES: dict[Priority, int] = {"needed": 0, "speculative": 1}
 """vLLM starts waiting requests with a smaller number first, and preempts those with a larger one."""
@@ -44,9 +44,9 @@ class Rendered:
     """One request's input."""
 
     tokens: dict[str, Any]
-    """Its input before rendering."""
+    """The input before rendering."""
     input: Any
-    """As vLLM takes it."""
+    """The rendered input for vLLM."""
 
     @property
     def num_tokens(self) -> int:
@@ -68,7 +68,7 @@ class Requests:
         """Cleared while weights are replaced."""
         self.may_begin.set()
         self._images: LRUCache[str, list[Image.Image]] = LRUCache(MAX_PROMPTS)
-        """Decoded images by prompt key: vLLM keeps what it made of them, but wants to see them again."""
+        """Decoded images by prompt key: vLLM caches processed images, but needs the decoded ones with each request."""
         self._counts: LRUCache[str, int] = LRUCache(MAX_COUNTS)
         self._numbers = itertools.count()
 
@@ -87,8 +87,8 @@ class Requests:
         return self._counts[prompt.key]
 
     async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """The prompt as the model reads it, images at their full length. Raises TooLong."""
-        # No request follows: the sender must not believe that one did.
+        """Tokens of the prompt, images at their full length. Raises TooLong."""
+        # No request follows, so the images must not be recorded as sent.
         rendered = await self._rendered(await self._tokens(prompt, ()), is_sent=False)
         return tuple(rendered.input["prompt_token_ids"])
 

@@ -27,10 +27,10 @@ RESET_PAUSE_S = 0.1
 async def replace_weights(
     llm: AsyncLLM, shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]
 ) -> None:
-    """Load the weights and drop all that the old ones computed. Nothing may run meanwhile.
+    """Load the weights and drop all cached results of the old ones. No request may run meanwhile.
 
     Raises RuntimeError for weights that do not have the checkpoint's `shapes`, before anything is loaded, and when
-    vLLM keeps what the old ones computed.
+    vLLM keeps cached results of the old ones.
     """
     _check(shapes, state_dict)
     with tempfile.TemporaryDirectory(prefix="dreamr-weights-") as folder:
@@ -49,7 +49,7 @@ def _check(shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tenso
 
 
 async def _forget_prefixes(llm: AsyncLLM) -> None:
-    """vLLM refuses for as long as a request that has just been aborted holds its blocks."""
+    """Reset the prefix cache; vLLM refuses while a request that was just aborted holds blocks."""
     for _ in range(RESET_ATTEMPTS):
         if await llm.reset_prefix_cache():
             return
@@ -70,5 +70,5 @@ def checkpoint_shapes(model: str) -> dict[str, tuple[int, ...]]:
 
 
 def num_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Parameters in these weights; packed ones count as what they stand for."""
+    """Number of parameters; packed weights count unpacked."""
     return sum(prod(shape) * (8 if name.endswith(_PACKED) else 1) for name, shape in shapes.items())

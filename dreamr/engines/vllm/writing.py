@@ -45,7 +45,7 @@ class _Writing:
 
 
 class Writer:
-    """All methods belong to one event loop."""
+    """Writes, stops and promotes steps. All methods belong to one event loop."""
 
     def __init__(self, loaded: LoadedVLLM, requests: Requests) -> None:
         self._requests = requests
@@ -153,7 +153,7 @@ class Writer:
 
 
 def _followed(schema: str | None) -> StructuredOutputsParams | None:
-    """vLLM's own constraint of a request by a JSON schema."""
+    """The JSON schema as vLLM's constraint of a request."""
     from vllm.sampling_params import StructuredOutputsParams
 
     return None if schema is None else StructuredOutputsParams(json=schema, disable_any_whitespace=True)

@@ -27,9 +27,9 @@ REWARDS: dict[str, dict[str, Any]] = {
 }
 """What each run changes in the rewards of the configuration, whose weights are equal."""
 PICTURE = "images/ablation.png"
-"""Path of the picture from the page."""
+"""Path of the picture, relative to docs/training.md."""
 _LAST = 20
-"""The training curves are averaged over so many of the last batches of rollouts."""
+"""Number of last batches of rollouts over which the training curves are averaged."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -57,7 +57,7 @@ def run(
 
 
 def section(results: dict[str, Any]) -> str:
-    """Table and picture, as the page has them."""
+    """The section of docs/training.md: table and picture."""
     return f"{table(results)}\n\n![Curves of the runs, one colour per weighting]({PICTURE})"
 
 

@@ -4,7 +4,7 @@
         ▲  └─ a request that fails is sent again                        when a third of them has been answered
         └── text, longest gap between two steps
 
-Draft and target are the same scripted model, so a greedy answer is the same whatever was drafted, lost or asked again:
+Draft and target are the same scripted model, so a greedy answer is the same after any draft, loss or retry:
 any other text is an error. A second table sends junk beside honest requests. The load is bounded by its number of
 requests; everything runs on this machine.
 """
@@ -39,7 +39,7 @@ FAULTS = [
     ("proxy", "kill"),
     ("core", "kill"),
 ]
-"""What is hit, and how: SIGKILL or SIGSTOP. `core` is a process of vLLM's under the target, where there is one."""
+"""Victims and faults: SIGKILL or SIGSTOP. `core` is a vLLM process of the target, if it has one."""
 _SIGNALS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP}
 
 
@@ -72,7 +72,7 @@ def processes(what: str) -> set[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """Processes of vLLM's that an actor has started."""
+    """vLLM processes that an actor has started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children if "VLLM" in Path(f"/proc/{child}/comm").read_text()]
 
@@ -187,7 +187,7 @@ async def junk_row(load: Load, kind: str, num_clients: int) -> dict[str, Any]:
 
 
 async def measure(url: str, model: str, num_clients: int, per_client: int, only: set[str]) -> dict[str, Any]:
-    """Both tables. `only`: names of what is hit, all when empty."""
+    """Measure both tables. `only`: names of victims; all when empty."""
     number = num_clients * per_client
     expected: dict[int, str] = {}
     faults, junk = [], []
@@ -214,9 +214,9 @@ def main(
     config: Annotated[Path | None, typer.Option(help="YAML file; without it, scripted engines.")] = None,
     clients: Annotated[int, typer.Option(min=1, max=64)] = 8,
     requests: Annotated[int, typer.Option(min=1, max=1000, help="Of each client and row.")] = 100,
-    only: Annotated[str, typer.Option(help="What is hit, separated by commas: draft, replica, junk, ...")] = "",
+    only: Annotated[str, typer.Option(help="Victims, separated by commas: draft, replica, junk, ...")] = "",
 ) -> None:
-    """Failed requests, recovery, stalls and different answers under each fault; latency beside junk."""
+    """Measure failed requests, recovery, stalls and different answers under each fault, and latency beside junk."""
     settled = load_config(config) if config else scripted_pair()
     names = set(filter(None, only.split(",")))
     with running(settled) as url:

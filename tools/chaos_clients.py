@@ -1,4 +1,4 @@
-"""Clients that stream answers and send what fails again, under the same Idempotency-Key: the load of `tools.chaos`."""
+"""The load of `tools.chaos`: clients that stream answers and repeat failed requests under the same Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Load:
             if asked.num_attempts:
                 await asyncio.sleep(PAUSE_S)
             asked.num_attempts += 1
-            asked.text = ""  # a repeated stream begins with the steps that are there
+            asked.text = ""  # a repeated stream begins with the stored steps
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
                 async for piece in self._stream(number, key):
                     asked.longest_gap_s = max(asked.longest_gap_s, time.monotonic() - last)
@@ -70,7 +70,7 @@ class Load:
         return asked
 
     async def _stream(self, number: int, key: str) -> AsyncIterator[str]:
-        """The text of one attempt. Raises ClientError when it is not answered to its end."""
+        """The text of one attempt. Raises ClientError when it does not get a whole answer."""
         body = {"model": self.model, "messages": [{"role": "user", "content": f"question {number}"}], "stream": True}
         timeout = aiohttp.ClientTimeout(sock_connect=2, sock_read=ATTEMPT_DEADLINE_S)
         headers = {"Idempotency-Key": key}

@@ -42,7 +42,7 @@ WARM_UP_TOKENS = 100
 async def answer_all(
     handles: Handles, spec: MethodSpec, num_clients: int, num_questions: int, clock: Callable[[], float]
 ) -> list[Trace]:
-    """So many clients, each of which asks its questions one after the other."""
+    """Answer the questions of `num_clients` clients, each of which asks one after the other."""
 
     async def client(number: int) -> list[Trace]:
         prompts = [Prompt(f"question {place} of client {number}") for place in range(num_questions)]
@@ -166,7 +166,7 @@ def main(
     clients: Annotated[str, typer.Option(help="Numbers of clients, separated by commas.")] = "1,2,4,8,16,32",
     questions: Annotated[int, typer.Option(min=1, max=100, help="Per client.")] = 2,
 ) -> None:
-    """Time per answer of each method by the number of clients, beside the ideal."""
+    """Measure the time per answer of each method by the number of clients, and the ideal."""
     with reported():
         settled, machine = load_config(config), Machine.this()
         _scripted(settled.group)

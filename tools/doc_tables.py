@@ -53,7 +53,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
 
 
 def main(
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; name what is out of date and fail.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; list outdated tables and fail.")] = False,
 ) -> None:
     """Write all tables into the documents, and `report.md` next to each report."""
     stale = []

@@ -35,7 +35,7 @@ def mean_step_s(writing: Writing) -> float:
 
 
 def scenario(acceptance: float, overhead: float) -> Scenario:
-    """The base preset with these two; draft and verdict take half of the overhead each."""
+    """The base preset with this acceptance and overhead; draft and verdict take half of the overhead each."""
     base = Scenario.read(BASE)
     half = overhead * mean_step_s(base.target) / 2
     draft = base.draft.model_copy(update={"first_token_s": 0.0, "token_s": half / (sum(base.draft.step_tokens) / 2)})
@@ -83,7 +83,7 @@ def bisect(rising: Callable[[float], float], wanted: float, low: float, high: fl
 
 
 def main(problems: Annotated[int, typer.Option(help="Simulated problems per prediction.")] = 20) -> None:
-    """Print the fitted values and what follows from them."""
+    """Print the fitted values and the predictions from them."""
 
     def show(name: str, value: float) -> None:
         typer.echo(f"{name:58} {value:.3f}")

@@ -61,7 +61,7 @@ ASSUMED = "q32b-q2b"
 
 @dataclass(slots=True)
 class Report:
-    """What is written as JSON."""
+    """The results, written as JSON."""
 
     device: str
     machine: dict[str, Any]
@@ -164,7 +164,7 @@ def _engines(report: Report, path: Path) -> list[EngineConfig]:
 
 
 def predicted(measured: list[Latencies], call_s: float) -> dict[str, float]:
-    """Speedups with the first model as the draft and the last one as the target, each on a device of its own."""
+    """Speedups with the first model as the draft and the last one as the target, each on a separate device."""
     from dreamr.bench.simulation import predict
 
     draft, *_, target = [one for one in measured if one.engine == measured[-1].engine]
@@ -190,7 +190,7 @@ def _writing(one: Latencies, assumed: Writing) -> Writing:
     )
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------------------------
 
 
 def tables(report: Report) -> str:

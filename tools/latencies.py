@@ -1,4 +1,4 @@
-"""`Latencies` of one model by one engine, alone on its device: what `tools.gpu_check` measures."""
+"""Measures the latencies of one model in one engine, alone on its device, for `tools.gpu_check`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Medians, in seconds."""
+    """Median times of one model in one engine, in seconds."""
 
     engine: str
     model: str
@@ -35,9 +35,9 @@ class Latencies:
     token_s: float
     """Each further token."""
     verdict_s: float
-    """On a step of `STEP_TOKENS` tokens after a cached prompt."""
+    """A verdict on a step of `STEP_TOKENS` tokens after a cached prompt."""
     batch_tokens_per_s: float
-    """Of `BATCH` steps that are written together."""
+    """Tokens per second of `BATCH` steps that are written together."""
 
 
 def measure(config: EngineConfig, model: str, image_size: tuple[int, int]) -> Latencies:

@@ -43,7 +43,7 @@ class LoadTest:
         self._url, self._model, self._session = url, model, session
 
     async def round(self, method: str, concurrency: int, problems: Sequence[Problem]) -> list[Asked]:
-        """Every problem once, by so many clients at a time."""
+        """Ask every problem once, by `concurrency` clients."""
         line = iter(problems)
         async with asyncio.TaskGroup() as clients:
             tasks = [clients.create_task(self._client(method, line)) for _ in range(concurrency)]
@@ -135,7 +135,7 @@ def main(
     problems: Annotated[int, typer.Option(min=1, max=1000, help="Per method, level and round.")] = 24,
     rounds: Annotated[int, typer.Option(min=1, max=20)] = 2,
 ) -> None:
-    """Throughput and latency of each method by the number of clients."""
+    """Measure throughput and latency of each method by the number of clients."""
     settled, machine = load_config(config), Machine.this()
     names, levels = methods.split(","), [int(level) for level in concurrency.split(",")]
     if url:

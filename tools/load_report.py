@@ -1,4 +1,4 @@
-"""The load report: sums of what clients saw, and its table in docs/serving.md."""
+"""The load report: sums over the requests of clients, and its table in docs/serving.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreamr.markdown import markdown_table
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as its client saw it."""
+    """One request, measured by its client."""
 
     began: float
     ended: float
@@ -25,7 +25,7 @@ class Asked:
 
 
 def summarise(rounds: Sequence[Sequence[Asked]]) -> dict[str, Any]:
-    """Throughput over the time in which there was something to do; percentiles over all requests."""
+    """Throughput over the time in which requests were open; percentiles over all requests."""
     everything = [asked for one in rounds for asked in one]
     busy = sum(max(asked.ended for asked in one) - min(asked.began for asked in one) for one in rounds)
     latencies = [asked.latency_s for asked in everything]

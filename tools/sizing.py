@@ -1,4 +1,4 @@
-"""How much memory public models need, from their published shapes, and how many tokens the ready configurations hold.
+"""How much memory public models need, from their published shapes, and how many tokens fit into the KV cache of each configuration in `configs`.
 
 Every entry of `PUBLIC_MODELS` names the place where its numbers were read.
 """
@@ -137,7 +137,7 @@ PUBLIC_MODELS = (
 
 
 def public_model(checkpoint: str) -> PublicModel:
-    """The shape behind a hub id such as `QuantTrio/Qwen3-VL-32B-Thinking-AWQ`. Raises KeyError for others."""
+    """The shape of a hub id such as `QuantTrio/Qwen3-VL-32B-Thinking-AWQ`. Raises KeyError for others."""
     name = checkpoint.rpartition("/")[2]
     matching = [model for model in PUBLIC_MODELS if name == model.name or name.startswith(f"{model.name}-")]
     if not matching:
@@ -180,7 +180,7 @@ def kv_bytes_per_token(model: PublicModel) -> int:
 
 
 def kv_tokens(model: PublicModel, engine: VLLMEngineConfig, accelerator: str) -> int:
-    """How many tokens the KV cache holds beside the weights on the GPUs of one actor; below 0: they do not fit."""
+    """Tokens that the KV cache holds next to the weights on the GPUs of one actor; negative: the weights do not fit."""
     per_gpu = GPU_BYTES[accelerator] * engine.gpu_memory_utilization - OVERHEAD_BYTES
     left = per_gpu * engine.tensor_parallel_size - weight_bytes(model, awq=uses_awq(engine))
     return int(left / kv_bytes_per_token(model))
@@ -196,7 +196,7 @@ def can_be_split(model: PublicModel, ways: int) -> bool:
 
 
 def models_table() -> str:
-    """What each public model needs, and where its shape was read."""
+    """Memory of each public model, and the source of its shape."""
     rows = [["model", "parameters", "weights, 16 bits", "weights, AWQ", "KV cache per 1,000 tokens", "shape from"]]
     for model in PUBLIC_MODELS:
         unknown = "" if model.vision else " + tower"

@@ -68,7 +68,7 @@ def _any_of(rng: random.Random, depth: int) -> dict[str, Any]:
 
 
 async def problem_of(handles: Handles, seed: int, max_tokens: int) -> str | None:
-    """What is wrong with the answer to pair number `seed`; None when it follows its schema."""
+    """Answer pair number `seed`; return the error in the answer, or None when it follows its schema."""
     rng = random.Random(f"structured/{seed}")
     schema = random_schema(rng)
     settings = PipelineSettings(
@@ -89,8 +89,8 @@ async def problem_of(handles: Handles, seed: int, max_tokens: int) -> str | None
 
 
 async def count(pairs: int, max_tokens: int, first: int = 0) -> Counter[str]:
-    """How many answers are valid and invalid; the invalid ones are printed."""
-    torch.set_num_threads(1)  # more cost more than they bring for models this small
+    """Count valid and invalid answers; print the invalid ones."""
+    torch.set_num_threads(1)  # more threads slow down models this small
     target, draft = (build_engine(HFEngineConfig(model=f"embedded:{name}")).engine for name in ("target", "draft"))
     handles, outcomes = local_handles(draft, target, target), Counter[str]()
     for seed in range(first, first + pairs):

@@ -1,4 +1,4 @@
-"""Steps sampled from trained drafts behind right prefixes: the candidates that the target meets when deployed."""
+"""Steps sampled from trained drafts after correct prefixes: candidates like those in deployment."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def draft_each_step(
     styles: list[Style],
     sampling: Sampling,
 ) -> list[Step]:
-    """One drafted step behind every right prefix of the problem's solution."""
+    """One drafted step after every correct prefix of the problem's solution."""
     prompt = problem.prompt
     prefix: tuple[int, ...] = ()
     steps = []

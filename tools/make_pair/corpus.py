@@ -1,10 +1,10 @@
 """Training sequences for the language part: chains of thought, and judged candidate steps around them.
 
 prompt ─ step 1 ─ step 2 ─ ... ─ answer line        the chain (next-token loss)
-           │        └─ verdict turn                 "positive": the chain's steps are right
-           └─ candidate for step 2 ─ verdict turn   a right or wrong alternative (verdict loss)
-                                   └ score turn     a digit: 9 for a right step, 0 to 5 for a wrong one
-two steps ─ sameness turn                           text alone: do they say the same?
+           │        └─ verdict turn                 "positive": the chain's steps are correct
+           └─ candidate for step 2 ─ verdict turn   a correct or wrong alternative (verdict loss)
+                                   └ score turn     a digit: 9 for a correct step, 0 to 5 for a wrong one
+two steps ─ sameness turn                           text alone: do they mean the same?
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ VERDICT_QUESTION = "Right?"
 SCORE_QUESTION = "Score?"
 SAME_TEMPLATE = "{first}\n\n{second}\n\nSame?"
 _TEXT_ROOT = IMAGE_START + ROWS * COLUMNS
-"""Place of a sequence without an image: behind the image's places, where positions run on by one."""
+"""Place of a sequence without an image: after the places of the image, where positions grow by one."""
 _WORST_SCORE, _RIGHT_SCORE = 6, 9
 _ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
 _WRONG = 0.65
-"""Share of made-up candidates that are wrong; the chain's own steps, all right, even the two verdicts out."""
+"""Share of made-up candidates that are wrong; the chain's own steps, all correct, balance the two verdicts."""
 _STYLES: tuple[Style, Style] = ("verbose", "concise")
 
 
@@ -46,7 +46,7 @@ class Recipe:
     """Share of steps for which two versions are compared."""
     habit: float = 0.0
     """Share of careless operations (`with_habit`) where there is occasion: what reinforcement learning can unlearn.
-    Not with `verdicts`, which take the steps of a chain for right."""
+    Not with `verdicts`, which assume that the steps of a chain are correct."""
 
 
 class Corpus:
@@ -103,7 +103,7 @@ class Corpus:
             score = _RIGHT_SCORE if right else _WORST_SCORE * mistake_from // len(ids)
             self._ask(tree, branch, ids, SCORE, SCORE_QUESTION, str(score))
         if rng.random() < self._recipe.sameness:
-            # The first is right, and written as the target writes: the same as any right candidate.
+            # The first is correct, and written as the target writes: the same as any correct candidate.
             first = problem.step(index, "verbose").strip()
             chat = f"<|im_start|>user\n{SAME_TEMPLATE.format(first=first, second=text.strip())}{_ANSWER}"
             tree.add(None, list(self._tokenizer(chat)["input_ids"]), labelled=False, root_place=_TEXT_ROOT)

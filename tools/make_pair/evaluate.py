@@ -34,14 +34,14 @@ NUM_OWN = 100
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """One model that answers without the other."""
+    """Measures of one model that answers without the other."""
 
     right: float
     unparsed: float
     valid_steps: float
-    """Share of its steps that are right behind its own prefix."""
+    """Share of its steps that are correct after its own prefix."""
     concise_steps: float | None
-    """Of those behind which the answer goes on; None when there are none."""
+    """Share of concise steps among those that are not the last one; None when there are none."""
     tokens_per_step: float
     step_ms: float
     """Mean time of one step."""
@@ -49,11 +49,11 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The target's verdicts on drafted steps behind right prefixes, accepted when rho > alpha; None for no steps."""
+    """The target's verdicts on drafted steps after correct prefixes, accepted when rho > alpha; None for no steps."""
 
     num_steps: int
     valid: float
-    """Share of the steps that are right."""
+    """Share of the steps that are correct."""
     accepted: float | None
     right_accepted: float | None
     wrong_rejected: float | None
@@ -111,7 +111,7 @@ class _Judged:
 async def judge(
     target: HFEngine, draft: HFEngine, problems: list[Problem], sampling: Callable[[int], Sampling], name: str
 ) -> Verdicts:
-    """Verdicts on one drafted step behind every right prefix, where verbose and concise steps mix."""
+    """Verdicts on one drafted step after every correct prefix, where verbose and concise steps mix."""
     tokenizer = build_tokenizer()
     drafted: list[_Judged] = []
     for number, problem in enumerate(tqdm(problems, desc=f"verdicts, {name}", mininterval=10)):
@@ -138,7 +138,7 @@ async def judge(
 
 
 async def own_accepted(target: HFEngine, problems: list[Problem]) -> float | None:
-    """Share of the target's own right steps, behind its own prefixes, that it accepts."""
+    """Share of the target's own correct steps, after its own prefixes, that it accepts."""
     own: list[_Judged] = []
     for problem in tqdm(problems, desc="verdicts, own steps", mininterval=10):
         previous, prompt = "", problem.prompt

@@ -13,7 +13,7 @@ from dreamr.tasks.ledger_image import COLUMNS, ROWS, Cell
 from tools.make_pair.packing import CHAIN, IGNORE, IMAGE_START, SAMENESS, SCORE, VERDICT, Batch
 
 CHAIN_WEIGHT = 5.0
-"""The chain's loss falls far below the verdicts' long before every look-up is right, and would drown in it."""
+"""Weight of the chain's loss: it falls far below the verdicts' loss long before every look-up is correct."""
 HIGH_SCORE = 7
 """SpecReason accepts a step from this score on."""
 EXTRA_WEIGHT = 0.5
@@ -23,7 +23,7 @@ _IMAGE = slice(IMAGE_START, IMAGE_START + ROWS * COLUMNS)
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """A bank of images as a language model sees them."""
+    """The image tokens of a bank of images for one language model."""
 
     cells: tuple[tuple[Cell, ...], ...]
     tokens: Tensor
@@ -36,13 +36,13 @@ class Losses:
 
     total: Tensor
     digits: float
-    """Share of digits of the chains that are predicted rightly."""
+    """Share of digits of the chains that are predicted correctly."""
     verdicts: float
     """Balanced accuracy of the verdicts; nan without verdicts."""
     scores: float = float("nan")
-    """Share of scores on the right side of HIGH_SCORE."""
+    """Share of scores on the correct side of HIGH_SCORE."""
     sameness: float = float("nan")
-    """Share of right answers about two steps."""
+    """Share of correct answers about two steps."""
 
 
 def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Batch, images: Images) -> Tensor:

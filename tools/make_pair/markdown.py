@@ -12,7 +12,7 @@ def tables(*reports: dict[str, Any]) -> str:
     first = reports[0]
     measured = f"{first['num_problems']} problems; {first['machine']}. "
     ratio = f"A step of the target takes {first['step_time_ratio']:.1f} times as long as one of the draft."
-    own = f" Of its own right steps, the target accepts {percent(first['own_right_steps_accepted'], 1)}."
+    own = f" Of its own correct steps, the target accepts {percent(first['own_right_steps_accepted'], 1)}."
     return f"{_alone(reports)}\n\n{_verdicts(reports)}\n\n{measured}{ratio}{own}"
 
 
@@ -48,16 +48,16 @@ def _verdicts(reports: tuple[dict[str, Any], ...]) -> str:
 
 
 _SHARES = {
-    "right answers": "right",
+    "correct answers": "right",
     "unparsed answers": "unparsed",
-    "right steps": "valid_steps",
+    "correct steps": "valid_steps",
     "concise steps": "concise_steps",
 }
 _VERDICTS = {
-    "share of them that are right": "valid",
+    "share of them that are correct": "valid",
     "accepted": "accepted",
-    "right ones accepted": "right_accepted",
+    "correct ones accepted": "right_accepted",
     "wrong ones rejected": "wrong_rejected",
     "balanced accuracy": "balanced_accuracy",
-    "right concise ones accepted": "concise_right_accepted",
+    "correct concise ones accepted": "concise_right_accepted",
 }

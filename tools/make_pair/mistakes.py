@@ -11,13 +11,13 @@ _KINDS = (
     *("result", "result", "number", "number", "cell", "kind", "value", "skip", "repeat", "ending"),
     *("equation",) * 6,
 )
-"""Drawn from with these frequencies. A draft learns to write wrong equations when the target overlooks them."""
+"""Kinds of mistakes, with these frequencies. A draft learns to write wrong equations when the target overlooks them."""
 
 _OTHER: dict[Kind, Kind] = {"add": "subtract", "subtract": "add", "double": "triple", "triple": "double"}
 
 
 def wrong_step(problem: Problem, index: int, rng: random.Random) -> str:
-    """A wrong step number `index`, behind right ones."""
+    """A wrong step number `index`, after correct ones."""
     styles: tuple[Style, Style] = ("verbose", "concise")
     versions = [problem.step(index, style) for style in styles]
     while True:
@@ -82,14 +82,14 @@ def _wrong_operation(problem: Problem, index: int, kind: str, rng: random.Random
 
 
 def _wrong_result(problem: Problem, index: int, style: Style, rng: random.Random) -> str:
-    """The right operation, wrongly computed."""
+    """The correct operation with a wrong result."""
     right = problem.values[index + 1]
     head, _, tail = problem.step(index, style).rpartition(f"= {right}")
     return f"{head}= {_near(right, rng)}{tail}"
 
 
 def _wrong_equation(problem: Problem, index: int, style: Style, rng: random.Random) -> str | None:
-    """Right words, but the equation takes another number than they say, or computes another operation."""
+    """Correct words, but another number or operation in the equation."""
     operation, value = problem.operations[index], problem.values[index]
     right = f"{operation.operand} = {operation.apply(value)}"
     head, _, tail = problem.step(index, style).rpartition(right)

@@ -1,6 +1,6 @@
 """Packs the branches of one problem into one sequence, and sequences into a batch.
 
-A token sees its own branch and that branch's ancestors (tree mask), at the place that it would have without the others.
+A token attends to its own branch and the ancestors of that branch (tree mask), at its position without other branches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dreamr.tasks.ledger_image import COLUMNS, ROWS
 IGNORE = -100
 UNKNOWN = -1.0
 CHAIN, VERDICT, SCORE, SAMENESS = range(4)
-"""What a label belongs to: a chain of thought, or the answer to one of three questions about a step."""
+"""Kinds of labels: a chain of thought, or the answer to one of three questions about a step."""
 IMAGE_START = 4
 """Tokens before the image: <|im_start|>, user, newline, <|vision_start|>."""
 
@@ -52,7 +52,7 @@ class Tree:
     def add(
         self, parent: int | None, ids: list[int], labelled: bool, mistake_from: int | None = None, root_place: int = 0
     ) -> int:
-        """Append a branch behind `parent`; returns its number. None: a root, which begins at `root_place`.
+        """Append a branch after `parent`; returns its number. None: a root, which begins at `root_place`.
 
         `labelled` tokens predict the next one of their branch; `mistake_from` is a judged step's first wrong token.
         """
@@ -90,7 +90,7 @@ def positions_of(places: Tensor) -> Tensor:
     """Multimodal rope positions (3, ...) for places in a sequence whose one image stands at the beginning."""
     cell = places - IMAGE_START
     in_image = (cell >= 0) & (cell < ROWS * COLUMNS)
-    # Text goes on behind the image's longest side, not behind its last token.
+    # Positions of text continue after the longest side of the image, not after its last token.
     text = torch.where(cell >= ROWS * COLUMNS, places - ROWS * COLUMNS + max(ROWS, COLUMNS), places)
     start = torch.full_like(places, IMAGE_START)
     row, column = start + cell.clamp(min=0) // COLUMNS, start + cell.clamp(min=0) % COLUMNS
@@ -105,7 +105,7 @@ def pad(trees: list[Tree], image_rows: list[int]) -> Batch:
         rows = [getattr(tree, name) for tree in trees]
         return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], dtype=dtype)
 
-    # Padding sees itself: a row of the mask without any True would make NaN.
+    # Padding attends to itself: a mask row without any True would give NaN.
     mask = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1, 1)
     for row, tree in enumerate(trees):
         mask[row, 0, : len(tree.tokens), : len(tree.tokens)] = tree.mask()

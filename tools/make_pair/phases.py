@@ -1,4 +1,4 @@
-"""The recipe of the embedded pair: what each phase of the language part's training starts from, sees and lasts."""
+"""The recipe of the embedded pair: start, data and length of each phase of the language part's training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Stage:
 FULL = (Stage((3, 6), 2.0),)
 LOOK_UPS_FIRST = (Stage((1, 1), 0.9), Stage((2, 4), 0.93), *FULL)
 UNTIL_FAIR = (Stage((1, 1), 0.9), Stage((2, 4), 0.9), Stage((3, 6), 0.93))
-"""Ends early on purpose: a draft that is clearly weaker than the target leaves something to be learnt."""
+"""Ends early on purpose: a draft that is clearly weaker than the target can still be improved by training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One training run; it starts from the model that the phase before it has left, grown to this size."""
+    """One training run; it starts from the model of the phase before it, grown to this size."""
 
     name: str
     size: Size

@@ -26,7 +26,7 @@ _SMOOTHING = 0.95
 
 @dataclass(slots=True)
 class Progress:
-    """What changes during a phase, besides weights and optimizer states."""
+    """The state of a phase apart from weights and optimizer states."""
 
     batch: int = 0
     stage: int = 0
@@ -35,7 +35,7 @@ class Progress:
     scores: float = 0.0
     sameness: float = 0.0
     next_stage: int = 0
-    """Stage of the next batch, which is packed before the present one is learnt from."""
+    """Stage of the next batch, which is packed before the current one is trained on."""
 
     def update(self, losses: Losses, phase: Phase) -> None:
         self.batch += 1
@@ -79,7 +79,7 @@ class Run:
         with ThreadPoolExecutor(1, thread_name_prefix="packing") as packing:
             following = packing.submit(self._batch, progress.batch, progress.next_stage)
             while not progress.finished(phase):
-                # The next batch is packed while this one is learnt from.
+                # The next batch is packed while this one is trained on.
                 batch, progress.next_stage = following.result(), progress.stage
                 following = packing.submit(self._batch, progress.batch + 1, progress.next_stage)
                 loss = self._learn(batch)
@@ -106,7 +106,7 @@ class Run:
         return losses.total.item()
 
     def _batch(self, number: int, stage: int) -> Batch:
-        """Runs in a thread: looks at nothing that training changes."""
+        """Make a batch. Runs in a thread, so it reads no state that training changes."""
         phase = self._phase
         rng = random.Random(f"{phase.name}/{number}")
         num_steps = rng.randint(*phase.stages[min(stage, len(phase.stages) - 1)].steps)

@@ -1,10 +1,10 @@
-"""Makes the embedded pair from nothing: `python -m tools.make_pair.train`.
+"""Trains the embedded pair from scratch: `python -m tools.make_pair.train`.
 
     vision tower ─▶ draft ─▶ steps sampled from the draft ─┐
               └──▶ target's chains of thought ─────────────┴─▶ target's verdicts ─▶ deeper target
 
-Every part keeps its state in the work folder; the same command goes on where it was stopped. What goes on from weights
-that were trained before has a sub-folder of its own for exactly these weights.
+Every part keeps its state in the work folder; the same command continues where it was stopped. Training that starts
+from other trained weights has a separate sub-folder per digest of these weights.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main(
 
 
 def _work_from(checkpoints: list[Path], work: Path) -> Path:
-    """Where the state of training from these weights goes: other weights must find nothing finished there."""
+    """Folder for the state of training from these weights; other weights get another folder."""
     names = "\n".join(f"{folder.name} {weights_sha256(folder)}" for folder in checkpoints)
     own = work / f"from-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
     own.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def _read_shapes(models: dict[str, Qwen3VLForConditionalGeneration], bank: Image
     if not saved.exists():
         held_out = render_bank("validation", SEED, 300)
         accuracy = train_vision(list(models.values()), bank, held_out, VISION_BATCHES, SEED)
-        typer.echo(f"vision: {accuracy:.2%} of held-out shapes read rightly")
+        typer.echo(f"vision: {accuracy:.2%} of held-out shapes read correctly")
         torch.save({role: model.model.visual.state_dict() for role, model in models.items()}, saved)
     for role, tower in torch.load(saved).items():
         load_tower(models[role], tower)

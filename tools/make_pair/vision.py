@@ -81,7 +81,7 @@ def train_vision(
     models: list[Qwen3VLForConditionalGeneration], bank: ImageBank, held_out: ImageBank, num_steps: int, seed: int
 ) -> float:
     """Train the tower inside every model (shared while training, then copied). Returns the share of held-out cells that
-    every model's image tokens show rightly in all three properties."""
+    every model's image tokens show correctly in all three properties."""
     first = models[0].model.visual
     for other in models[1:]:
         _share_tower(first, other.model.visual)

@@ -1,4 +1,4 @@
-"""How much memory public models need, from their published shapes, and how many tokens fit into the KV cache of each configuration in `configs`.
+"""Memory of public models, from their published shapes, and KV cache tokens of the ready configurations.
 
 Every entry of `PUBLIC_MODELS` names the place where its numbers were read.
 """

@@ -125,7 +125,7 @@ def watch(actor: ActorHandle[Any]) -> asyncio.Future[None]:
 
 
 async def killed(actor: Any) -> None:
-    """Kill an actor for good; returns when its process has ended."""
+    """Kill an actor without restart; returns when its process has ended."""
     ray.kill(actor, no_restart=True)
     # A new lifeline, since an old one may have broken long ago: it fails when the last process is dead.
     last = watch(actor)

@@ -160,7 +160,7 @@ class Session(Caller):
     ) -> None:
         """Wait for the target's step and commit it, in place of `drafted`, whose verdict rejected it or is None.
 
-        `again` begins the call anew when the target was lost; by default as the target's step at the frontier.
+        `again` repeats the call after a loss of the target; default: the target's step at the frontier.
         """
         call.promote(drafted.tokens if drafted else ())
         step, call = await self.required(call, again or self.target_step)

@@ -5,7 +5,7 @@
         └── text, longest gap between two steps
 
 Draft and target are the same scripted model, so a greedy answer is the same after any draft, loss or retry:
-any other text is an error. A second table sends junk beside honest requests. The load is bounded by its number of
+any other text is an error. A second table sends junk next to valid requests. The load is bounded by its number of
 requests; everything runs on this machine.
 """
 
@@ -152,7 +152,7 @@ JUNK: dict[str, Callable[[str], Any]] = {
 
 
 async def junk_row(load: Load, kind: str, num_clients: int) -> dict[str, Any]:
-    """Honest requests beside as many clients that send junk for as long as these take."""
+    """Send valid requests while as many clients send junk."""
     statuses: dict[str, int] = {}
 
     async def send() -> None:
@@ -216,7 +216,7 @@ def main(
     requests: Annotated[int, typer.Option(min=1, max=1000, help="Of each client and row.")] = 100,
     only: Annotated[str, typer.Option(help="Victims, separated by commas: draft, replica, junk, ...")] = "",
 ) -> None:
-    """Measure failed requests, recovery, stalls and different answers under each fault, and latency beside junk."""
+    """Measure failed requests, recovery, stalls and different answers under each fault, and latency under junk."""
     settled = load_config(config) if config else scripted_pair()
     names = set(filter(None, only.split(",")))
     with running(settled) as url:

@@ -120,7 +120,7 @@ class BenchActors:
         try:
             placement = await reserve_bundles([gpus if target.num_gpus else EMPTY_BUNDLE], wait_for_resources_s=0)
         except NotEnoughResources as error:
-            raise ValueError(f"it loads models of its own beside the group's actors: {error}") from error
+            raise ValueError(f"it loads separate models in addition to the group's actors: {error}") from error
         self._stack.callback(remove_placement_group, placement)
         options = {
             "num_cpus": 0,

@@ -9,7 +9,7 @@
                            └▶ many ───────────▶ `PostponedStep`: begins when it is awaited, which FPSR   (throughput)
                                                 does when the verdict rejects
 
-A postponed step that is not needed never begins, so the target writes nothing that is thrown away. Back-off changes no
+A postponed step that is not needed never begins, so the target writes no wasted tokens. Back-off changes no
 token: what is committed depends on verdicts, not on when the target's step began. Where even drafting does not pay,
 the draft counts as down, and the target writes every step.
 """

@@ -79,7 +79,7 @@ class QuestionReader:
         `max_positions`: the target's context, which prompt and answer share; 0 when unknown.
 
         Raises:
-            ApiError: something in it is refused, or the target is gone.
+            ApiError: something in it is refused, or the target was lost.
             TooLong: the prompt leaves no token for the answer.
         """
         settings = self._pipeline_settings(request)

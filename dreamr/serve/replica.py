@@ -70,7 +70,7 @@ class EndpointReplica:
         fails, so that Serve replaces it by one that creates a new target."""
         await self._service.check()
         if self._group.transport("target").gone:
-            raise RuntimeError("the target actor is gone and this replica cannot bring it back")
+            raise RuntimeError("the target actor was lost and cannot be restarted by this replica")
         await asyncio.to_thread(stop_superseded, self._base_name, self._group_config, self._app_name)
 
     async def __del__(self) -> None:

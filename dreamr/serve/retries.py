@@ -151,7 +151,7 @@ class AnswerKeeper:
         try:
             claim: Claim = await self._answers.submit("claim", *arguments)
         except Exception as error:
-            log.warning("the answer store is unavailable, so a retry will begin anew: %s", error)
+            log.warning("the answer store is unavailable, so a retry will start from the beginning: %s", error)
             return None
         if claim.digest != digest:
             message = "this Idempotency-Key was used for another request: choose a new key for each request."
@@ -184,7 +184,7 @@ class AnswerKeeper:
         try:
             self.is_superseded |= not await result
         except Exception as error:
-            log.warning("the answer store is unavailable, so a retry will begin anew: %s", error)
+            log.warning("the answer store is unavailable, so a retry will start from the beginning: %s", error)
             self._claim = None
 
 

@@ -183,7 +183,7 @@ class ChatRequest(_NeutralOnly, Hints):
     """False: a thinking budget of 0."""
     chat_template_kwargs: ChatTemplateOptions | None = None
     user: str | None = Field(default=None, max_length=256)
-    """Written to the log beside the request id."""
+    """Written to the log with the request id."""
 
     method: MethodName | None = None
     alpha: float | None = Field(default=None, ge=0, lt=1)

@@ -101,7 +101,7 @@ class Service:
         """Convert a request to a question.
 
         Raises:
-            ApiError: something in it is refused, the queue is full, or the target is gone.
+            ApiError: something in it is refused, the queue is full, or the target was lost.
             TooLong: the prompt leaves no token for the answer.
         """
         self.queue.check(self._reader.num_choices(request))  # before images are fetched and decoded for nothing

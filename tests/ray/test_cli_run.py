@@ -161,5 +161,5 @@ async def test_a_baseline_without_a_free_gpu_is_refused_at_once_and_the_others_r
         assert [method.spec.name for method in actors.methods] == ["draft_alone"]
     assert "the target has no assistant" in actors.failed["fpsr+assistant"]
     for name in ("transformers", "transformers_assisted"):
-        assert "it loads models of its own beside the group's actors: not enough resources" in actors.failed[name]
+        assert "it loads separate models in addition to the group's actors: not enough resources" in actors.failed[name]
         assert "needed 1 GPU; the whole cluster has: 0 GPU" in actors.failed[name]

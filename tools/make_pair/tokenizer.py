@@ -41,7 +41,7 @@ _CHAT_TEMPLATE = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Word-level and lossless on printable ASCII: a known word (with the space before it) is one token, other text is
-    spelt out. Digits are one token each, the delimiter is one token."""
+    split into characters. Digits are one token each, the delimiter is one token."""
     words = sorted({form for word in _WORDS for form in (word, f" {word}")})
     characters = [*string.printable.strip(), " ", "\n"]
     spaced = [f" {symbol}" for symbol in (*string.digits, *"+-*=")]

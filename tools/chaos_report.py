@@ -1,4 +1,4 @@
-"""The chaos report as tables in docs/serving.md."""
+"""The report of `tools.chaos` as Markdown tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dreamr.markdown import markdown_table
 
 
 def table(report: dict[str, Any]) -> str:
-    """Both tables, and how they were made."""
+    """Both tables, with the command and the machine."""
     parts = []
     if report["faults"]:
         parts.append(markdown_table([_FAULTS, *map(_fault, report["faults"])]))
@@ -18,8 +18,8 @@ def table(report: dict[str, Any]) -> str:
     return "\n\n".join([*parts, f"`{report['command']}` on {machine['cpu']}, {machine['cores']} cores."])
 
 
-_FAULTS = ["hit", "fault", "failed once", "failed with retries", "recovery", "longest stall", "different answers"]
-_JUNK = ["junk", "honest requests failed", "p50", "p95", "p95 against no junk", "junk was answered"]
+_FAULTS = ["victim", "fault", "failed once", "failed with retries", "recovery", "longest stall", "different answers"]
+_JUNK = ["junk", "valid requests failed", "p50", "p95", "p95 against no junk", "answers to junk"]
 
 
 def _fault(row: dict[str, Any]) -> list[str]:

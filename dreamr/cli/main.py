@@ -24,7 +24,7 @@ BENCHED = (
     "token_speculative,specreason,lookahead,lookahead_batch,parallel_prefix,parallel_prefix+assistant,"
     "sequential,sequential+assistant,fpsr,fpsr+assistant,auto,auto+assistant"
 )
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, other output on stderr.")]
 
 
 @app.command()
@@ -64,7 +64,9 @@ def ask(
             from dreamr.cli import endpoint
 
             if config or draft or timeline:
-                raise BadInput(f"--url {url}: the endpoint has its models: leave out --config, --draft, --timeline.")
+                raise BadInput(
+                    f"--url {url}: the endpoint chooses the models: leave out --config, --draft, --timeline."
+                )
             endpoint.ask_endpoint(url, question, images or [], settings, as_json=as_json)
             return
         from dreamr.cli import ask as command
@@ -149,13 +151,15 @@ def train(
 def evaluate(
     benchmark: Annotated[str, typer.Option(help="mathverse, mmbench, realworldqa or mmmu.")],
     config: ConfigFile = None,
-    data: Annotated[Path | None, typer.Option(help="Parquet file or folder; default: the hub's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first rows, this many.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Parquet file or folder; default: from the hub.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of rows to use, from the first one.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for rows and results; an interrupted run continues in it.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Schedule; default: the configuration's.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that answers instead.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint that answers in place of the actors.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model at the endpoint; default: its first one.")] = None,
     concurrency: Annotated[int, typer.Option(help="Rows answered at the same time.")] = 1,
 ) -> None:
@@ -182,7 +186,7 @@ def bench(
         str | None, typer.Option(help="Rows of mathverse, mmbench, realworldqa or mmmu in place of problems.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="The benchmark's parquet file or folder; default: the hub's.")
+        Path | None, typer.Option(help="Parquet file or folder of the benchmark; default: from the hub.")
     ] = None,
     sweep: Annotated[
         str | None, typer.Option(help="Values of a setting for each schedule: alpha=0.5,0.7 or window=1,2,4.")
@@ -204,7 +208,7 @@ def bench(
 def serve(
     config: ConfigFile = None,
     draft: Draft = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     address: Annotated[
         str, typer.Option(help="Ray cluster: HOST:PORT, auto (the one of this machine), or local (a new one).")

@@ -67,8 +67,7 @@ class AnswerStore:
         self._kept: TTLCache[str, Claim] = TTLCache(MAX_TOKENS, keep_s, getsizeof=_num_tokens)
 
     def claim(self, key: str, digest: str, question_id: str, seed: int, num_choices: int) -> Claim:
-        """Become the owner of a key, which is new or kept. The digest of a kept one may differ: then nothing is
-        claimed."""
+        """Become the owner of a new or stored key. Nothing is claimed when the stored digest differs."""
         kept = self._kept.get(key)
         if kept is None:
             kept = Claim(question_id, seed, digest, 0, [Kept() for _ in range(num_choices)])
@@ -78,11 +77,11 @@ class AnswerStore:
         return replace(kept, choices=[replace(choice, steps=list(choice.steps)) for choice in kept.choices])
 
     def append(self, key: str, owner: int, choice: int, step: CommittedStep) -> bool:
-        """Keep a step. False when another request has claimed the key."""
+        """Store a step. False when another request has claimed the key."""
         return self._change(key, owner, lambda claim: claim.choices[choice].steps.append(step))
 
     def finish(self, key: str, owner: int, choice: int, finished: Finished) -> bool:
-        """Keep the end of a choice. False when another request has claimed the key."""
+        """Store the end of a choice. False when another request has claimed the key."""
 
         def end(claim: Claim) -> None:
             claim.choices[choice].finished = finished
@@ -160,11 +159,11 @@ class AnswerKeeper:
         return claim
 
     def append(self, choice: int, step: CommittedStep) -> None:
-        """Keep a step; returns at once."""
+        """Store a step; returns at once."""
         self._send("append", choice, step)
 
     async def finish(self, choice: int, finished: Finished) -> None:
-        """Keep the end of a choice. Raises ApiError (409) when a later request has claimed the key."""
+        """Store the end of a choice. Raises ApiError (409) when a later request has claimed the key."""
         self._send("finish", choice, finished)
         await asyncio.gather(*self._tasks)
         if self.is_superseded:

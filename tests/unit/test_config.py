@@ -43,9 +43,9 @@ def test_every_example_file_is_valid(path: Path) -> None:
     assert load_config(path).pipeline.method == "fpsr"
 
 
-def test_reading_the_configuration_imports_no_heavy_library() -> None:
+def test_configuration_types_and_schedules_import_no_heavy_library() -> None:
     check = (
-        "import sys, dreamr.config as c; c.load_config();"
+        "import sys, dreamr.types, pipelines, dreamr.config as c; c.load_config();"
         "sys.exit(','.join({'torch', 'ray', 'transformers'} & sys.modules.keys()) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)

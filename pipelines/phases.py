@@ -51,7 +51,7 @@ class Reasoning:
         return step
 
     def end_after(self, step: Step, end: End | None) -> End | None:
-        """Note whether the reasoning ends with a step; the end of the whole request, `end` by its other rules."""
+        """Decide whether the reasoning ends with a step; return the end of the request, `end` by its other rules, if any."""
         self.is_closed = self.thought.token in step.tokens
         in_time = end != "budget"
         out_of_budget = self.budget is not None and len(step.end) >= self.budget

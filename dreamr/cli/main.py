@@ -64,9 +64,7 @@ def ask(
             from dreamr.cli import endpoint
 
             if config or draft or timeline:
-                raise BadInput(
-                    f"--url {url}: the endpoint chooses the models: leave out --config, --draft, --timeline."
-                )
+                raise BadInput(f"--url {url}: the endpoint has fixed models: leave out --config, --draft, --timeline.")
             endpoint.ask_endpoint(url, question, images or [], settings, as_json=as_json)
             return
         from dreamr.cli import ask as command
@@ -157,9 +155,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder for rows and results; an interrupted run continues in it.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Schedule; default: the configuration's.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint that answers in place of the actors.")
-    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint in place of the actors.")] = None,
     model: Annotated[str | None, typer.Option(help="Model at the endpoint; default: its first one.")] = None,
     concurrency: Annotated[int, typer.Option(help="Rows answered at the same time.")] = 1,
 ) -> None:

@@ -51,7 +51,7 @@ class Reasoning:
         return step
 
     def end_after(self, step: Step, end: End | None) -> End | None:
-        """Decide whether the reasoning ends with a step; return the end of the request, `end` by its other rules, if any."""
+        """Decide whether the reasoning ends with a step; return the end of the request, `end` by its other rules."""
         self.is_closed = self.thought.token in step.tokens
         in_time = end != "budget"
         out_of_budget = self.budget is not None and len(step.end) >= self.budget

@@ -193,7 +193,7 @@ class Session(Caller):
     # -- phases ----------------------------------------------------------------------------------------------------
 
     async def thought_end(self) -> ThoughtEnd:
-        """How the target's chain of thought ends. Raises Unable."""
+        """The end mark of the target's chain of thought. Raises Unable."""
         target, call_id = self._handles.target, f"{self.request.id}/thought_end"
         while True:
             try:

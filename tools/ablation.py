@@ -25,7 +25,7 @@ REWARDS: dict[str, dict[str, Any]] = {
     "equal": {},
     **{f"{part.name}-heavy": {part.name: HEAVY} for part in REWARD_PARTS},
 }
-"""What each run changes in the rewards of the configuration, whose weights are equal."""
+"""Changes of each run to the rewards of the configuration, whose weights are equal."""
 PICTURE = "images/ablation.png"
 """Path of the picture, relative to docs/training.md."""
 _LAST = 20

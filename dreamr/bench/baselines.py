@@ -69,7 +69,7 @@ class TransformersActor:
             attention_mask=torch.ones_like(ids),
             max_new_tokens=settings.max_tokens,
             do_sample=sampled,
-            # top_k: the library's default of 50 would cut off what the schedules may draw.
+            # top_k: the library's default of 50 would exclude tokens that the schedules may draw.
             **({"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if sampled else {}),
             **({"assistant_model": self._draft} if assisted else {}),
             **images,

@@ -126,7 +126,7 @@ def _acceptance(measured: Measured, settings: PipelineSettings) -> dict[str, flo
 
 
 def _token_acceptance(report: Report) -> float:
-    """From the share a of proposed tokens that were accepted: a = (q + q^2 + ... + q^k) / k, solved for q."""
+    """Rate q from the share a of proposed tokens that were accepted: a = (q + q^2 + ... + q^k) / k, solved for q."""
     one = report.method("token_speculative")
     if one is None or one.acceptance_rate is None:
         return 0.8

@@ -106,7 +106,7 @@ def _invalid(error: RequestValidationError) -> ApiError:
 
 
 def _place(problem: Any, body: Any) -> list[str]:
-    """Where in the body (or query) the problem is. pydantic's own place also names alternatives of its types."""
+    """Place of the problem in the body or query. pydantic's own place also names alternatives of union types."""
     source, *parts = problem["loc"]
     if source != "body":
         return [str(part) for part in parts]

@@ -39,7 +39,7 @@ class Encoder:
     # -- as a stream -----------------------------------------------------------------------------------------------
 
     def chunks(self, event: Event) -> Iterator[Chunk]:
-        """At least one per committed step; the last one of each choice has its `RunInfo`."""
+        """Convert an event. At least one chunk per committed step; the last one of each choice has its `RunInfo`."""
         if event.choice not in self._introduced:
             self._introduced.add(event.choice)
             yield self._chunk(ChunkChoice(index=event.choice, delta=Delta(role="assistant", content="")))
@@ -47,7 +47,7 @@ class Encoder:
             yield self._chunk(choice)
 
     def last_chunks(self) -> Iterator[Chunk]:
-        """What follows the last event."""
+        """The chunks after the last event."""
         if self._include_usage:
             yield self._chunk(usage=self._usage, metrics=metrics_of(self._answered))
 

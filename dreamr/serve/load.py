@@ -117,7 +117,7 @@ class Load:
 
 
 def with_back_off(handles: Handles, load: Load) -> Handles:
-    """The same actors for one of several answers."""
+    """Wrap the actors for one of several answers, so that they speculate less under load."""
     return Handles(
         Writer(DraftUnderLoad(handles.draft.transport, load)),
         Writer(TargetUnderLoad(handles.target.transport, load)),

@@ -27,7 +27,7 @@ class Speculation(BaseModel):
     mean_rho: float | None
     """null where drafts are not judged by rho."""
     num_losses: int
-    """How often an actor was lost meanwhile."""
+    """Losses of actors while the answer was written."""
 
 
 class CompletionTokensDetails(BaseModel):
@@ -57,7 +57,7 @@ class SpeculativeDecoding(BaseModel):
     draft_acceptance_rate: float
     """Accepted tokens / drafted tokens, with those that no decision was made on."""
     acceptance_histogram: list[int]
-    """At place j: how many decisions accepted exactly j tokens."""
+    """Element j: number of decisions that accepted exactly j tokens."""
     num_spec_steps: int
     num_accepted_draft_tokens: int
     num_draft_tokens: int
@@ -158,7 +158,7 @@ class Chunk(BaseModel):
     choices: list[ChunkChoice]
     usage: Usage | None = None
     metrics: RequestMetrics | None = None
-    """With the usage; none for several choices."""
+    """Sent with the usage; null for several choices."""
 
 
 class Model(BaseModel):

@@ -132,7 +132,7 @@ class ResponsesRequest(Hints):
     window: int | None = Field(default=None, ge=1)
 
     def as_chat(self) -> ChatRequest:
-        """The same request to `/v1/chat/completions`. Raises ApiError (400)."""
+        """Convert to a request of `/v1/chat/completions`. Raises ApiError (400)."""
         same = ("model", "temperature", "top_p", "top_k", "min_p", "seed", "thinking_token_budget", "user")
         fields = {name: getattr(self, name) for name in (*same, "method", "alpha", "window")}
         return ChatRequest.model_validate(

@@ -25,7 +25,7 @@ MethodName = Annotated[str, AfterValidator(_known_method), Field(json_schema_ext
 
 
 ONE_ERROR = Field(fail_fast=True)
-"""Of a list of junk, report the first error only: reporting all of them takes seconds."""
+"""Reports only the first error of a list: reporting all errors of a long one takes seconds."""
 
 
 class Input(BaseModel):

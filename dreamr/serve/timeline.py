@@ -32,7 +32,7 @@ class CallReporter:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wrap(self, handles: Handles) -> Handles:
-        """The same actors, with every call reported."""
+        """Wrap the actors so that every call is reported."""
         return Handles(
             draft=Writer(ReportingTransport(handles.draft.transport, "draft", self)),
             target=Writer(ReportingTransport(handles.target.transport, "target", self)),

@@ -33,7 +33,7 @@ _STYLES: tuple[Style, Style] = ("verbose", "concise")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the sequences of one training phase contain."""
+    """Shares and weights of the sequences of one training phase."""
 
     concise: float
     """Share of concise steps."""
@@ -69,7 +69,7 @@ class Corpus:
         chain = tree.add(None, self._prompt(problem), labelled=False)
         chain_end, previous = tree.last, ""
         habit = self._recipe.habit
-        written = with_habit(problem, habit, rng) if habit else problem  # without one, nothing is drawn for it
+        written = with_habit(problem, habit, rng) if habit else problem  # without a habit, no random number is drawn
         for index, text in enumerate(written.solution(styles)):
             concise = index < len(styles) and styles[index] == "concise"
             if self._recipe.verdicts:

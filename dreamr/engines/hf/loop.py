@@ -61,7 +61,7 @@ class EngineLoop:
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the engine is closed")
-            job.future.set_running_or_notify_cancel()  # it cannot be cancelled from now on
+            job.future.set_running_or_notify_cancel()  # no cancellation from now on
             self._scheduler.add(job)
             self._changed.notify_all()
 
@@ -241,7 +241,7 @@ class EngineLoop:
             if job.sequence is not None:
                 (self.cache.release if job.keeps_sequence else self.cache.drop)(job.sequence)
             job.end()
-            if job.future.done():  # `close` has answered it
+            if job.future.done():  # `close` has set it
                 continue
             if job.error:
                 job.future.set_exception(job.error)

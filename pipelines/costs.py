@@ -197,7 +197,7 @@ class Costs:
             return self._used(Decision(step, untried, 0.0, plain_s, acceptance, "not measured yet"))
         plan, expected_s = self._best(acceptance, horizon, most)
         if self._num_decisions % EXPLORE_EVERY == 0:
-            stale = min(SPECULATIVE, key=lambda kind: self._of(kind).last_used)
+            stale = min(SPECULATIVE, key=self._last_used)
             stale_s = _expected_s(stale, self._estimate(stale), acceptance, horizon)
             if stale.judged_together <= most and stale_s < WORTH_RENEWING * expected_s:
                 return self._used(Decision(step, stale, stale_s, plain_s, acceptance, "measured again"))
@@ -210,7 +210,7 @@ class Costs:
         return best, expected[best]
 
     def _is_untried(self, most: int) -> Plan | None:
-        """A kind of plan that was never measured. Under load, costs without load are used until there are others."""
+        """A kind of plan that was never chosen. Under load, costs without load are used until there are others."""
         tried = {kind for kind, _ in self._measured}
         return next((plan for plan in SPECULATIVE if plan.kind not in tried and plan.judged_together <= most), None)
 
@@ -225,6 +225,10 @@ class Costs:
     def _load(self) -> int:
         """0 for one running request, 1 for two, 2 for up to four, ..."""
         return max(0, self.num_running - 1).bit_length()
+
+    def _last_used(self, plan: Plan) -> int:
+        measured = self._measured.get((plan.kind, self._load))
+        return measured.last_used if measured else -1
 
     def _of(self, plan: Plan) -> _Measured:
         return self._measured.setdefault((plan.kind, self._load), _Measured())

@@ -193,13 +193,13 @@ class Session(Caller):
     # -- phases ----------------------------------------------------------------------------------------------------
 
     async def thought_end(self) -> ThoughtEnd:
-        """The end mark of the target's chain of thought. Raises Unable."""
+        """The end mark of the target's chain of thought. Raises Unable, and ActorLost for a target lost twice."""
         target, call_id = self._handles.target, f"{self.request.id}/thought_end"
-        while True:
-            try:
-                return await target.thought_end(call_id, self._prompt)
-            except ActorLost:
-                await target.transport.recovered()
+        try:
+            return await target.thought_end(call_id, self._prompt)
+        except ActorLost:
+            await target.transport.recovered()
+            return await target.thought_end(call_id, self._prompt)
 
     def is_complete(self, step: Step) -> bool:
         """Whether a step of checked tokens has reached its end, or the end of the reasoning."""

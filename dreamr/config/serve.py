@@ -95,15 +95,12 @@ class ServeSettings(Strict):
     def of_one_replica(self) -> ServeSettings:
         """One replica's share of what the actors are to work on at once, where replicas use the same ones.
 
-        Rounded down, but each works on one answer at least.
+        Rounded down, but at least 1, except for a limit of 0.
         """
         if self.groups is not None:
             return self
-        share = {
-            "max_running": max(1, self.max_running // self.num_replicas),
-            "write_ahead_up_to": self.write_ahead_up_to // self.num_replicas,
-            "draft_up_to": self.draft_up_to // self.num_replicas,
-        }
+        limits = {name: getattr(self, name) for name in ("max_running", "write_ahead_up_to", "draft_up_to")}
+        share = {name: min(limit, max(1, limit // self.num_replicas)) for name, limit in limits.items()}
         return self.model_copy(update=share)
 
     @model_validator(mode="after")

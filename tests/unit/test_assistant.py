@@ -14,7 +14,7 @@ from support.engine_walks import EMBEDDED, roll_back_at_random
 from support.reference import Reference
 from support.tiny import PROMPTS, save_checkpoint
 
-from dreamr.engines.hf.assistant import Controller, LinearCost
+from dreamr.engines.hf.assistant import PLAIN_ROUNDS, Controller, LinearCost
 from dreamr.engines.hf.engine import HFEngine
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import ROOT, Prompt, Sampling, Step
@@ -121,6 +121,26 @@ async def test_the_number_of_proposed_tokens_follows_acceptance_and_costs() -> N
     assert chosen(0.95, 0.0005) > chosen(0.7, 0.0005) > chosen(0.2, 0.0005)
     assert chosen(0.2, 0.004) == 0
     assert chosen(0.95, 0.0001) == 16
+
+
+async def test_proposals_are_tried_again_after_many_rounds_without_one() -> None:
+    controller = Controller(most=16, accepted=0.0, rejected=10.0)
+    controller.target.measured(1, 0.004)
+    controller.assistant.measured(1, 0.004)
+    counts = [controller.choose(1) for _ in range(2 * PLAIN_ROUNDS)]
+    assert [place for place, count in enumerate(counts, 1) if count] == [PLAIN_ROUNDS, 2 * PLAIN_ROUNDS]
+
+
+async def test_only_rounds_with_a_proposal_count_for_its_number(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[tuple[int, int]] = []
+    monkeypatch.setattr(Controller, "observe", lambda _, *counts: observed.append(counts))
+    engine = HFEngine.load(str(folders[1]), assistant=str(folders[1]), proposed_tokens=3)
+    hint = await engine.next_step("a", PROMPTS["no image"], ROOT, Sampling(max_tokens=12, assisted=False))
+    step = await engine.next_step("b", PROMPTS["no image"], ROOT, Sampling(max_tokens=24, hint=hint.tokens))
+    await engine.close()
+    assert observed == list(step.rounds)
 
 
 async def test_a_linear_cost_is_learnt_and_forgets_old_measurements() -> None:

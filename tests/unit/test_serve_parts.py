@@ -121,7 +121,7 @@ async def test_backing_off_changes_no_token_and_wastes_nothing_of_the_target(num
 def test_replicas_share_what_the_actors_bear() -> None:
     whole = ServeSettings(num_replicas=3, max_running=8, write_ahead_up_to=2, draft_up_to=1000)
     share = whole.of_one_replica()
-    assert (share.max_running, share.write_ahead_up_to, share.draft_up_to) == (2, 0, 333)
+    assert (share.max_running, share.write_ahead_up_to, share.draft_up_to) == (2, 1, 333)
     assert ServeSettings(num_replicas=9, max_running=4).of_one_replica().max_running == 1
     assert ServeSettings().of_one_replica() == ServeSettings()
 

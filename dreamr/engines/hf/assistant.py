@@ -29,6 +29,8 @@ from dreamr.tasks.processor import PromptEncoder
 
 FORGETTING = 0.98
 """Weight of older measurements at each new one."""
+PLAIN_ROUNDS = 32
+"""After so many rounds without a proposal, one token is proposed to measure the acceptance again."""
 
 
 @dataclass(slots=True)
@@ -68,13 +70,15 @@ class Controller:
     accepted: float = 8.0
     rejected: float = 2.0
     """Running counts of proposed tokens that were checked: those accepted, and rounds that ended in a rejection."""
+    num_plain: int = 0
+    """Rounds in a row for which it chose no proposal."""
 
     def observe(self, proposed: int, accepted: int) -> None:
         self.accepted = self.accepted * FORGETTING + accepted
         self.rejected = self.rejected * FORGETTING + (accepted < proposed)
 
     def choose(self, num_rows: int) -> int:
-        """Tokens to propose for each of `num_rows` rows."""
+        """Tokens to propose for each of `num_rows` rows; called once per round."""
         rate = self.accepted / (self.accepted + self.rejected)
         best, best_speed = 0, 0.0
         for count in range(self.most + 1):
@@ -83,6 +87,10 @@ class Controller:
             speed = expected / seconds if seconds else expected
             if speed > best_speed:
                 best, best_speed = count, speed
+        self.num_plain = 0 if best else self.num_plain + 1
+        if self.num_plain == PLAIN_ROUNDS:
+            self.num_plain = 0
+            return min(1, self.most)
         return best
 
 

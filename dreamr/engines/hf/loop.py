@@ -181,12 +181,14 @@ class EngineLoop:
                 sum(len(row.tokens) for _, row in rows), time.perf_counter() - began
             )
         for (job, _), output in zip(rows, outputs, strict=True):
+            num_rounds = len(job.rounds) if isinstance(job, WriteJob) else 0
             try:
                 job.take(output)
             except Exception as error:
                 self._failed(job, error)
-            if self._assistant and isinstance(job, WriteJob) and job.rounds:
-                self._assistant.controller.observe(*job.rounds[-1])
+            if self._assistant and isinstance(job, WriteJob):
+                for proposed, accepted in job.rounds[num_rounds:]:
+                    self._assistant.controller.observe(proposed, accepted)
 
     def _outputs(self, jobs: Sequence[Job], states: Sequence[torch.Tensor]) -> list[Output]:
         """Hidden states with logits and chosen tokens where jobs read them; one multiplication for all of them."""

@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## real questions by speculative reasoning, beside plain dec
 	$(BIN)/dreamr demo --problems 5
 
 test: $(INSTALLED)-dev  ## all tests that this machine can run
-	$(BIN)/python -m pytest -m 'not soak' -n 3 --dist loadfile --no-loadscope-reorder --durations 30 tests  # the longest files first; Ray's starts leave cores idle
+	$(BIN)/python -m pytest -m 'not soak' -n 2 --dist loadfile --no-loadscope-reorder --durations 30 tests  # the longest files first
 
 soak: $(INSTALLED)-dev  ## minutes of bounded load on the endpoint, with memory watched
 	$(BIN)/python -m pytest -m soak tests/ray

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,7 @@ class AnswerStore:
 
     def __init__(self, keep_s: float) -> None:
         self._kept: TTLCache[str, Claim] = TTLCache(MAX_TOKENS, keep_s, getsizeof=_num_tokens)
+        self._owners = itertools.count(1)  # over all keys: an owner whose claim was evicted must not equal a later one
 
     def claim(self, key: str, digest: str, question_id: str, seed: int, num_choices: int) -> Claim:
         """Become the owner of a new or stored key. Nothing is claimed when the stored digest differs."""
@@ -72,7 +74,7 @@ class AnswerStore:
         if kept is None:
             kept = Claim(question_id, seed, digest, 0, [Kept() for _ in range(num_choices)])
         if kept.digest == digest:
-            kept.owner += 1
+            kept.owner = next(self._owners)
             self._keep(key, kept)
         return replace(kept, choices=[replace(choice, steps=list(choice.steps)) for choice in kept.choices])
 

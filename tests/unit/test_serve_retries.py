@@ -136,6 +136,16 @@ def test_a_store_forgets_what_is_old_and_fences_earlier_owners() -> None:
     assert not forgetful.claim("key", "digest", "id-2", 7, 1).choices[0].steps
 
 
+def test_an_owner_whose_claim_was_evicted_cannot_add_to_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamr.serve.retries.MAX_TOKENS", 1)
+    store = AnswerStore(keep_s=60)
+    evicted = store.claim("key", "digest", "id-1", 7, 1)
+    store.claim("other", "digest", "id-2", 8, 1)
+    later = store.claim("key", "digest", "id-3", 9, 1)
+    assert later.id == "id-3"
+    assert not store.append("key", evicted.owner, 0, CommittedStep(0, "target", (1, 2), "a", None, 0.1))
+
+
 async def test_without_the_store_requests_are_answered_all_the_same() -> None:
     class Away:
         async def submit(self, method: str, *arguments: Any) -> Any:

@@ -85,16 +85,16 @@ class ActorSupervisor:
         """True when it will not come back."""
         return self._ready.done() and self._ready.exception() is not None
 
+    @property
+    def has_spare(self) -> bool:
+        """Whether a loss now would cost no loading."""
+        return self._standby is not None and self._standby.is_ready
+
     async def recovered(self) -> None:
         """Return when up; raises ActorLost when the actor will not come back."""
         await asyncio.shield(self._ready)
 
     # -- life ------------------------------------------------------------------------------------------------------
-
-    @property
-    def has_spare(self) -> bool:
-        """Whether a loss now would cost no loading."""
-        return self._standby is not None and self._standby.is_ready
 
     async def start(self, placement: PlacementGroup, bundle: int, spare_bundle: int | None = None) -> None:
         """Create the actor (or find it, if detached), load its model, begin to supervise it.
@@ -231,7 +231,7 @@ class ActorSupervisor:
                 return
 
     def _take_over(self, standby: Standby) -> None:
-        """Go on with the spare; the lost actor is restarted as the next one."""
+        """Continue with the spare; the lost actor is restarted as the next one."""
         spare = standby.exchange(self.actor, self._lifeline)
         self.actor, self.info, self._lifeline = spare.actor, spare.info, spare.lifeline
         self._begin_generation()

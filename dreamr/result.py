@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamr.tasks.answers import BEGIN_OF_REASONING, END_OF_REASONING
+from dreamr.types import END_OF_THOUGHT, START_OF_THOUGHT
 from pipelines.trace import CommittedStep, Trace
 
 _LABEL = re.compile(r"^(final )?answer:\s*", re.IGNORECASE)
@@ -79,9 +79,9 @@ def split_answer(trace: Trace) -> tuple[str, str | None]:
 
     A model that marks no reasoning ends its text with the answer: that is the last step.
     """
-    reasoning, closed, rest = trace.text.rpartition(END_OF_REASONING)
+    reasoning, closed, rest = trace.text.rpartition(END_OF_THOUGHT)
     if not closed:
-        if BEGIN_OF_REASONING in trace.text or trace.end != "answered":
-            return trace.text.removeprefix(BEGIN_OF_REASONING).strip(), None
+        if START_OF_THOUGHT in trace.text or trace.end != "answered":
+            return trace.text.removeprefix(START_OF_THOUGHT).strip(), None
         reasoning, rest = "".join(step.text for step in trace.steps[:-1]), trace.steps[-1].text
-    return reasoning.removeprefix(BEGIN_OF_REASONING).strip(), _LABEL.sub("", rest.strip()) or None
+    return reasoning.removeprefix(START_OF_THOUGHT).strip(), _LABEL.sub("", rest.strip()) or None

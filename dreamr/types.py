@@ -14,8 +14,8 @@ from typing import Literal
 DELIMITER = "\n\n"
 """Ends a reasoning step; kept at the end of the step's tokens."""
 
-END_OF_THOUGHT = "</think>"
-"""Separates the chain of thought from the answer."""
+START_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
+"""Marks around the chain of thought; the answer follows the second."""
 
 Tokens = tuple[int, ...]
 """Token ids of the target's tokenizer, without the prompt."""

@@ -125,12 +125,9 @@ def _extend(session: Session, plan: Plan, groups: deque[_Group]) -> None:
     """Keep one group in flight, and the next one where drafting overlaps verdicts."""
     depth = 2 if plan.overlaps else 1
     while len(groups) < depth and session.can_speculate:
-        index = session.next_index + sum(len(group.drafts) for group in groups)
-        after: Step | Call[Step] = groups[-1].drafts[-1] if groups else session.frontier
-        drafts: list[Call[Step]] = []
-        for place in range(plan.judged_together):
-            drafts.append(session.draft_step(index + place, drafts[-1] if drafts else after))
-        groups.append(_Group(drafts, session.judge_chain(index, drafts)))
+        ahead = [draft for group in groups for draft in group.drafts]
+        drafts = session.draft_chain(plan.judged_together, ahead)
+        groups.append(_Group(drafts, session.judge_chain(session.next_index + len(ahead), drafts)))
 
 
 async def _verdict(session: Session, group: _Group, place: int) -> Verdict | None:

@@ -66,11 +66,15 @@ class Caller:
             "draft", index, lambda call_id: draft.next_step(call_id, self._prompt, _argument(after), sampling)
         )
 
-    def draft_chain(self, window: int) -> list[Call[Step]]:
-        """Begin to draft `window` steps after the frontier, each passed on unawaited to the next."""
+    def draft_chain(self, length: int, ahead: Sequence[Call[Step]] = ()) -> list[Call[Step]]:
+        """Begin to draft `length` steps, each passed on unawaited to the next.
+
+        They follow `ahead`, the drafted steps after the frontier so far, or the frontier itself.
+        """
         calls: list[Call[Step]] = []
-        for place in range(window):
-            calls.append(self.draft_step(self.next_index + place, calls[-1] if calls else self.frontier))
+        for place in range(length):
+            after = calls[-1] if calls else ahead[-1] if ahead else self.frontier
+            calls.append(self.draft_step(self.next_index + len(ahead) + place, after))
         return calls
 
     def draft_and_judge(self, index: int, after: Step | Call[Step], target: Call[Step] | None = None) -> Drafted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,7 +34,7 @@ class Request:
     schema: str | None = None
     """A JSON schema, as text, that the answer follows; the chain of thought is free."""
     committed: tuple[CommittedStep, ...] = ()
-    """Steps that an earlier run of the same request has committed: the answer goes on after them, as it would have."""
+    """Steps that an earlier run of the request has committed: the answer continues after them, as that run would."""
     thinks: bool = True
     """The text begins inside the chain of thought. Matters for a schema and a thinking budget only."""
 
@@ -148,6 +148,18 @@ class Trace:
         return tuple(token for step in self.steps for token in step.tokens)
 
     @property
+    def truncated(self) -> bool:
+        """Whether the budget of tokens, or a loop, ended the answer."""
+        return self.end in ("budget", "loop")
+
+    @property
     def acceptance_rate(self) -> float | None:
         """Accepted drafted steps / drafted steps that got a verdict; None when nothing was judged."""
-        return self.num_accepted / self.num_judged if self.num_judged else None
+        return acceptance_rate([self])
+
+
+def acceptance_rate(traces: Iterable[Trace]) -> float | None:
+    """Accepted / judged drafted steps of several requests together; None when nothing was judged."""
+    counts = [(trace.num_accepted, trace.num_judged) for trace in traces]
+    judged = sum(judged for _, judged in counts)
+    return sum(accepted for accepted, _ in counts) / judged if judged else None

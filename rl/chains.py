@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dreamr.tasks.prompts import is_thinking
 from dreamr.types import Prompt, Tokens
 from pipelines.verification import Rule
 
@@ -61,8 +62,7 @@ class Chain:
     @property
     def truncated(self) -> bool:
         """Whether the chain ended before its answer: by the budget, or by a loop within the reasoning."""
-        reasoning = self.reply.rfind("<think>") > self.reply.rfind("</think>")
-        return self.end == "budget" or (self.end == "loop" and reasoning)
+        return self.end == "budget" or (self.end == "loop" and is_thinking(self.reply))
 
     @property
     def tokens(self) -> Tokens:

@@ -5,7 +5,6 @@ Evaluation: held-out problems answered by draft and target together, greedily, a
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from dreamr.speedups import mean_with_interval
 from dreamr.tasks.images import open_image
 from rl import checkpoints
 from rl.chains import Chain, GroupRequest, RolloutTask
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 TOTAL = "total"
 """TRL's name of its only reward function: that of the weighted sum."""
-NUM_RESAMPLES = 2000
 COLUMNS: list[str | int] = [
     *("step", "image", "question", "completion", "answer"),
     *(part.name for part in REWARD_PARTS),
@@ -147,13 +146,10 @@ def speedup(times: Sequence[tuple[float, float]]) -> dict[str, float]:
     `times`: seconds of the target alone and of FPSR, per problem.
     """
     ratios = [alone / fpsr for alone, fpsr in times]
-    metrics = {"eval/fpsr_speedup": statistics.geometric_mean(ratios), "eval/fpsr_speedup_problems": len(ratios)}
-    if len(ratios) > 1:
-        rng = random.Random(0)
-        means = [statistics.geometric_mean(rng.choices(ratios, k=len(ratios))) for _ in range(NUM_RESAMPLES)]
-        # 40 quantiles: the first and the last cut off 2.5 % each.
-        *_, metrics["eval/fpsr_speedup_high"] = cuts = statistics.quantiles(means, n=40)
-        metrics["eval/fpsr_speedup_low"] = cuts[0]
+    mean, interval = mean_with_interval(ratios)
+    metrics = {"eval/fpsr_speedup": mean, "eval/fpsr_speedup_problems": len(ratios)}
+    if interval is not None:
+        metrics["eval/fpsr_speedup_low"], metrics["eval/fpsr_speedup_high"] = interval
     return metrics
 
 

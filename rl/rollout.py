@@ -22,8 +22,8 @@ from torch import Tensor
 from actors.roles import DraftActor
 from dreamr.config import ActorConfig
 from dreamr.engines.base import Engine, Trainable
-from dreamr.tasks.prompts import START_OF_THOUGHT, is_thinking
-from dreamr.types import JudgedStep, Step, Tokens
+from dreamr.tasks.prompts import is_thinking
+from dreamr.types import START_OF_THOUGHT, JudgedStep, Step, Tokens
 from rl.chains import Chain, ChainStep, DraftedStep, Group, GroupRequest, RolloutTask
 from rl.verifier import Frontier, Verifiers
 from rl.writing import ChainBatch, ChainLimits
@@ -55,7 +55,7 @@ class RolloutWorker(DraftActor):
         self, requests: Sequence[GroupRequest], verifiers: Sequence[Any], task: RolloutTask, limits: ChainLimits
     ) -> list[Group]:
         """Chains for every request, judged by the actors `verifiers` (handles of `RolloutVerifier`)."""
-        prompts = [await self._able(Trainable, _TRAINING).prompt_tokens(request.prompt) for request in requests]
+        prompts = [await self._able(Trainable, _TRAINING).tokenize(request.prompt) for request in requests]
         openings = [self._opening(prompt) for prompt in prompts]
         rollout = _Rollout(self._engine, requests, Verifiers(verifiers), task, limits)
         self._rollouts.add(rollout)

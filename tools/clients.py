@@ -33,6 +33,7 @@ from dreamr.markdown import markdown_table
 from dreamr.types import Prompt
 from pipelines import BASELINE, Request, Trace, run
 from pipelines.handles import Handles
+from pipelines.trace import acceptance_rate
 
 DEFAULT = Path(__file__).parents[1] / "configs/scripted-32b-2b.yaml"
 
@@ -60,18 +61,11 @@ async def _ideal(config: GroupConfig, spec: MethodSpec, num_clients: int, num_qu
 
 def _local_handles(config: GroupConfig, clock: Callable[[], float]) -> Handles:
     """The configured engines in this process, on the clock of the running event loop."""
-    from actors.local import LocalTransport
-    from actors.roles import DraftActor, TargetActor, VerifierActor
+    from actors.local import local_handles
     from dreamr.engines.scripted import ScriptedEngine
-    from pipelines.handles import Verifier, Writer
 
     engines = {role: ScriptedEngine(engine, clock) for role, engine in _scripted(config).items()}
-    verifier = engines.get("verifier", engines["target"])
-    return Handles(
-        Writer(LocalTransport(DraftActor, engines["draft"])),
-        Writer(LocalTransport(TargetActor, engines["target"])),
-        Verifier(LocalTransport(VerifierActor, verifier)),
-    )
+    return local_handles(engines["draft"], engines["target"], engines.get("verifier", engines["target"]))
 
 
 def _scripted(config: GroupConfig) -> dict[str, ScriptedEngineConfig]:
@@ -118,14 +112,13 @@ def _row(method: str, num_clients: int, measured: list[list[Trace]], ideal: list
     """`measured` and `ideal`: the answers of the target alone and those of the method."""
     plain, own, plain_ideal, own_ideal = ([trace.wall_s for trace in traces] for traces in (*measured, *ideal))
     faster, best = speedup(plain, own), speedup(plain_ideal, own_ideal)
-    judged = sum(trace.num_judged for trace in measured[1])
     return {
         "method": method,
         "clients": num_clients,
         "answers": len(own),
         "latency_s": statistics.fmean(own),
         "ideal_latency_s": statistics.fmean(own_ideal),
-        "acceptance_rate": sum(trace.num_accepted for trace in measured[1]) / judged if judged else None,
+        "acceptance_rate": acceptance_rate(measured[1]),
         "speedup": faster.model_dump(),
         "ideal_speedup": best.geomean,
         "share_of_ideal": faster.geomean / best.geomean,

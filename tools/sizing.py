@@ -190,11 +190,6 @@ def uses_awq(engine: VLLMEngineConfig) -> bool:
     return engine.quantization in ("awq", "awq_marlin")
 
 
-def can_be_split(model: PublicModel, ways: int) -> bool:
-    """Whether heads and keys can be shared between that many GPUs."""
-    return model.heads % ways == 0 and (model.kv_heads % ways == 0 or ways % model.kv_heads == 0)
-
-
 def models_table() -> str:
     """Memory of each public model, and the source of its shape."""
     rows = [["model", "parameters", "weights, 16 bits", "weights, AWQ", "KV cache per 1,000 tokens", "shape from"]]

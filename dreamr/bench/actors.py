@@ -93,10 +93,12 @@ class BenchActors:
 
     async def _all_cores(self, spec: MethodSpec) -> Method:
         """A second target, since torch's threads cannot be changed in a process that has computed already."""
-        if self._hf(self._config.target).device != "cpu":
+        engine = self._hf(self._config.target)
+        if engine.device != "cpu":
             raise ValueError("the target runs on a GPU, where the number of threads does not matter")
+        engine = engine.model_copy(update={"assistant": None, "background": False})  # neither is used by this method
         target = self._config.target.model_copy(
-            update={"num_threads": self.num_threads, "num_cpus": 0.0, "background": False}
+            update={"engine": engine, "num_threads": self.num_threads, "num_cpus": 0.0}
         )
         # A group needs a draft; this one is never called.
         idle = ActorConfig(engine=ScriptedEngineConfig(kind="scripted"), num_cpus=0.0)

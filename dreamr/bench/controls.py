@@ -22,7 +22,7 @@ from dreamr.tasks.images import cold_copy
 from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
 from pipelines import BASELINE, Trace, rule_of
 from pipelines.handles import Handles, Writer
-from pipelines.trace import CommittedStep, Span
+from pipelines.trace import CommittedStep, Span, acceptance_rate
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +143,9 @@ def _acceptance(measurements: Sequence[Measurement]) -> dict[str, float]:
     names = dict.fromkeys(one.method for one in measurements)
     rates = {}
     for name in names:
-        traces = [one.trace for one in measurements if one.method == name]
-        if judged := sum(trace.num_judged for trace in traces):
-            rates[name] = sum(trace.num_accepted for trace in traces) / judged
+        rate = acceptance_rate(one.trace for one in measurements if one.method == name)
+        if rate is not None:
+            rates[name] = rate
     return rates
 
 

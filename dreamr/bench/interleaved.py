@@ -78,7 +78,7 @@ class Measurement:
     @classmethod
     def of(cls, index: int, question: Question, method: str, trace: Trace) -> Self:
         """Find the answer and compare it; may take seconds for expressions."""
-        answer = question.key.given(trace.text, truncated=trace.end in ("budget", "loop"))
+        answer = question.key.given(trace.text, truncated=trace.truncated)
         return cls(index, question, method, trace, answer, question.key.accepts(answer))
 
 

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import async_solipsism
 
-from actors.local import LocalTransport
-from actors.roles import DraftActor, TargetActor, VerifierActor
+from actors.local import local_handles
 from dreamr.bench.report import Speedup
 from dreamr.bench.scenario import Scenario, Writing
 from dreamr.bench.summary import speedup
@@ -24,7 +23,8 @@ from dreamr.engines.scripted import ScriptedEngine
 from dreamr.errors import ConfigError
 from dreamr.types import Prompt
 from pipelines import BASELINE, Request, Trace, check, rule_of, run
-from pipelines.handles import Handles, Verifier, Writer
+from pipelines.handles import Handles
+from pipelines.trace import acceptance_rate
 
 T = TypeVar("T")
 
@@ -57,12 +57,11 @@ def predict(
             continue
         traces = _runs(scenario, settings, method, num_problems)
         ideal = _walls(_runs(free, settings, method, num_problems))
-        judged = sum(trace.num_judged for trace in traces)
         yield Prediction(
             method,
             speedup(plain, _walls(traces)),
             speedup(plain_free, ideal),
-            sum(trace.num_accepted for trace in traces) / judged if judged else None,
+            acceptance_rate(traces),
             sum(trace.coverage for trace in traces) / len(traces),
         )
 
@@ -124,8 +123,4 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
     if settings.method == "token_speculative":  # it proposes the target's tokens, and so steps of the target's lengths
         draft = draft.model_copy(update={"step_tokens": scenario.target.step_tokens})
     target = engine(TARGET, scenario.target, scenario.max_batch)
-    return Handles(
-        Writer(LocalTransport(DraftActor, engine(DRAFT, draft))),
-        Writer(LocalTransport(TargetActor, target)),
-        Verifier(LocalTransport(VerifierActor, engine(TARGET, scenario.target))),
-    )
+    return local_handles(engine(DRAFT, draft), target, verifier=engine(TARGET, scenario.target))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 import statistics
 import sys
@@ -13,10 +12,11 @@ from dreamr.bench.interleaved import Measurement
 from dreamr.bench.methods import ASSISTANT, Method
 from dreamr.bench.report import Latency, Machine, MethodReport, Model, Report, Row, Speedup, Tokens
 from dreamr.config import Config
+from dreamr.speedups import mean_with_interval
 from dreamr.types import EngineInfo, Role
 from pipelines import BASELINE, Trace
+from pipelines.trace import acceptance_rate
 
-NUM_RESAMPLES = 2000
 ORACLE = "oracle"
 ORACLE_SOURCES = ("sequential", "fpsr")
 """Methods from whose times the oracle is computed; in the first one, a single model works at a time."""
@@ -99,14 +99,9 @@ def _oracle_from(report: Report, measurements: Sequence[Measurement], assistant:
 def speedup(baseline_s: Sequence[float], method_s: Sequence[float], seed: int = 0) -> Speedup:
     """Geometric mean of baseline / method, with a bootstrap interval, over wall times of the same questions."""
     ratios = [base / own for base, own in zip(baseline_s, method_s, strict=True)]
-    mean = statistics.geometric_mean(ratios)
-    if len(ratios) < 2:
-        return Speedup(geomean=mean, low=None, high=None)
-    rng = random.Random(seed)
-    means = [statistics.geometric_mean(rng.choices(ratios, k=len(ratios))) for _ in range(NUM_RESAMPLES)]
-    # 40 quantiles: the first and the last cut off 2.5 % each.
-    cuts = statistics.quantiles(means, n=40)
-    return Speedup(geomean=mean, low=cuts[0], high=cuts[-1])
+    mean, interval = mean_with_interval(ratios, seed)
+    low, high = interval or (None, None)
+    return Speedup(geomean=mean, low=low, high=high)
 
 
 def _walls(measurements: Sequence[Measurement]) -> list[float]:
@@ -116,7 +111,6 @@ def _walls(measurements: Sequence[Measurement]) -> list[float]:
 def _summary(method: Method, measurements: list[Measurement], cores: int, faster: Speedup | None) -> MethodReport:
     traces, num = [one.trace for one in measurements], len(measurements)
     walls = _walls(measurements)
-    judged = sum(trace.num_judged for trace in traces)
     steps = sum(len(trace.steps) for trace in traces)
     lanes = {span.lane for trace in traces for span in trace.spans}
     # A shared verifier has a separate lane in the timeline, but runs in the target's actor.
@@ -126,10 +120,10 @@ def _summary(method: Method, measurements: list[Measurement], cores: int, faster
         name=method.spec.name,
         accuracy=sum(one.correct for one in measurements) / num,
         unparsed_rate=sum(one.answer is None for one in measurements) / num,
-        truncated_rate=sum(trace.end in ("budget", "loop") for trace in traces) / num,
+        truncated_rate=sum(trace.truncated for trace in traces) / num,
         speedup=faster,
         wall_s=sum(walls),
-        acceptance_rate=sum(trace.num_accepted for trace in traces) / judged if judged else None,
+        acceptance_rate=acceptance_rate(traces),
         coverage=sum(trace.coverage * len(trace.steps) for trace in traces) / steps,
         tokens=Tokens(
             committed=sum(len(trace.tokens) for trace in traces),

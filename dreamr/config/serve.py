@@ -68,7 +68,7 @@ class ServeSettings(Strict):
     keep_answers_s: PositiveFloat = 600.0
     """How long an answer is kept for a retry with the same Idempotency-Key."""
     drain_deadline_s: PositiveFloat = 60.0
-    """Longest time that a replica which stops, on an update or with fewer replicas, goes on with its answers."""
+    """Longest time that a replica which stops, on an update or with fewer replicas, continues its answers."""
     write_ahead_up_to: int = Field(default=1, ge=0)
     """The target writes its own step ahead of the verdict only while so many answers, or fewer, are worked on; with
     more it writes when a draft is rejected. Changes no token, only who has to wait."""

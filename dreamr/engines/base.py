@@ -128,8 +128,8 @@ class Trainable(Protocol):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
-    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """The prompt as this model reads it, with one token per position of each image."""
+    async def tokenize(self, text: Prompt | str) -> Tokens:
+        """See `Phases`."""
         ...
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -151,7 +151,7 @@ class Phases(Protocol):
         ...
 
     async def tokenize(self, text: Prompt | str) -> Tokens:
-        """Token ids of a prompt as the model reads it, or of a text as it is."""
+        """Token ids of a prompt as the model reads it, with one per position of each image, or of a text as it is."""
         ...
 
 

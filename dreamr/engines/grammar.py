@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from dreamr.engines.steps import common_prefix
 from dreamr.errors import Unable
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TokenMask:
         return mask
 
     def _consume(self, tokens: Sequence[int]) -> None:
-        kept = _common(self._consumed, tokens)
+        kept = common_prefix(self._consumed, tokens)
         if kept < len(self._consumed):
             self._matcher.rollback(len(self._consumed) - kept)
             self._completion = []
@@ -147,12 +148,6 @@ class _Closer:
 
 def _grammar(schema: str) -> str:
     return LLMatcher.grammar_from_json_schema(json.loads(schema), overrides=_OPTIONS)
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _closer(tokenizer: PreTrainedTokenizerBase, eos_tokens: frozenset[int]) -> _Closer:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dreamr.engines.steps import common_prefix
 from dreamr.types import Sampling
 
 Draw = Callable[[], float]
@@ -117,7 +118,7 @@ def nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
 
 def accept_greedy(own: Sequence[int], proposed: Sequence[int]) -> tuple[int, int]:
     """Accepted tokens of a proposal and the token after them; `own` are the target's, len(proposed) + 1 of them."""
-    accepted = next((place for place, token in enumerate(proposed) if own[place] != token), len(proposed))
+    accepted = common_prefix(own, proposed)
     return accepted, own[accepted]
 
 

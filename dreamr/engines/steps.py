@@ -1,4 +1,4 @@
-"""Steps in every engine: where one ends, which chains are valid, and stops that arrive before their call."""
+"""Steps in every engine: where one ends, what two share, which chains are valid, and stops before their call."""
 
 from __future__ import annotations
 
@@ -82,6 +82,13 @@ class EarlyStops:
         """A stop for a call that does not run."""
         if call_id not in self._remembered:
             self._remembered[call_id] = True
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens `a` and `b` share from the start."""
+    return next(
+        (index for index, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b))
+    )
 
 
 def check_chain(chain: Sequence[Step]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from dreamr.config import PipelineSettings
 from dreamr.errors import TooLong
+from dreamr.tasks.images import data_url
 from dreamr.types import Prompt
 from pipelines import Request, run
 from pipelines.handles import Handles
@@ -64,7 +63,7 @@ class PipelineAnswerer:
         trace = await run(Request(prompt, self._settings), self._handles)
         return Reply(
             text=trace.text,
-            truncated=trace.end in ("budget", "loop"),
+            truncated=trace.truncated,
             wall_s=trace.wall_s,
             num_tokens=len(trace.tokens),
             num_judged=trace.num_judged,
@@ -135,11 +134,9 @@ class EndpointAnswerer:
 
 def _data_url(image: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            kind = Image.MIME.get(opened.format or "", "image/png")
+        return data_url(image)
     except UnidentifiedImageError as error:
         raise ValueError(f"an image of the row ({len(image)} bytes) cannot be read") from error
-    return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _reason(error: OpenAIError) -> str:

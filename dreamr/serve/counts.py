@@ -20,7 +20,7 @@ from dreamr.serve.replies import (
 from dreamr.serve.service import Answered
 from dreamr.types import Verdict
 from pipelines import Trace, rule_of, window_of
-from pipelines.trace import CommittedStep, Span
+from pipelines.trace import CommittedStep, Span, acceptance_rate
 from pipelines.verification import Rule
 
 _FINISH: dict[str, FinishReason] = {"answered": "stop", "enough": "stop", "budget": "length", "loop": "length"}
@@ -97,16 +97,15 @@ def _speculation(traces: Sequence[Trace], rule: Rule) -> Speculation:
     rhos = [step.score for trace in traces for step in trace.steps if step.score is not None and rule.kind == "rho"]
     drafted, wasted = sum(trace.drafted_tokens for trace in traces), sum(trace.wasted_draft_tokens for trace in traces)
     lengths = [len(trace.tokens if trace.method == "token_speculative" else trace.steps) for trace in traces]
-    judged, accepted = sum(trace.num_judged for trace in traces), sum(trace.num_accepted for trace in traces)
     return Speculation(
         num_drafts=sum(trace.num_drafted for trace in traces),
-        num_judged=judged,
-        num_accepted=accepted,
+        num_judged=sum(trace.num_judged for trace in traces),
+        num_accepted=sum(trace.num_accepted for trace in traces),
         num_draft_tokens=drafted,
         num_accepted_tokens=drafted - wasted,
         wasted_draft_tokens=wasted,
         wasted_target_tokens=sum(trace.wasted_target_tokens for trace in traces),
-        acceptance_rate=accepted / judged if judged else None,
+        acceptance_rate=acceptance_rate(traces),
         coverage=sum(trace.coverage * length for trace, length in zip(traces, lengths, strict=True)) / sum(lengths),
         mean_rho=sum(rhos) / len(rhos) if rhos else None,
         num_losses=sum(trace.num_losses for trace in traces),

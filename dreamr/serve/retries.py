@@ -122,16 +122,6 @@ class Answers(Protocol):
         ...
 
 
-class LocalAnswers:
-    """A store in this process."""
-
-    def __init__(self, store: AnswerStore) -> None:
-        self._store = store
-
-    async def submit(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._store, method)(*arguments)
-
-
 class AnswerKeeper:
     """Stores the answers to one question under its key. Without the store, or a key, it does nothing: a request never
     fails because of it."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dreamr.types import END_OF_THOUGHT
+from dreamr.types import END_OF_THOUGHT, START_OF_THOUGHT
 from pipelines.trace import Phase
-
-BEGIN_OF_THOUGHT = "<think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +61,15 @@ class AnswerSplitter:
     def _without_marks(self, text: str) -> str:
         if self._at_start:
             self._at_start = False
-            text = text.removeprefix(BEGIN_OF_THOUGHT)
+            text = text.removeprefix(START_OF_THOUGHT)
         before, found, _ = text.rpartition(END_OF_THOUGHT)
         return before if found else text
 
     def _read_thought(self) -> str:
         if self._at_start:
-            if BEGIN_OF_THOUGHT.startswith(self._held):
+            if START_OF_THOUGHT.startswith(self._held):
                 return ""
-            self._held = self._held.removeprefix(BEGIN_OF_THOUGHT)
+            self._held = self._held.removeprefix(START_OF_THOUGHT)
             self._at_start = False
         thought, found, rest = self._held.partition(END_OF_THOUGHT)
         if found:

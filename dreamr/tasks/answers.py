@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreamr.tasks.equality import LATEX_TEXT, equal_texts, equal_values
+from dreamr.types import END_OF_THOUGHT, START_OF_THOUGHT
 
 AnswerKind = Literal["ledger", "value", "letter", "text"]
 """`ledger`: a whole number. `value`: a number or an expression. `letter`: the letter of an option. `text`: words or a
 number, case and spaces aside."""
 
 LETTERS = string.ascii_uppercase[:8]
-BEGIN_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 MAX_CHARS = 20_000
 """Only this many characters at the end of a text are searched."""
 MAX_BOX_CHARS, MAX_BOXES = 1000, 50
@@ -84,10 +84,10 @@ def is_correct(kind: AnswerKind, expected: str, text: str, *, truncated: bool = 
 
 def after_reasoning(text: str, *, truncated: bool = False) -> str:
     """The text outside of the reasoning: empty when the text was cut off before the reasoning ended."""
-    _, closed, answer = text.rpartition(END_OF_REASONING)
+    _, closed, answer = text.rpartition(END_OF_THOUGHT)
     if not closed and truncated:
         return ""
-    return answer.partition(BEGIN_OF_REASONING)[0].strip()
+    return answer.partition(START_OF_THOUGHT)[0].strip()
 
 
 # -- letters -----------------------------------------------------------------------------------------------------------

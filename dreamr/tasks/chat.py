@@ -12,7 +12,6 @@ from dreamr.errors import Unable
 from dreamr.tasks.prompts import (
     END_OF_TURN,
     START_OF_ANSWER,
-    START_OF_THOUGHT,
     PromptConfig,
     chat_messages,
     empty_thought,
@@ -21,7 +20,7 @@ from dreamr.tasks.prompts import (
     score_turn,
     verdict_turn,
 )
-from dreamr.types import END_OF_THOUGHT, Prompt, Step, ThoughtEnd, Tokens
+from dreamr.types import END_OF_THOUGHT, START_OF_THOUGHT, Prompt, Step, ThoughtEnd, Tokens
 
 
 class ChatEncoder:

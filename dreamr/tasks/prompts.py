@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dreamr.types import END_OF_THOUGHT, Prompt
+from dreamr.types import END_OF_THOUGHT, START_OF_THOUGHT, Prompt
 
 PROMPT_FILE = "dreamr_prompt.json"
 """Optional file of a checkpoint folder: the prompt configuration that the checkpoint was trained with."""
 
 END_OF_TURN = "<|im_end|>"
 START_OF_ANSWER = "<|im_start|>assistant\n"
-START_OF_THOUGHT = "<think>"
 
 Message = dict[str, Any]
 """One chat message as `apply_chat_template` takes it."""

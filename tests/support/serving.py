@@ -24,7 +24,7 @@ from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
 from dreamr.serve.app import make_app
-from dreamr.serve.retries import AnswerStore, LocalAnswers
+from dreamr.serve.retries import AnswerStore
 from dreamr.serve.service import Service
 from dreamr.types import EngineInfo, Role
 from pipelines.handles import Handles, Verifier, Writer
@@ -48,6 +48,16 @@ def scripted_config(serve: dict[str, Any] | None = None, **engine: Any) -> Confi
         "ready_deadline_s": 30,
     }
     return Config.model_validate({"group": group, "pipeline": {"max_tokens": 200}, "serve": serve or {}})
+
+
+class LocalAnswers:
+    """A store of answers in this process. See `dreamr.serve.retries.Answers`."""
+
+    def __init__(self, store: AnswerStore) -> None:
+        self._store = store
+
+    async def submit(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._store, method)(*arguments)
 
 
 @dataclass

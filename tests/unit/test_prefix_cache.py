@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from dreamr.engines.hf.cache import GRANULARITY, CachedSequence, KVShape, PrefixCache, common_prefix
+from dreamr.engines.hf.cache import GRANULARITY, CachedSequence, KVShape, PrefixCache
+from dreamr.engines.steps import common_prefix
 
 SHAPE = KVShape(layers=2, heads=1, head_dim=1, dtype=torch.float32, device=torch.device("cpu"))
 

@@ -11,7 +11,7 @@ from dreamr.config import VLLMEngineConfig, load_config
 from tools.sizing import (
     GIB,
     OVERHEAD_BYTES,
-    can_be_split,
+    PublicModel,
     kv_bytes_per_token,
     kv_tokens,
     num_parameters,
@@ -22,6 +22,11 @@ from tools.sizing import (
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = sorted((ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml"))
+
+
+def can_be_split(model: PublicModel, ways: int) -> bool:
+    """Whether heads and keys can be shared between that many GPUs."""
+    return model.heads % ways == 0 and (model.kv_heads % ways == 0 or ways % model.kv_heads == 0)
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)

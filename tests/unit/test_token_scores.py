@@ -1,4 +1,4 @@
-"""Log-probabilities beside verdicts are those of a fresh forward, whatever the prefix cache holds."""
+"""Log-probabilities beside verdicts equal those of a fresh forward, for any content of the prefix cache."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class TestOneEngine:
         for seed in range(3):
             sampling = Sampling(temperature=1.0, seed=seed, logprobs=True)
             chain.append(await engine.next_step("x", PROMPT, chain[-1] if chain else ROOT, sampling))
-        assert await engine.prompt_tokens(PROMPT) == await other.prompt_tokens(PROMPT)
+        assert await engine.tokenize(PROMPT) == await other.tokenize(PROMPT)
         for judged in (chain, chain[1:]):
             ours, theirs = [await one.score_tokens("x", PROMPT, judged) for one in (engine, other)]
             for step, mine, expected in zip(judged, ours, theirs, strict=True):
@@ -212,7 +212,7 @@ class TestOneEngine:
 
 
 class TestSpeculative:
-    """An engine of its own, with vLLM's n-gram speculation."""
+    """A second engine, with vLLM's n-gram speculation."""
 
     pytestmark = on_vllm
 

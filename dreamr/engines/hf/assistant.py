@@ -19,12 +19,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from dreamr.engines.hf.cache import CachedSequence, PrefixCache, common_prefix
+from dreamr.engines.hf.cache import CachedSequence, PrefixCache
 from dreamr.engines.hf.jobs import WriteJob
 from dreamr.engines.hf.loading import Checkpoint, cache_bound
 from dreamr.engines.hf.model import Model, PlacedPrompt, Row
 from dreamr.engines.retokenize import same_ids
 from dreamr.engines.sampling import distribution, draw, greedy
+from dreamr.engines.steps import common_prefix
 from dreamr.tasks.processor import PromptEncoder
 
 FORGETTING = 0.98

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dreamr.engines.steps import common_prefix
+
 GRANULARITY = 64
 """Capacities are multiples of this many tokens, so a decoded token seldom needs a new buffer."""
 
@@ -182,10 +184,3 @@ class PrefixCache:
                 return
             if not sequence.in_use:
                 self.drop(sequence)
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens `a` and `b` share from the start."""
-    return next(
-        (index for index, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b))
-    )

@@ -227,11 +227,7 @@ class HFEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`."""
-        return len((await self._requests.placed(prompt)).tokens)
-
-    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """See `Trainable`."""
-        return (await self._requests.placed(prompt)).tokens
+        return len(await self.tokenize(prompt))
 
     async def thought_end(self) -> ThoughtEnd:
         """See `Phases`."""
@@ -239,7 +235,7 @@ class HFEngine:
 
     async def tokenize(self, text: Prompt | str) -> Tokens:
         """See `Phases`."""
-        return self.encoder.ids(text) if isinstance(text, str) else await self.prompt_tokens(text)
+        return self.encoder.ids(text) if isinstance(text, str) else (await self._requests.placed(text)).tokens
 
     async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights in place and drop all cached results of the old ones.

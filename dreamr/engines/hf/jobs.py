@@ -122,6 +122,23 @@ class DecodeJob(Job):
     def is_sampled(self) -> bool:
         return self.sampling.temperature > 0
 
+    def _row_with(self, proposal: Tokens) -> Row:
+        """A row with the tokens that are not in the sequence yet and a proposal, read where a token is chosen."""
+        new = self._new_tokens() + proposal
+        return self._row(new, reads=range(len(new) - 1 - len(proposal), len(new)))
+
+    def _accepted(self, output: Output, proposal: Tokens, probabilities: Tensor | None) -> tuple[int, int]:
+        """How many tokens of a proposal are accepted, and the token after them.
+
+        `probabilities` (len(proposal), v): the distributions that a sampled proposal was drawn from.
+        """
+        assert output.logits is not None
+        if not (self.is_sampled and proposal):
+            return accept_greedy(output.tokens, proposal)
+        assert probabilities is not None
+        p = distribution(output.logits, [self.sampling] * len(output.logits))
+        return accept_sampled(p, probabilities.to(p.device), proposal, self.number)
+
     def _new_tokens(self) -> Tokens:
         """Tokens that are not in the sequence yet; at least the last one."""
         return (self.whole + tuple(self.tokens))[self.num_cached :]
@@ -180,18 +197,12 @@ class WriteJob(DecodeJob):
         self._use_hint()
         if self._mask is not None:
             self.allowed = self._mask.allowed(self.tokens)
-        new = self._new_tokens() + self.proposal
-        return self._row(new, reads=range(len(new) - 1 - len(self.proposal), len(new)))
+        return self._row_with(self.proposal)
 
     def take(self, output: Output) -> None:
         assert output.logits is not None
         written = self._new_tokens() + self.proposal
-        if self.is_sampled and self.proposal:
-            assert self.probabilities is not None
-            p = distribution(output.logits, [self.sampling] * len(output.logits))
-            accepted, own = accept_sampled(p, self.probabilities, self.proposal, self.number)
-        else:
-            accepted, own = accept_greedy(output.tokens, self.proposal)
+        accepted, own = self._accepted(output, self.proposal, self.probabilities)
         num_used = self._append((*self.proposal[:accepted], own), output.logits)
         if self._is_hint:
             self.num_salvaged += min(num_used, accepted)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dreamr.engines.hf.jobs import DecodeJob, Output
 from dreamr.engines.hf.model import PlacedPrompt, Row
-from dreamr.engines.sampling import accept_greedy, accept_sampled, distribution
+from dreamr.engines.sampling import distribution
 from dreamr.types import Proposal, Sampling, Tokens
 
 
@@ -66,17 +66,10 @@ class CheckJob(DecodeJob):
         self._decision: tuple[int, int] = (0, 0)
 
     def row(self) -> Row | None:
-        new = self._new_tokens() + self._proposal
-        return self._row(new, reads=range(len(new) - 1 - len(self._proposal), len(new)))
+        return self._row_with(self._proposal)
 
     def take(self, output: Output) -> None:
-        assert output.logits is not None
-        if self.is_sampled and self._proposal:
-            assert self._probabilities is not None
-            p = distribution(output.logits, [self.sampling] * len(output.logits))
-            self._decision = accept_sampled(p, self._probabilities.to(p.device), self._proposal, self.number)
-        else:
-            self._decision = accept_greedy(output.tokens, self._proposal)
+        self._decision = self._accepted(output, self._proposal, self._probabilities)
         self._grew(self._new_tokens() + self._proposal, len(self.whole) + self._decision[0])
         self.done = True
 

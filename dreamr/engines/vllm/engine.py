@@ -149,10 +149,6 @@ class VLLMEngine:
         """See `Engine`."""
         return await self._requests.count(prompt)
 
-    async def prompt_tokens(self, prompt: Prompt) -> Tokens:
-        """See `Trainable`."""
-        return await self._requests.prompt_tokens(prompt)
-
     async def thought_end(self) -> ThoughtEnd:
         """See `Phases`."""
         return self._chat.thought_end

@@ -102,6 +102,7 @@ class EngineActor:
             device=loaded.device,
             num_parameters=loaded.num_parameters,
             max_positions=loaded.max_positions,
+            recommended=loaded.recommended,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )

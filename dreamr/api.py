@@ -157,6 +157,7 @@ class Reasoner:
         assert task is not None
         self._running.add(task)
         try:
+            settings = settings.with_recommended(self._group.infos["target"].recommended)
             return await answer(self._group.handles, prompt, settings, on_step, compare=compare)
         finally:
             self._running.discard(task)
@@ -220,7 +221,7 @@ def _cold(prompt: Prompt) -> Prompt:
 def changed_settings(settings: PipelineSettings, changes: dict[str, Any]) -> PipelineSettings:
     """Settings with some of them replaced. Raises ConfigError."""
     try:
-        changed = PipelineSettings.model_validate(settings.model_dump() | changes)
+        changed = PipelineSettings.model_validate(settings.model_dump(exclude_unset=True) | changes)
     except ValidationError as error:
         raise ConfigError(first_problem(error)) from error
     check(changed)

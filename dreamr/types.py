@@ -7,7 +7,8 @@ to a drafted step, and a call with a shorter prefix is a rollback.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -214,5 +215,7 @@ class EngineInfo:
     num_parameters: int
     max_positions: int = 0
     """Most tokens of a prompt and its answer together; 0 when unknown."""
+    recommended: Mapping[str, float] = field(default_factory=dict)
+    """Sampling settings that the checkpoint recommends, by name; empty when it recommends none."""
     pid: int = 0
     node: str = ""

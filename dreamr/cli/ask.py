@@ -57,26 +57,36 @@ def ask(
             # A line, no spinner: that would compete with the models for the cores while time is measured.
             notices.print(_PHASES[phase], style="dim")
 
-    async def answered(group: ActorGroup) -> tuple[Result, dict[Role, EngineInfo]]:
+    async def answered(group: ActorGroup) -> tuple[Result, PipelineSettings, dict[Role, EngineInfo]]:
+        chosen = settled.pipeline.with_recommended(group.infos["target"].recommended)
+        if chosen != settled.pipeline:
+            notices.print(_recommendation(chosen), style="dim")
         result = await answer(
             group.handles,
             prompt,
-            settled.pipeline,
+            chosen,
             lambda step: print_step(screen, step),
             compare=compare,
             on_phase=announce,
         )
-        return result, group.infos
+        return result, chosen, group.infos
 
-    result, models = run_with_actors(settled, notices, answered)
+    result, chosen, models = run_with_actors(settled, notices, answered)
     if as_json:
-        document = _document(result, images, settled.pipeline, models)
+        document = _document(result, images, chosen, models)
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        _print_answer(screen, result, settled.pipeline)
+        _print_answer(screen, result, chosen)
     if timeline:
         result.timeline(timeline)
         typer.echo(f"timeline: {timeline}", err=True)
+
+
+def _recommendation(chosen: PipelineSettings) -> str:
+    sampling = (
+        f"temperature {chosen.temperature:g}, top_p {chosen.top_p:g}, top_k {chosen.top_k}, min_p {chosen.min_p:g}"
+    )
+    return f"Sampling as the target's generation_config.json recommends: {sampling}. Greedy: --temperature 0."
 
 
 def _document(

@@ -42,7 +42,7 @@ def read_config(path: Path | None, options: Mapping[str, object]) -> Config:
     config = load_config(path)
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        pipeline = PipelineSettings.model_validate(config.pipeline.model_dump() | given)
+        pipeline = PipelineSettings.model_validate(config.pipeline.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
         raise BadInput(_refused_option(error)) from error
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from dreamr.config.base import Strict
@@ -40,6 +42,9 @@ class PipelineSettings(Strict):
     """Only so many of the most likely tokens; 0: all."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     """Only tokens at least so likely, relative to the most likely one."""
+    recommended_sampling: bool = True
+    """`ask`, `Reasoner` and the endpoint: where temperature, top_p, top_k or min_p is not set here, use the value that
+    the target's checkpoint recommends in its generation_config.json. Bench and evaluation are greedy unless set."""
     seed: int = 0
     draft_deadline_s: PositiveFloat = 60.0
     """A drafted step is lost when its actor makes no progress for so long; the others likewise."""
@@ -47,3 +52,9 @@ class PipelineSettings(Strict):
     target_deadline_s: PositiveFloat = 600.0
     stop_deadline_s: PositiveFloat = 30.0
     """The same for stopped calls, at the end of a request."""
+
+    def with_recommended(self, recommended: Mapping[str, float]) -> PipelineSettings:
+        """These settings, with the checkpoint's recommended sampling where none was set."""
+        if not self.recommended_sampling:
+            return self
+        return self.model_copy(update={k: v for k, v in recommended.items() if k not in self.model_fields_set})

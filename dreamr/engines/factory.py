@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dreamr.config import (
@@ -31,6 +31,8 @@ class LoadedEngine:
     num_parameters: int
     max_positions: int = 0
     """Most tokens of a prompt and its answer together; 0 when unknown."""
+    recommended: Mapping[str, float] = field(default_factory=dict)
+    """Sampling settings that the checkpoint recommends."""
     warm_up: Callable[[], Awaitable[None]] | None = None
     """To be awaited once, before the first call."""
     died: Callable[[], Awaitable[None]] | None = None
@@ -111,7 +113,9 @@ def _build_hf(config: HFEngineConfig) -> LoadedEngine:
         proposed_tokens=config.proposed_tokens,
         background=config.background,
     )
-    return LoadedEngine(engine, config.model, engine.device, engine.num_parameters, engine.max_positions)
+    return LoadedEngine(
+        engine, config.model, engine.device, engine.num_parameters, engine.max_positions, engine.recommended
+    )
 
 
 def _build_vllm(config: VLLMEngineConfig) -> LoadedEngine:
@@ -124,6 +128,7 @@ def _build_vllm(config: VLLMEngineConfig) -> LoadedEngine:
         engine.device,
         engine.num_parameters,
         engine.max_positions,
+        engine.recommended,
         warm_up=engine.warm_up,
         died=engine.died,
     )

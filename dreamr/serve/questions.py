@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ from dreamr.serve.schema import (
     UserMessage,
 )
 from dreamr.tasks.images import cold_copy
-from dreamr.types import Prompt, Turn
+from dreamr.types import EngineInfo, Prompt, Turn
 from pipelines import check
 from pipelines.handles import Writer
 
@@ -73,16 +73,16 @@ class QuestionReader:
         self._pipeline, self._settings, self._images = config.pipeline, settings, images
         self._slots = asyncio.Semaphore(settings.max_running)  # decoded images are large
 
-    async def read(self, request: ChatRequest, target: Writer, max_positions: int) -> Question:
+    async def read(self, request: ChatRequest, target: Writer, info: EngineInfo) -> Question:
         """Convert a request; its prompt is encoded by the target's processor.
 
-        `max_positions`: the target's context, which prompt and answer share; 0 when unknown.
+        `info` is the target's: prompt and answer share its context, and its checkpoint may recommend a sampling.
 
         Raises:
             ApiError: something in it is refused, or the target was lost.
             TooLong: the prompt leaves no token for the answer.
         """
-        settings = self._pipeline_settings(request)
+        settings = self._pipeline_settings(request, info.recommended)
         schema = await _schema(request.response_format)
         num_choices = self.num_choices(request)
         own_id = uuid.uuid4().hex
@@ -91,8 +91,8 @@ class QuestionReader:
         if request.cold:
             prompt = await self.cold(prompt, own_id)
         num_tokens = await self._count_tokens(target, own_id, prompt)
-        if max_positions:
-            settings = _within_context(settings, num_tokens, max_positions)
+        if info.max_positions:
+            settings = _within_context(settings, num_tokens, info.max_positions)
         stop = tuple(request.stop or ())
         return Question(
             id=own_id,
@@ -116,9 +116,9 @@ class QuestionReader:
 
     # -- settings --------------------------------------------------------------------------------------------------
 
-    def _pipeline_settings(self, request: ChatRequest) -> PipelineSettings:
+    def _pipeline_settings(self, request: ChatRequest, recommended: Mapping[str, float]) -> PipelineSettings:
         """The server's own settings, changed by those of the request. Raises ApiError (400, 404)."""
-        own, name = self._pipeline, self._settings.model_name
+        own, name = self._pipeline.with_recommended(recommended), self._settings.model_name
         if request.model != name:
             raise no_such_model(request.model, name)
         if request.window is not None and request.window > self._settings.max_window:

@@ -59,6 +59,8 @@ class EndpointReplica:
         self._service = Service(self._group, config, answers=self._answers)
         self._headers = {"X-Replica-ID": context.replica_tag}
         log.info("replica %s is ready", context.replica_tag)
+        if recommended := self._group.infos["target"].recommended:
+            log.info("sampling that the target's generation_config.json recommends: %s", dict(recommended))
         if not api_keys(config.serve.api_key_env):
             log.warning("%s is not set: no API key is needed to use this endpoint", config.serve.api_key_env)
 

@@ -105,8 +105,7 @@ class Service:
             TooLong: the prompt leaves no token for the answer.
         """
         self.queue.check(self._reader.num_choices(request))  # before images are fetched and decoded for nothing
-        context = self.group.infos["target"].max_positions
-        return await self._reader.read(request, self.group.handles.target, context)
+        return await self._reader.read(request, self.group.handles.target, self.group.infos["target"])
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """The tokens of a conversation as the target reads it, or of a text as it is. Raises ApiError, Unable."""

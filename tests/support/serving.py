@@ -7,9 +7,9 @@ import base64
 import io
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -65,6 +65,8 @@ class LocalGroup:
     """A group in this process, with the interface of `ActorGroup`."""
 
     config: Config
+    recommended: Mapping[str, float] = field(default_factory=dict)
+    """See `EngineInfo`."""
 
     def __post_init__(self) -> None:
         engines = {role: _engine(actor.engine) for role, actor in self.config.group.actors().items()}
@@ -83,7 +85,7 @@ class LocalGroup:
     def infos(self) -> dict[Role, EngineInfo]:
         engines = {role: actor.engine for role, actor in self.config.group.actors().items()}
         limits = {role: getattr(engine, "max_positions", 0) for role, engine in engines.items()}
-        return {role: EngineInfo(role, "local", "cpu", 0, limits[role]) for role in self.transports}
+        return {role: EngineInfo(role, "local", "cpu", 0, limits[role], self.recommended) for role in self.transports}
 
     async def check_one(self, role: Role) -> bool:
         return self.transports[role].up

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreamr.config import ActorConfig, Config, GroupConfig, load_config
+from dreamr.config import ActorConfig, Config, GroupConfig, PipelineSettings, load_config
 from dreamr.errors import ConfigError
 
 CONFIGS = (Path(__file__).parents[2] / "configs").glob("*.yaml")
@@ -134,6 +134,15 @@ def test_a_vllm_actor_needs_a_gpu_for_each_part_of_its_model() -> None:
     assert "group.target: num_gpus = 2, but engine.tensor_parallel_size = 4: set num_gpus: 4" in said
     ActorConfig.model_validate({"engine": engine, "num_gpus": 4})
     ActorConfig.model_validate({"engine": engine})  # on CPUs
+
+
+def test_recommended_sampling_fills_in_for_settings_that_are_not_set() -> None:
+    recommended = {"temperature": 0.7, "top_k": 20}
+    chosen = PipelineSettings(top_k=3, method="sequential").with_recommended(recommended)
+    assert chosen == PipelineSettings(top_k=3, method="sequential", temperature=0.7)
+    assert PipelineSettings(temperature=0).with_recommended(recommended).temperature == 0
+    off = PipelineSettings(recommended_sampling=False)
+    assert off.with_recommended(recommended) == off
 
 
 def test_a_group_is_immutable() -> None:

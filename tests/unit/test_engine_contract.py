@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +56,12 @@ async def engine(kind: EngineKind, checkpoint: Path) -> AsyncIterator[Any]:
     engine = await kind.load(checkpoint)
     yield engine
     await engine.close()
+
+
+async def test_recommended_sampling_is_that_of_the_generation_config(engine: Any, checkpoint: Path) -> None:
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    names = {"temperature", "top_p", "top_k", "min_p"}
+    assert engine.recommended == {name: value for name, value in generation.items() if name in names}
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

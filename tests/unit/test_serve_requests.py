@@ -123,6 +123,16 @@ async def test_a_method_that_does_not_fit_the_servers_verdict_is_refused_with_th
     assert (await service.read(ChatRequest.model_validate(body(method="lookahead")))).settings.verdict == "same"
 
 
+async def test_sampling_is_the_requests_else_the_configurations_else_the_checkpoints() -> None:
+    config = scripted_config()
+    pipeline = PipelineSettings.model_validate(config.pipeline.model_dump(exclude_unset=True) | {"top_k": 5})
+    config = config.model_copy(update={"pipeline": pipeline})
+    service = Service(LocalGroup(config, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}), config)
+    settings = (await service.read(ChatRequest.model_validate(body(top_p=0.5)))).settings
+    assert (settings.temperature, settings.top_p, settings.top_k) == (0.7, 0.5, 5)
+    assert (await service.read(ChatRequest.model_validate(body(temperature=0)))).settings.temperature == 0
+
+
 async def test_few_prompts_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     config = scripted_config({"max_running": 2})
     service, reading, most = Service(LocalGroup(config), config), 0, 0

@@ -34,6 +34,7 @@ from dreamr.engines.hf.loading import (
     load_processor,
     pick_device,
     pick_dtype,
+    recommended_sampling,
 )
 from dreamr.engines.hf.loop import EngineLoop
 from dreamr.engines.hf.requests import Requests
@@ -135,6 +136,11 @@ class HFEngine:
     def max_positions(self) -> int:
         """Most tokens of a prompt and its answer together."""
         return self._model.max_positions
+
+    @property
+    def recommended(self) -> dict[str, float]:
+        """See `recommended_sampling`."""
+        return recommended_sampling(self.module.generation_config.to_diff_dict())
 
     @property
     def encoder(self) -> PromptEncoder:

@@ -142,6 +142,12 @@ def eos_tokens(configured: int | list[int] | None, tokenizer_eos: int | None) ->
     return frozenset([ids] if isinstance(ids, int) else ids)
 
 
+def recommended_sampling(generation: Mapping[str, Any]) -> dict[str, float]:
+    """Temperature, top_p, top_k and min_p as far as a generation config sets them; empty when it does not sample."""
+    names = ("temperature", "top_p", "top_k", "min_p")
+    return {name: generation[name] for name in names if generation.get(name) is not None and generation["do_sample"]}
+
+
 CPU_CACHED_TOKENS = 65_536
 GPU_SHARE = 0.5
 """Share of the memory that the weights leave on a GPU which the prefix cache may take; activations need the rest."""

@@ -59,6 +59,7 @@ class VLLMEngine:
         self._core_pids = core_pids(loaded.llm)
         self.device = loaded.device
         self.num_parameters = loaded.num_parameters
+        self.recommended = loaded.recommended
 
     @classmethod
     def load(cls, config: VLLMEngineConfig, model: str) -> VLLMEngine:

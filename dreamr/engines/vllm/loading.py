@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoProcessor
 
 from dreamr.config import VLLMEngineConfig
-from dreamr.engines.hf.loading import check_template, eos_tokens, find_config, first_line
+from dreamr.engines.hf.loading import (
+    check_template,
+    eos_tokens,
+    find_config,
+    first_line,
+    recommended_sampling,
+)
 from dreamr.engines.vllm.guardian import guard
 from dreamr.engines.vllm.weights import checkpoint_shapes, num_parameters
 from dreamr.tasks.chat import ChatEncoder
@@ -36,6 +42,8 @@ class LoadedVLLM:
     """Placeholder ids of images and videos."""
     speculates: bool
     """Whether vLLM decodes speculatively: it then gives no probabilities of chosen words."""
+    recommended: dict[str, float]
+    """See `recommended_sampling`."""
 
 
 def start(config: VLLMEngineConfig, model: str) -> LoadedVLLM:
@@ -49,14 +57,15 @@ def start(config: VLLMEngineConfig, model: str) -> LoadedVLLM:
     llm = _start_engine(config, model, device)
     try:
         shapes = checkpoint_shapes(model)
-        configured = llm.model_config.try_get_generation_config().get("eos_token_id")
-        eos = eos_tokens(configured, chat.tokenizer.eos_token_id)
+        generation = llm.model_config.try_get_generation_config()
+        eos = eos_tokens(generation.get("eos_token_id"), chat.tokenizer.eos_token_id)
     except BaseException:
         llm.shutdown()  # else it would keep the GPUs' memory
         raise
     ids = (getattr(llm.model_config.hf_config, name, None) for name in ("image_token_id", "video_token_id"))
     images = frozenset(token for token in ids if token is not None)
-    return LoadedVLLM(llm, chat, device, num_parameters(shapes), eos, shapes, images, config.speculative is not None)
+    speculates, recommended = config.speculative is not None, recommended_sampling(generation)
+    return LoadedVLLM(llm, chat, device, num_parameters(shapes), eos, shapes, images, speculates, recommended)
 
 
 def _processor(config: VLLMEngineConfig, model: str) -> Any:

@@ -34,7 +34,7 @@ def _result(path: Path) -> dict[str, Any]:
 
 
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
-    ("README.md", "bench results"): lambda: rendering.table(_report("embedded")),
+    ("README.md", "bench results"): lambda: overview_table(_report("embedded-untrained"), _report("embedded")),
     ("docs/bench.md", "bench results"): lambda: rendering.table(_report("embedded")),
     ("docs/embedded-pair.md", "pair results"): lambda: pair.tables(
         *map(_result, sorted(RESULTS.glob("embedded_pair*.json")))
@@ -86,6 +86,35 @@ def filled(text: str, name: str, table: str) -> str:
     if not (found and closed):
         raise ValueError(f"there is no place for the table '{name}': put {begin} and {end} into the document.")
     return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+# -- the table of README.md --------------------------------------------------------------------------------------------
+
+_SHOWN = {
+    "autoregressive": "target alone",
+    "draft_alone": "draft alone",
+    "transformers_assisted": "transformers' assisted generation",
+    "autoregressive+assistant": "target with the draft as its assistant, token by token",
+    "specreason": "SpecReason",
+    "lookahead": "Lookahead Reasoning",
+    "fpsr": "FPSR: drafting, verifying and the target's own step at once",
+    "fpsr+assistant": "both levels: steps by FPSR, the target's own steps with an assistant",
+    "auto+assistant": "both levels, the schedule chosen at every step by measured costs",
+}
+
+
+def overview_table(*reports: Report) -> str:
+    """The main methods with each report's draft: how many answers are correct, and the speedup; empty where a report
+    did not measure a method."""
+    drafts = [report.models["draft"].model.removeprefix("embedded:") for report in reports]
+    heads = [f"`{draft}`: {what}" for draft in drafts for what in ("correct", "speedup")]
+    rows = [["method", "", "cores", *heads]]
+    for name, meaning in _SHOWN.items():
+        measured = [report.method(name) for report in reports]
+        cells = [cell for one in measured for cell in ((percent(one.accuracy), speedup_cell(one)) if one else ("", ""))]
+        cores = next((str(one.cores) for one in measured if one), "")
+        rows.append([f"`{name}`", meaning, cores, *cells])
+    return "\n\n".join([markdown_table(rows), *map(conditions, reports)])
 
 
 # -- drafts compared by their reports ----------------------------------------------------------------------------------

@@ -16,32 +16,37 @@ from dreamr.engines.vllm.guardian import until_one_ends
 PARENT = """
 import subprocess, sys, time
 from dreamr.engines.vllm.guardian import guard
-child = subprocess.Popen(["sleep", "60"])
-guard([child.pid])
-print(child.pid, flush=True)
+guard()
+guard()
+shell = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+print(shell.pid, shell.stdout.readline(), flush=True)
 time.sleep(60)
 """
 
 
-def start_parent() -> tuple[subprocess.Popen[str], int]:
+def start_parent() -> tuple[subprocess.Popen[str], list[int]]:
+    """A process, its child, and the child's child."""
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=env)
     assert parent.stdout is not None
-    return parent, int(parent.stdout.readline())
+    return parent, [int(pid) for pid in parent.stdout.readline().split()]
 
 
-def test_a_killed_process_takes_its_children_along() -> None:
-    parent, child = start_parent()
-    with parent:
-        assert not process_ended(child, 0.2)
+def test_a_killed_process_takes_its_children_and_theirs_along() -> None:
+    parent, children = start_parent()
+    other, spared = start_parent()
+    with parent, other:
+        assert not any(process_ended(child, 0.1) for child in children)
         parent.kill()
-        assert process_ended(child)
+        assert all(process_ended(child) for child in children)
+        assert not any(process_ended(child, 0.1) for child in spared)
+        other.kill()
 
 
-def test_a_child_that_has_ended_is_nobodys_business() -> None:
-    parent, child = start_parent()
+def test_a_child_that_has_ended_does_not_end_its_parent() -> None:
+    parent, children = start_parent()
     with parent:
-        os.kill(child, signal.SIGKILL)
+        os.kill(children[0], signal.SIGKILL)
         assert not process_ended(parent.pid, 0.2)
         parent.kill()
 

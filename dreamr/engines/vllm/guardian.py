@@ -1,11 +1,12 @@
-"""Ends child processes with their parent, also after `kill -9`, which gives a process no time to clean up.
+"""Ends the processes that an engine has started with their parent, also after `kill -9`, which leaves no time to clean up.
 
-    parent ── starts ──▶ child      would live on, with its GPU memory, when the parent is killed
-       └──── starts ──▶ guardian    waits for the end of the parent or of all children; kills those left
+    parent ── marks its environment, starts ──▶ guardian      waits for the end of the parent, kills all with the mark
+       └──── starts ──▶ child ── starts ──▶ child             have the mark; would live on, with their GPU memory
 
-In the other direction `until_one_ends` returns when a child has ended, also while no call is open.
+The guardian is there before the first child, so that a parent killed while its engine starts leaves nothing either. In
+the other direction `until_one_ends` returns when a child has ended, also while no call is open.
 
-Linux only (pidfd), like the engines that need it.
+Linux only (pidfd, /proc), like the engines that need it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,24 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_MARK = "DREAMR_ENDS_WITH"
 
 
-def guard(children: Sequence[int]) -> None:
-    """Have these processes killed when this one ends; costs one small process."""
-    pids = [str(pid) for pid in (os.getpid(), *children)]
-    subprocess.Popen([sys.executable, "-S", __file__, *pids], stdin=subprocess.DEVNULL, start_new_session=True)
+def guard() -> None:
+    """Have all processes that are started from now on killed when this one ends; costs one small process.
+
+    Processes that are forked without an exec do not inherit the mark.
+    """
+    mark = str(os.getpid())
+    if os.environ.get(_MARK) == mark:
+        return
+    command = [sys.executable, "-S", __file__, mark]
+    subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # before the mark is set
+    os.environ[_MARK] = mark
 
 
 async def until_one_ends(pids: Sequence[int]) -> None:
@@ -42,25 +54,24 @@ async def until_one_ends(pids: Sequence[int]) -> None:
         await ended.wait()
 
 
-def watch(parent: int, children: Sequence[int]) -> None:
-    """Return when all children have ended, by themselves or because the parent has."""
-    try:
-        ended = os.pidfd_open(parent)
-    except ProcessLookupError:  # it ended before this process was up
-        ended = None
-    alive: list[int] = []
-    for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            alive.append(os.pidfd_open(pid))
-    while alive and ended is not None:
-        ready = select.select([ended, *alive], [], [])[0]
-        alive = [child for child in alive if child not in ready]
-        if ended in ready:
-            break
-    for child in alive:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child, signal.SIGKILL)
+def watch(parent: int) -> None:
+    """Wait for the end of the parent, then kill every process with its mark."""
+    with contextlib.suppress(ProcessLookupError):  # it ended before this process was up
+        select.select([os.pidfd_open(parent)], [], [])
+    while marked := list(_marked(parent)):  # again: one of them may have started another
+        for pid in marked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _marked(parent: int) -> Iterator[int]:
+    mark = f"{_MARK}={parent}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), [int(pid) for pid in sys.argv[2:]])
+    watch(int(sys.argv[1]))

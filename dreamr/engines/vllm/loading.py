@@ -132,13 +132,15 @@ def _start_engine(config: VLLMEngineConfig, model: str, device: str) -> AsyncLLM
         hf_overrides={"head_dtype": "float32"},
         disable_log_stats=True,
     )
+    # Forked processes would lack the guardian's mark; vLLM spawns anyway where CUDA or Ray is in use.
+    os.environ["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"
+    guard()
     try:
         llm = AsyncLLM.from_engine_args(arguments)
     except Exception as error:
         raise ValueError(
             f"vLLM could not start on {model!r}: {first_line(error)}; its own messages above name the cause"
         ) from error
-    guard(core_pids(llm))
     return llm
 
 

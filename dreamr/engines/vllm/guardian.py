@@ -1,4 +1,4 @@
-"""Ends the processes that an engine has started with their parent, also after `kill -9`, which leaves no time to clean up.
+"""Ends the processes that an engine has started with their parent, also after `kill -9`, which allows no clean-up.
 
     parent ── marks its environment, starts ──▶ guardian      waits for the end of the parent, kills all with the mark
        └──── starts ──▶ child ── starts ──▶ child             have the mark; would live on, with their GPU memory

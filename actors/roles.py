@@ -191,6 +191,11 @@ class EngineActor:
 class _Writes(EngineActor):
     """Writes steps; a reference to a step chains the next call to it."""
 
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        super().__init__(config, ids_of)
+        self._open_chains: set[str] = set()
+        """Calls of `next_chain` that were not stopped."""
+
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
@@ -198,6 +203,26 @@ class _Writes(EngineActor):
             self._able(Phases, _PHASES)
         sampling = sampling.within_budget(len(after.end))
         return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
+
+    async def next_chain(
+        self, call_id: str, prompt: Prompt, after: Step | tuple[Step, ...], sampling: tuple[Sampling, ...]
+    ) -> tuple[Step, ...]:
+        """Write a chain of steps; those after the end of the answer, or after `stop`, are empty."""
+        last = after[-1] if isinstance(after, tuple) else after
+        self._open_chains.add(call_id)
+        chain: list[Step] = []
+        for one in sampling:
+            if call_id in self._open_chains and last.finish != "stopped":
+                last = await self.next_step(call_id, prompt, last, one)
+            else:
+                last = Step(last.end, finish="stopped", started=last.ended, ended=last.ended)
+            chain.append(last)
+        self._open_chains.discard(call_id)
+        return tuple(chain)
+
+    def stop_now(self, call_id: str) -> None:
+        super().stop_now(call_id)
+        self._open_chains.discard(call_id)
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], sampling: tuple[Sampling, ...]
@@ -232,7 +257,7 @@ class _Judges(EngineActor):
         return await self._alive(self._verdicts.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
-        self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
+        self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], criterion: Criterion = "rho"
     ) -> tuple[Verdict, ...]:
         """Judge steps that follow each other in one forward; from the first blank one on they get `NO_VERDICT`."""
         return await self._alive(self._verdicts.score_chain(call_id, prompt, chain, criterion))

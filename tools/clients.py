@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shlex
 import statistics
 import sys
@@ -79,11 +80,14 @@ def _scripted(config: GroupConfig) -> dict[str, ScriptedEngineConfig]:
 
 
 def measure(
-    config: Config, specs: Sequence[MethodSpec], levels: Sequence[int], num_questions: int
+    config: Config, specs: Sequence[MethodSpec], levels: Sequence[int], num_answers: int
 ) -> list[dict[str, Any]]:
-    """One row per number of clients and method."""
+    """One row per number of clients and method. All clients of a level ask equally many questions, at least
+    `num_answers` together."""
     from actors.cluster import connected
     from actors.group import ActorGroup
+
+    questions = {level: math.ceil(num_answers / level) for level in levels}
 
     async def real() -> list[list[list[Trace]]]:
         async with ActorGroup(config.group) as group:
@@ -94,7 +98,7 @@ def measure(
             for level in levels:
                 typer.echo(f"{level} clients ...", err=True)
                 measured.append(
-                    [await answer_all(group.handles, spec, level, num_questions, time.time) for spec in specs]
+                    [await answer_all(group.handles, spec, level, questions[level], time.time) for spec in specs]
                 )
             return measured
 
@@ -102,10 +106,20 @@ def measure(
         measured = asyncio.run(real())
     rows = []
     for level, by_method in zip(levels, measured, strict=True):
-        ideal = [virtual(_ideal(config.group, spec, level, num_questions)) for spec in specs]
+        ideal = [virtual(_ideal(config.group, spec, level, questions[level])) for spec in specs]
         rows += [_row(spec.name, level, [by_method[0], own], [ideal[0], best])
                  for spec, own, best in zip(specs, by_method, ideal, strict=True)]  # fmt: skip
     return rows
+
+
+def _levels(clients: str) -> list[int]:
+    try:
+        levels = [int(level) for level in clients.split(",")]
+    except ValueError:
+        levels = [0]
+    if not all(1 <= level <= 256 for level in levels):
+        raise BadInput(f"--clients {clients}: numbers from 1 to 256, separated by commas.")
+    return levels
 
 
 def _row(method: str, num_clients: int, measured: list[list[Trace]], ideal: list[list[Trace]]) -> dict[str, Any]:
@@ -157,7 +171,7 @@ def main(
         "sequential,fpsr"
     ),
     clients: Annotated[str, typer.Option(help="Numbers of clients, separated by commas.")] = "1,2,4,8,16,32",
-    questions: Annotated[int, typer.Option(min=1, max=100, help="Per client.")] = 2,
+    answers: Annotated[int, typer.Option(min=1, max=1000, help="At least so many answers of each method.")] = 4,
 ) -> None:
     """Measure the time per answer of each method by the number of clients, and the ideal."""
     with reported():
@@ -168,7 +182,7 @@ def main(
             "command": shlex.join(["python", "-m", "tools.clients", *sys.argv[1:]]),
             "machine": machine.model_dump(),
             "group": settled.group.model_dump(mode="json"),
-            "rows": measure(settled, specs, [int(level) for level in clients.split(",")], questions),
+            "rows": measure(settled, specs, _levels(clients), answers),
         }
         if out:
             out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from dreamr.bench.rendering import conditions, speedup_cell, time_cell
 from dreamr.bench.report import MethodReport, Report
 from dreamr.markdown import markdown_table, percent
 from pipelines import BASELINE
-from tools import ablation, load_report, sizing
+from tools import ablation, clients, load_report, sizing
 from tools.make_pair import markdown as pair
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +36,7 @@ def _result(path: Path) -> dict[str, Any]:
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "bench results"): lambda: rendering.table(_report("embedded")),
     ("docs/bench.md", "bench results"): lambda: rendering.table(_report("embedded")),
+    ("docs/bench.md", "clients"): lambda: clients.table(_result(RESULTS / "clients.json")),
     ("docs/embedded-pair.md", "pair results"): lambda: pair.tables(
         *map(_result, sorted(RESULTS.glob("embedded_pair*.json")))
     ),

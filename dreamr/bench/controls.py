@@ -43,7 +43,7 @@ async def self_acceptance(
             for one in measurements:
                 chain = _chain(one.trace.steps)
                 verdicts = await handles.verifier.score_chain(
-                    f"self/{criterion}/{one.index}", one.question.prompt, chain, criterion
+                    f"self/{criterion}/{one.index}", one.question.prompt, tuple(chain), criterion
                 )
                 accepted += [rule.accepts(verdict) for verdict in verdicts]
         except (ValueError, ActorLost) as error:  # an engine may lack a kind of verdict

@@ -12,6 +12,7 @@ every call is refused with `NotLoaded`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable
@@ -102,9 +103,15 @@ class EngineActor:
             device=loaded.device,
             num_parameters=loaded.num_parameters,
             max_positions=loaded.max_positions,
+            thought_end=await self._known_thought_end(),
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
+
+    async def _known_thought_end(self) -> ThoughtEnd | None:
+        with contextlib.suppress(Unable):  # a request that needs it fails with the reason
+            return await self._able(Phases, _PHASES).thought_end()
+        return None
 
     async def check_health(self) -> None:
         """Answers when the event loop runs and the engine is loaded."""

@@ -214,5 +214,7 @@ class EngineInfo:
     num_parameters: int
     max_positions: int = 0
     """Most tokens of a prompt and its answer together; 0 when unknown."""
+    thought_end: ThoughtEnd | None = None
+    """None when the engine cannot bound a chain of thought."""
     pid: int = 0
     node: str = ""

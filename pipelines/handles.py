@@ -196,3 +196,5 @@ class Handles:
     verifier: Verifier
     costs: Costs = field(default_factory=Costs)
     """Measured costs of these actors, for `auto`; requests that share it learn from each other."""
+    thought_end: ThoughtEnd | None = None
+    """How the target's chain of thought ends, if known: else a request that needs it asks the target."""

@@ -194,6 +194,8 @@ class Session(Caller):
 
     async def thought_end(self) -> ThoughtEnd:
         """The end mark of the target's chain of thought. Raises Unable, and ActorLost for a target lost twice."""
+        if self._handles.thought_end is not None:
+            return self._handles.thought_end
         target, call_id = self._handles.target, f"{self.request.id}/thought_end"
         try:
             return await target.thought_end(call_id, self._prompt)

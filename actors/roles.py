@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import ClassVar, Self, TypeVar
 
 import ray
@@ -209,7 +210,9 @@ class _Writes(EngineActor):
         if sampling.grammar:
             self._able(Phases, _PHASES)
         sampling = sampling.within_budget(len(after.end))
-        return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
+        step = await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
+        is_sure = sampling.sure_above is not None and step.confidence > sampling.sure_above
+        return replace(step, is_sure=True) if is_sure else step
 
     async def next_chain(
         self, call_id: str, prompt: Prompt, after: Step | tuple[Step, ...], sampling: tuple[Sampling, ...]

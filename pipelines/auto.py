@@ -62,7 +62,7 @@ class _Planner:
         if self._recorder.decisions:
             return self._recorder.decisions[0].plan.judged_together > 0
         if committed := self._session.request.committed:
-            return any(step.score is not None for step in committed)
+            return any(step.score is not None or step.source == "draft" for step in committed)
         decision = self._costs.choose_start(self._session.window)
         self._recorder.decisions.append(decision)
         return decision.plan.judged_together > 0

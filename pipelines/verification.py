@@ -62,9 +62,10 @@ class Rule:
         return "rho" if self.kind == "random" else self.kind
 
     def accepts(self, verdict: Verdict) -> bool:
-        """True when the score exceeds the threshold, or equals it for inclusive kinds; False when not judged."""
+        """True when the score exceeds the threshold, or equals it for inclusive kinds, and for a skipped verdict; False
+        when not judged for another reason."""
         if not verdict.judged:
-            return False
+            return verdict.skipped
         inclusive = VERDICTS[self.kind].inclusive
         return verdict.score >= self.threshold if inclusive else verdict.score > self.threshold
 

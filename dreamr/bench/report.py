@@ -76,6 +76,8 @@ class MethodReport(_Part):
     """Accepted / judged drafted steps (tokens for token_speculative); null when nothing was judged."""
     coverage: float
     """Committed steps (tokens) that came from the draft / all committed ones."""
+    skipped_share: float = 0.0
+    """Steps that were committed without a verdict, by `skip_above` / all committed steps."""
     token_acceptance: list[float] = []
     """For token-level speculation, by position in the proposal: forwards that accepted the proposed tokens up to this
     one / forwards in which so many were proposed. Empty without such speculation."""

@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
@@ -84,7 +85,8 @@ class ScriptedEngine:
                 background = self._config.background and priority == "speculative" and call_id not in self._promoted
                 reached = await self._pass(self._config.token_s + first, after=reached, background=background)
             tokens.append(script[len(tokens)])
-        return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
+        step = Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
+        return replace(step, logprobs=self._logprobs(prompt, step)) if sampling.logprobs else step
 
     async def score(
         self,
@@ -154,9 +156,19 @@ class ScriptedEngine:
         if _SLIP in written:  # no script continues from there
             return _SLIP
         config = self._config
-        model = self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
         slip = random.Random(f"slip/{config.seed}/{prompt.key}/{after.end}/{written}").random()
-        return model._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
+        return self._model()._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
+
+    def _model(self) -> ScriptedEngine:
+        """The imitated engine, or this one."""
+        config = self._config
+        return self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
+
+    def _logprobs(self, prompt: Prompt, step: Step) -> tuple[float, ...]:
+        """Low ones mostly where the imitated engine rejects the step, so that confidence predicts verdicts."""
+        doubt = random.Random(f"doubt/{self._config.seed}/{prompt.key}/{step.end}").random()
+        rejected = self._model().rho(prompt, step) < 0.5
+        return (-doubt - 0.8 * rejected,) * len(step.tokens)
 
     def _next(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
         """The token after an open step and the tokens written after it."""

@@ -70,12 +70,12 @@ class CallReporter:
                 return {"judged": True, "accepted": self._rule.accepts(value), **rho}
             case (Verdict() as first, *_):  # only the first verdict of a chain, at the frontier, is sure to decide
                 return {"judged": True, "accepted": self._rule.accepts(first)}
-            case Step():
-                return {"num_tokens": len(value.tokens), "stopped": value.finish == "stopped"}
-            case (Step(), *_) as chain:
+            case Step() | (Step(), *_):
+                steps = value if isinstance(value, tuple) else (value,)
+                written = [step for step in steps if isinstance(step, Step)]
                 return {
-                    "num_tokens": sum(len(step.tokens) for step in chain),
-                    "stopped": any(step.finish == "stopped" for step in chain),
+                    "num_tokens": sum(len(step.tokens) for step in written),
+                    "stopped": any(step.finish == "stopped" for step in written),
                 }
             case Proposal():
                 return {"num_tokens": len(value.tokens)}

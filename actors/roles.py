@@ -110,7 +110,7 @@ class EngineActor:
         )
 
     async def _known_thought_end(self) -> ThoughtEnd | None:
-        with contextlib.suppress(Unable):  # a request that needs it fails with the reason
+        with contextlib.suppress(Unable):
             return await self._able(Phases, _PHASES).thought_end()
         return None
 
@@ -202,7 +202,6 @@ class _Writes(EngineActor):
     def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
         super().__init__(config, ids_of)
         self._open_chains: set[str] = set()
-        """Calls of `next_chain` that were not stopped."""
 
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
@@ -222,10 +221,9 @@ class _Writes(EngineActor):
         self._open_chains.add(call_id)
         chain: list[Step] = []
         for one in sampling:
-            if call_id in self._open_chains and last.finish != "stopped":
-                last = await self.next_step(call_id, prompt, last, one)
-            else:
-                last = Step(last.end, finish="stopped", started=last.ended, ended=last.ended)
+            is_open = call_id in self._open_chains and last.finish != "stopped"
+            stopped = Step(last.end, finish="stopped", started=last.ended, ended=last.ended)
+            last = await self.next_step(call_id, prompt, last, one) if is_open else stopped
             chain.append(last)
         self._open_chains.discard(call_id)
         return tuple(chain)

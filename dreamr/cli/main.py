@@ -243,7 +243,7 @@ def simulate(
     calibrate: Annotated[
         Path | None, typer.Option(help="report.json of a bench: take its latencies, compare with its speedups.")
     ] = None,
-    problems: Annotated[int, typer.Option(help="Number of simulated problems.")] = 40,
+    problems: Annotated[int, typer.Option(help="Number of simulated problems.")] = 200,
     window: Annotated[int | None, typer.Option(help="Steps that the draft may write ahead.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the document that --json prints.")] = None,
     as_json: AsJson = False,

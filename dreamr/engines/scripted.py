@@ -101,7 +101,8 @@ class ScriptedEngine:
         await self._arrive(call_id)
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.verdict_s + self._reading(prompt))
+            further_s = self._config.verdict_step_s * (len(chain) - 1)
+            await self._pass(self._config.verdict_s + further_s + self._reading(prompt))
             scale = 9 if criterion in ("digit", "mean_digit") else 1
             return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
 
@@ -139,11 +140,12 @@ class ScriptedEngine:
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        """See `TokenSpeculation`; takes as long as one token."""
+        """See `TokenSpeculation`."""
         await self._arrive(call_id)
+        check_s = self._config.token_s if self._config.check_s is None else self._config.check_s
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.token_s + self._reading(prompt))
+            await self._pass(check_s + self._reading(prompt))
         own: list[int] = []
         while END_OF_ANSWER not in own:
             own.append(self._next(prompt, after, own, sampling))

@@ -69,7 +69,7 @@ def test_bounds_are_those_of_clopper_and_pearson(num_errors: int, num_trials: in
 def test_the_lowest_threshold_that_keeps_the_risk_is_chosen() -> None:
     sure = [Judged(-0.1, True)] * 200
     assert lowest_threshold([*sure, *[Judged(-2.0, False)] * 50, Judged(-3.0, True)], 0.02) == -2.0
-    assert lowest_threshold(sure[:20] + [Judged(-1.0, False)], 0.02) is None
+    assert lowest_threshold([*sure[:20], Judged(-1.0, False)], 0.02) is None
     assert calibrate([sure, sure], 0.02).skip_above is None  # equal confidence: none is above another
 
 

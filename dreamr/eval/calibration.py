@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from dreamr.config import PipelineSettings
@@ -84,10 +85,14 @@ def calibrate(problems: Sequence[Sequence[Judged]], risk: float) -> Calibration:
 
 def lowest_threshold(steps: Sequence[Judged], risk: float) -> float | None:
     """The lowest confidence above which the error is at most `risk` with the `CERTAINTY`; None without one."""
-    for threshold in sorted({step.confidence for step in steps if math.isfinite(step.confidence)}):
-        above = Skipped.above(threshold, steps)
-        if above.num_skipped and _at_most(above.num_errors, above.num_skipped, risk) <= 1 - CERTAINTY:
-            return threshold
+    upwards = sorted(steps, key=lambda step: step.confidence)
+    num_above, num_errors = len(steps), sum(not step.accepted for step in steps)
+    for step, following in pairwise(upwards):
+        num_above, num_errors = num_above - 1, num_errors - (not step.accepted)
+        if step.confidence == following.confidence or math.isinf(step.confidence) or num_errors > risk * num_above:
+            continue
+        if _at_most(num_errors, num_above, risk) <= 1 - CERTAINTY:
+            return step.confidence
     return None
 
 
@@ -104,10 +109,13 @@ def upper_bound(num_errors: int, num_trials: int) -> float:
 
 def _at_most(num_errors: int, num_trials: int, rate: float) -> float:
     """Probability of at most so many errors at a rate, binomially distributed."""
-    return math.fsum(
-        math.comb(num_trials, count) * rate**count * (1 - rate) ** (num_trials - count)
-        for count in range(num_errors + 1)
-    )
+    log, log_other = math.log(rate), math.log1p(-rate)
+
+    def probability(count: int) -> float:
+        ways = math.lgamma(num_trials + 1) - math.lgamma(count + 1) - math.lgamma(num_trials - count + 1)
+        return math.exp(ways + count * log + (num_trials - count) * log_other)
+
+    return math.fsum(map(probability, range(num_errors + 1)))
 
 
 async def judged_steps(handles: Handles, settings: PipelineSettings, prompts: Iterable[Prompt]) -> list[list[Judged]]:

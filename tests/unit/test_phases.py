@@ -130,6 +130,6 @@ def test_a_known_end_of_thought_saves_a_call_per_request() -> None:
         one.target.actor.thought_end = pytest.fail  # type: ignore[method-assign]
         settings = PipelineSettings(method="fpsr", thinking_budget=11)
         trace = await run(Request(Prompt("how many?"), settings), known, clock=asyncio.get_running_loop().time)
-        assert trace.steps == (await phased(world(3), "fpsr", None, thinking_budget=11)).steps
+        assert trace.tokens == (await phased(world(3), "fpsr", None, thinking_budget=11)).tokens
 
     virtual(check())

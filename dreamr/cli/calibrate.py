@@ -14,11 +14,12 @@ from rich.console import Console
 
 from dreamr.cli.inputs import check_at_least_one, check_writable, read_config
 from dreamr.cli.running import run_with_actors
-from dreamr.cli.terminal import percent, progress_bar
+from dreamr.cli.terminal import progress_bar
 from dreamr.config import with_draft
 from dreamr.errors import BadInput
 from dreamr.eval.calibration import CERTAINTY, Calibration, Judged, Skipped, judged_steps
 from dreamr.eval.calibration import calibrate as choose
+from dreamr.markdown import percent
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import Prompt
 

@@ -5,7 +5,8 @@
     score(d3) ─▶ waits ┴▶ forward [d2, d3]      d3 follows d2, so one tree of branches holds both verdicts
 
 A step never waits for others to join it: one that arrives alone is judged alone. A call that is stopped while it waits
-is never judged. One task per prompt drains its queue and ends when it is empty.
+is never judged. Steps that the draft is sure of get no verdict of the model, alone or within a chain, so batching
+decides nothing. One task per prompt drains its queue and ends when it is empty.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class VerdictBatcher:
         self, call_id: str, prompt: Prompt, step: Step, criterion: Criterion = "rho", reference: Step | None = None
     ) -> Verdict:
         """Judge one step on its own prefix; a blank step is not judged."""
-        if criterion not in COMPARISONS:
+        if criterion not in COMPARISONS or (step.is_sure and not step.is_blank):
             return (await self.score_chain(call_id, prompt, (step,), criterion))[0]
         if reference is None or step.is_blank or reference.is_blank:
             return NO_VERDICT
@@ -56,10 +57,23 @@ class VerdictBatcher:
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], criterion: Criterion = "rho"
     ) -> tuple[Verdict, ...]:
         """Judge steps that follow each other; those from the first blank one on are not judged."""
-        judged = next((place for place, step in enumerate(chain) if step.is_blank), len(chain))
-        if judged == 0:
-            return (NO_VERDICT,) * len(chain)
-        waiting = _Waiting(call_id, tuple(chain[:judged]), asyncio.get_running_loop().create_future())
+        whole = next((place for place, step in enumerate(chain) if step.is_blank), len(chain))
+        unsure = [place for place in range(whole) if not chain[place].is_sure]
+        given: tuple[Verdict, ...] = ()
+        if unsure:
+            given = await self._judged(call_id, prompt, chain[unsure[0] : unsure[-1] + 1], criterion)
+        now = given[-1].ended if given else max((step.ended for step in chain), default=0.0)
+        skipped = Verdict(0.0, given[0].started if given else now, now, judged=False, skipped=True)
+        verdicts = [skipped if place < whole and step.is_sure else NO_VERDICT for place, step in enumerate(chain)]
+        for place, verdict in enumerate(given, unsure[0] if unsure else 0):
+            verdicts[place] = skipped if chain[place].is_sure else verdict
+        return tuple(verdicts)
+
+    async def _judged(
+        self, call_id: str, prompt: Prompt, chain: Sequence[Step], criterion: Criterion
+    ) -> tuple[Verdict, ...]:
+        """The model's verdicts; none after `stop`."""
+        waiting = _Waiting(call_id, tuple(chain), asyncio.get_running_loop().create_future())
         key = (prompt.key, criterion)
         if key in self._queues:
             self._queues[key].append(waiting)
@@ -68,8 +82,7 @@ class VerdictBatcher:
             task = asyncio.create_task(self._drain(prompt, criterion), name=f"verdicts {call_id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        verdicts = await waiting.verdicts
-        return (*verdicts, *(NO_VERDICT,) * (len(chain) - len(verdicts)))
+        return await waiting.verdicts
 
     def stop(self, call_id: str) -> None:
         """Take a call out of its queue; one that is being judged already, or is unknown, is not stopped."""

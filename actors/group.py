@@ -99,11 +99,13 @@ class ActorGroup:
     @property
     def handles(self) -> Handles:
         """All three, as schedules take them; the verifier is the target's actor where it is `shared`."""
+        target = self._supervisors["target"].info
         return Handles(
             Writer(self.transport("draft")),
             Writer(self.transport("target")),
             Verifier(self.transport("verifier")),
             self._costs,
+            target.thought_end if target else None,
         )
 
     def transport(self, role: Role) -> RayTransport:

@@ -12,9 +12,11 @@ every call is refused with `NotLoaded`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import ClassVar, Self, TypeVar
 
 import ray
@@ -103,9 +105,15 @@ class EngineActor:
             num_parameters=loaded.num_parameters,
             max_positions=loaded.max_positions,
             recommended=loaded.recommended,
+            thought_end=await self._known_thought_end(),
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
+
+    async def _known_thought_end(self) -> ThoughtEnd | None:
+        with contextlib.suppress(Unable):
+            return await self._able(Phases, _PHASES).thought_end()
+        return None
 
     async def check_health(self) -> None:
         """Answers when the event loop runs and the engine is loaded."""
@@ -192,13 +200,38 @@ class EngineActor:
 class _Writes(EngineActor):
     """Writes steps; a reference to a step chains the next call to it."""
 
+    def __init__(self, config: ActorConfig, ids_of: str | None = None) -> None:
+        super().__init__(config, ids_of)
+        self._open_chains: set[str] = set()
+
     async def next_step(
         self, call_id: str, prompt: Prompt, after: Step, sampling: Sampling, priority: Priority = "needed"
     ) -> Step:
         if sampling.grammar:
             self._able(Phases, _PHASES)
         sampling = sampling.within_budget(len(after.end))
-        return await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
+        step = await self._alive(self._engine.next_step(call_id, prompt, after, sampling, priority))
+        is_sure = sampling.sure_above is not None and step.confidence > sampling.sure_above
+        return replace(step, is_sure=True) if is_sure else step
+
+    async def next_chain(
+        self, call_id: str, prompt: Prompt, after: Step | tuple[Step, ...], sampling: tuple[Sampling, ...]
+    ) -> tuple[Step, ...]:
+        """Write a chain of steps; those after the end of the answer, or after `stop`, are empty."""
+        last = after[-1] if isinstance(after, tuple) else after
+        self._open_chains.add(call_id)
+        chain: list[Step] = []
+        for one in sampling:
+            is_open = call_id in self._open_chains and last.finish != "stopped"
+            stopped = Step(last.end, finish="stopped", started=last.ended, ended=last.ended)
+            last = await self.next_step(call_id, prompt, last, one) if is_open else stopped
+            chain.append(last)
+        self._open_chains.discard(call_id)
+        return tuple(chain)
+
+    def stop_now(self, call_id: str) -> None:
+        super().stop_now(call_id)
+        self._open_chains.discard(call_id)
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], sampling: tuple[Sampling, ...]
@@ -233,7 +266,7 @@ class _Judges(EngineActor):
         return await self._alive(self._verdicts.score(call_id, prompt, step, criterion, reference))
 
     async def score_chain(
-        self, call_id: str, prompt: Prompt, criterion: Criterion, *chain: Step
+        self, call_id: str, prompt: Prompt, chain: tuple[Step, ...], criterion: Criterion = "rho"
     ) -> tuple[Verdict, ...]:
         """Judge steps that follow each other in one forward; from the first blank one on they get `NO_VERDICT`."""
         return await self._alive(self._verdicts.score_chain(call_id, prompt, chain, criterion))

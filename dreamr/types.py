@@ -7,6 +7,7 @@ to a drafted step, and a call with a shorter prefix is a rollback.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -90,6 +91,8 @@ class Sampling:
     logprobs: bool = False
     """Also return the log-probability of every token at this temperature, for a learner; image tokens are then never
     chosen, since the learner would take one for another image."""
+    sure_above: float | None = None
+    """Mark steps whose `confidence` is above this as sure; needs `logprobs`."""
 
     def within_budget(self, num_before: int) -> Sampling:
         """The sampling of a step that begins after so many tokens of the answer: no longer than the budget allows."""
@@ -115,6 +118,13 @@ class Step:
     """Tokens kept of a rejected drafted step, because the target's own step begins with them."""
     logprobs: tuple[float, ...] = ()
     """Of each token, where `Sampling.logprobs` asked for them."""
+    is_sure: bool = False
+    """Its confidence is above `Sampling.sure_above`: it is accepted without a verdict."""
+
+    @property
+    def confidence(self) -> float:
+        """Log-probability of its least likely token."""
+        return min(self.logprobs, default=-math.inf)
 
     @property
     def end(self) -> Tokens:
@@ -156,7 +166,10 @@ class Verdict:
     started: float = 0.0
     ended: float = 0.0
     judged: bool = True
-    """False when nothing was computed: the call was stopped first, or the step is blank; the score is 0 then."""
+    """False when nothing was computed: the call was stopped first, the step is blank, or the verdict was skipped; the
+    score is 0 then."""
+    skipped: bool = False
+    """True for a sure step (`Step.is_sure`), which is accepted without a verdict."""
     mass: float | None = None
     """Total probability of the words that the score is read from; a score from a small mass is unreliable. None for
     scores that are not read from words."""
@@ -217,5 +230,7 @@ class EngineInfo:
     """Most tokens of a prompt and its answer together; 0 when unknown."""
     recommended: Mapping[str, float] = field(default_factory=dict)
     """Sampling settings that the checkpoint recommends, by name; empty when it recommends none."""
+    thought_end: ThoughtEnd | None = None
+    """None when the engine cannot bound a chain of thought."""
     pid: int = 0
     node: str = ""

@@ -27,7 +27,7 @@ from pipelines.verification import VERDICTS, Rule
 
 __all__ = ["BASELINE", "SCHEDULES", "OnCommit", "Request", "Schedule", "Trace", "check", "rule_of", "run", "window_of"]
 
-_STEPS = frozenset({"alpha", "threshold", "verdict", "first_target_steps"})
+_STEPS = frozenset({"alpha", "threshold", "verdict", "skip_above", "first_target_steps"})
 """Settings that every step-level schedule reads."""
 
 

@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dreamr.types import Step, Verdict
-from pipelines.calls import Call, Drafted, Verdicts
+from dreamr.types import Verdict
+from pipelines.calls import Call, ChainedCall, Drafted, Verdicts
 from pipelines.costs import PLAIN, Plan
 from pipelines.session import Session
 
@@ -29,7 +29,7 @@ from pipelines.session import Session
 class _Group:
     """Drafted steps that one forward judges."""
 
-    drafts: list[Call[Step]]
+    drafts: list[ChainedCall]
     verdicts: Call[Verdicts]
 
     def stop(self) -> None:
@@ -62,7 +62,7 @@ class _Planner:
         if self._recorder.decisions:
             return self._recorder.decisions[0].plan.judged_together > 0
         if committed := self._session.request.committed:
-            return any(step.score is not None for step in committed)
+            return any(step.score is not None or step.source == "draft" for step in committed)
         decision = self._costs.choose_start(self._session.window)
         self._recorder.decisions.append(decision)
         return decision.plan.judged_together > 0
@@ -127,7 +127,7 @@ def _extend(session: Session, plan: Plan, groups: deque[_Group]) -> None:
     while len(groups) < depth and session.can_speculate:
         ahead = [draft for group in groups for draft in group.drafts]
         drafts = session.draft_chain(plan.judged_together, ahead)
-        groups.append(_Group(drafts, session.judge_chain(session.next_index + len(ahead), drafts)))
+        groups.append(_Group(drafts, session.judge_chain(drafts)))
 
 
 async def _verdict(session: Session, group: _Group, place: int) -> Verdict | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamr.config import PipelineSettings
 from dreamr.types import Checked, Priority, Proposal, Role, Sampling, Step, Tokens, Verdict
-from pipelines.calls import Call, Drafted, Steps, Verdicts
+from pipelines.calls import Call, ChainedCall, Drafted, Steps, Verdicts
 from pipelines.handles import Handle, Handles, Ref
 from pipelines.recorder import Recorder
 from pipelines.trace import Request
@@ -66,15 +66,17 @@ class Caller:
             "draft", index, lambda call_id: draft.next_step(call_id, self._prompt, _argument(after), sampling)
         )
 
-    def draft_chain(self, length: int, ahead: Sequence[Call[Step]] = ()) -> list[Call[Step]]:
-        """Begin to draft `length` steps, each passed on unawaited to the next.
+    def draft_chain(self, length: int, ahead: Sequence[ChainedCall] = ()) -> list[ChainedCall]:
+        """Begin to draft `length` steps in one call.
 
-        They follow `ahead`, the drafted steps after the frontier so far, or the frontier itself.
+        They follow `ahead`, the drafted chains after the frontier so far, or the frontier itself.
         """
-        calls: list[Call[Step]] = []
-        for place in range(length):
-            after = calls[-1] if calls else ahead[-1] if ahead else self.frontier
-            calls.append(self.draft_step(self.next_index + len(ahead) + place, after))
+        draft, index = self._handles.draft, self.next_index + len(ahead)
+        after = ahead[-1].chain.ref if ahead else self.frontier
+        sampling = [self._sampling(index + place, "draft") for place in range(length)]
+        begun = self._call("draft", index, lambda call_id: draft.next_chain(call_id, self._prompt, after, sampling))
+        calls = ChainedCall.of(begun, length)
+        self.recorder.calls += calls
         return calls
 
     def draft_and_judge(self, index: int, after: Step | Call[Step], target: Call[Step] | None = None) -> Drafted:
@@ -96,15 +98,14 @@ class Caller:
             lambda call_id: verifier.score(call_id, self._prompt, _argument(step), criterion, reference),
         )
 
-    def judge_chain(self, index: int, chain: Sequence[Step | Call[Step]]) -> Call[Verdicts]:
-        """Begin to judge drafted steps from number `index` on in one forward, when all of them are written.
+    def judge_chain(self, drafts: Sequence[ChainedCall]) -> Call[Verdicts]:
+        """Begin to judge the steps of a chain in one forward, when all of them are written.
 
         Steps from the first blank one on get no verdict.
         """
-        verifier, criterion = self._handles.verifier, self.rule.criterion
-        steps = [_argument(step) for step in chain]
+        verifier, criterion, chain = self._handles.verifier, self.rule.criterion, drafts[0].chain.ref
         return self._begin(
-            "verifier", index, lambda call_id: verifier.score_chain(call_id, self._prompt, steps, criterion)
+            "verifier", drafts[0].step, lambda call_id: verifier.score_chain(call_id, self._prompt, chain, criterion)
         )
 
     def prefill_verifier(self) -> None:
@@ -178,11 +179,14 @@ class Caller:
         return replace(sampling, budget=min(reasoning.budget, self.settings.max_tokens))
 
     def _begin(self, role: Role, index: int, submit: Callable[[str], Ref[Any]]) -> Call[Any]:
-        handle: Handle = getattr(self._handles, role)
-        call_id = f"{self.request.id}/{role}/{next(self._numbers)}"
-        call: Call[Any] = Call(call_id, role, index, handle.transport, submit(call_id), self.recorder.now())
+        call = self._call(role, index, submit)
         self.recorder.calls.append(call)
         return call
+
+    def _call(self, role: Role, index: int, submit: Callable[[str], Ref[Any]]) -> Call[Any]:
+        handle: Handle = getattr(self._handles, role)
+        call_id = f"{self.request.id}/{role}/{next(self._numbers)}"
+        return Call(call_id, role, index, handle.transport, submit(call_id), self.recorder.now())
 
 
 def _argument(step: Step | Call[Step]) -> Step | Ref[Step]:

@@ -8,7 +8,8 @@ start ──▶ in flight ──▶ done      its result was used, or is not nee
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from dreamr.errors import ActorLost
@@ -91,6 +92,51 @@ class Call(Generic[T]):
         """Stop the call, whose result is not needed. May be called again, and after its end."""
         if self.value is None and not self.is_stopped:
             self.is_stopped = True
+            self.transport.stop(self.id)
+
+
+@dataclass(slots=True, eq=False)
+class Chain:
+    """Steps that follow each other, drafted by one call: a call per step would cost a hop between processes each."""
+
+    ref: Ref[Steps]
+    steps: Steps | None = None
+    is_stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _StepOf:
+    """The future of one step of a chain."""
+
+    chain: Chain
+    place: int
+
+    def __await__(self) -> Generator[Any, None, Step]:
+        if self.chain.steps is None:
+            self.chain.steps = yield from self.chain.ref.__await__()
+        return self.chain.steps[self.place]
+
+
+@dataclass(slots=True, eq=False)
+class ChainedCall(Call[Step]):
+    """One step of a chain. All its steps arrive at once, and stopping one stops all that are not written yet."""
+
+    chain: Chain = field(kw_only=True)
+
+    @classmethod
+    def of(cls, begun: Call[Steps], length: int) -> list[ChainedCall]:
+        """The steps that a call of `next_chain` drafts."""
+        chain = Chain(begun.ref)
+        return [
+            cls(begun.id, begun.role, begun.step + place, begun.transport, _StepOf(chain, place), begun.submitted,
+                chain=chain)
+            for place in range(length)
+        ]  # fmt: skip
+
+    def stop(self) -> None:
+        self.is_stopped = self.is_stopped or self.value is None
+        if self.chain.steps is None and not self.chain.is_stopped:
+            self.chain.is_stopped = True
             self.transport.stop(self.id)
 
 

@@ -137,6 +137,12 @@ class Writer(Handle):
         """Write the step that follows `after`."""
         return self.transport.submit("next_step", call_id, prompt, after, sampling, priority)
 
+    def next_chain(
+        self, call_id: str, prompt: Prompt, after: Step | Ref[tuple[Step, ...]], sampling: Sequence[Sampling]
+    ) -> Ref[tuple[Step, ...]]:
+        """Write steps that follow each other, one per sampling, after a step or after a chain that is being written."""
+        return self.transport.submit("next_chain", call_id, prompt, after, tuple(sampling))
+
     def next_steps(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> Ref[tuple[Step, ...]]:
@@ -171,10 +177,14 @@ class Verifier(Handle):
         return self.transport.submit("score", call_id, prompt, step, criterion, reference)
 
     def score_chain(
-        self, call_id: str, prompt: Prompt, chain: Sequence[Step | Ref[Step]], criterion: Criterion = "rho"
+        self,
+        call_id: str,
+        prompt: Prompt,
+        chain: tuple[Step, ...] | Ref[tuple[Step, ...]],
+        criterion: Criterion = "rho",
     ) -> Ref[tuple[Verdict, ...]]:
-        """Judge steps that follow each other, none of them blank, in one forward."""
-        return self.transport.submit("score_chain", call_id, prompt, criterion, *chain)
+        """Judge steps that follow each other in one forward; those from the first blank one on get `NO_VERDICT`."""
+        return self.transport.submit("score_chain", call_id, prompt, chain, criterion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +196,5 @@ class Handles:
     verifier: Verifier
     costs: Costs = field(default_factory=Costs)
     """Measured costs of these actors, for `auto`; requests that share it learn from each other."""
+    thought_end: ThoughtEnd | None = None
+    """How the target's chain of thought ends, if known: else a request that needs it asks the target."""

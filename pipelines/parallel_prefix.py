@@ -26,13 +26,14 @@ async def parallel_prefix(session: Session) -> None:
 
 async def _commit_round(session: Session) -> None:
     calls = session.draft_chain(session.window)
+    judging = session.judge_chain(calls)
     chain = await session.drafted_steps(calls)
-    judging = session.judge_chain(session.next_index, chain) if chain else None
-    verdicts = await session.unless_lost(judging) if judging else None
-    if judging is None or verdicts is None:
+    verdicts = await session.unless_lost(judging) if chain else None
+    if verdicts is None:
+        judging.stop()
         await session.commit_target(session.target_step())
         return
-    for call, verdict in zip(calls, verdicts, strict=False):
+    for call, verdict in zip(calls, verdicts[: len(chain)], strict=False):
         if session.ended:
             return
         if not session.commit_if_accepted(call, verdict, [*calls, judging]):

@@ -90,6 +90,10 @@ class Recorder:
     def num_accepted(self) -> int:
         return sum(step.source == "draft" and step.score is not None for step in self._steps)
 
+    @property
+    def num_skipped(self) -> int:
+        return sum(step.source == "draft" and step.score is None for step in self._steps)
+
     def now(self) -> float:
         return self._clock() - self._began
 
@@ -176,6 +180,7 @@ class Recorder:
             wasted_draft_tokens=_wasted(calls, "draft"),
             wasted_target_tokens=_wasted(calls, "target"),
             num_losses=self.num_losses,
+            num_skipped=self.num_skipped,
             checks=tuple(_checks(calls)),
             salvaged_tokens=sum(step.num_salvaged for call in calls for step in _written(call)),
             verdict_masses=tuple(

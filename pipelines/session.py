@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from dreamr.errors import ActorLost
 from dreamr.types import Role, Step, ThoughtEnd, Verdict
 from pipelines.caller import Caller
-from pipelines.calls import Call, Drafted, Steps, T
+from pipelines.calls import Call, ChainedCall, Drafted, Steps, T
 from pipelines.costs import Costs
 from pipelines.handles import Handles, Verifier
 from pipelines.recorder import Recorder
@@ -72,7 +72,7 @@ class Session(Caller):
             await self.settled(drafted.target)
         return await self.unless_lost(drafted.verdict)
 
-    async def drafted_steps(self, calls: list[Call[Step]], *, whole: bool = False) -> list[Step]:
+    async def drafted_steps(self, calls: Sequence[ChainedCall], *, whole: bool = False) -> list[Step]:
         """The steps of a drafted chain up to the end of the answer, or to the first one that is lost or blank.
 
         `whole`: none after a step that was cut off by its length.
@@ -194,6 +194,8 @@ class Session(Caller):
 
     async def thought_end(self) -> ThoughtEnd:
         """The end mark of the target's chain of thought. Raises Unable, and ActorLost for a target lost twice."""
+        if self._handles.thought_end is not None:
+            return self._handles.thought_end
         target, call_id = self._handles.target, f"{self.request.id}/thought_end"
         try:
             return await target.thought_end(call_id, self._prompt)

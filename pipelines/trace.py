@@ -50,6 +50,7 @@ class Request:
         `max_step_tokens`: when a step is drafted, the lengths of the steps before it may not be known yet.
         """
         settings = self.settings
+        sure_above = settings.skip_above if role == "draft" else None
         digest = hashlib.sha256(f"{settings.seed}/{step}/{role}".encode()).digest()
         return Sampling(
             temperature=settings.temperature,
@@ -60,6 +61,8 @@ class Request:
             assisted=settings.assisted,
             seed=int.from_bytes(digest[:4], "big"),
             budget=settings.max_tokens,
+            logprobs=sure_above is not None,
+            sure_above=sure_above,
         )
 
 
@@ -129,6 +132,8 @@ class Trace:
     wasted_target_tokens: int
     num_losses: int = 0
     """How often an actor was lost during the request."""
+    num_skipped: int = 0
+    """Drafted steps that were committed without a verdict, since the draft was sure of them (`skip_above`)."""
     checks: tuple[tuple[int, int], ...] = ()
     """Per forward of the target that checked proposed tokens, of its assistant or of the draft in token_speculative:
     how many were proposed, and how many of them accepted."""

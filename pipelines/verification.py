@@ -62,9 +62,10 @@ class Rule:
         return "rho" if self.kind == "random" else self.kind
 
     def accepts(self, verdict: Verdict) -> bool:
-        """True when the score exceeds the threshold, or equals it for inclusive kinds; False when not judged."""
+        """True when the score exceeds the threshold, or equals it for inclusive kinds, and for a skipped verdict; False
+        when not judged for another reason."""
         if not verdict.judged:
-            return False
+            return verdict.skipped
         inclusive = VERDICTS[self.kind].inclusive
         return verdict.score >= self.threshold if inclusive else verdict.score > self.threshold
 
@@ -83,10 +84,10 @@ class RandomVerdicts(WrappedTransport):
     def submit(self, method: str, call_id: str, prompt: Prompt, *arguments: Any) -> Ref[Any]:
         match method, arguments:
             case "score", (step, *_):
-                return _Drawn(self._seed, (step,), single=True)
-            case "score_chain", (_, *chain):
-                return _Drawn(self._seed, tuple(chain), single=False)
-        return _Drawn(self._seed, (), single=False)  # there is no prompt to read
+                return _Drawn(self._seed, step)
+            case "score_chain", (chain, *_):
+                return _Drawn(self._seed, chain)
+        return _Drawn(self._seed, ())  # there is no prompt to read
 
     def stop(self, call_id: str) -> None:
         """There is nothing to stop."""
@@ -95,17 +96,17 @@ class RandomVerdicts(WrappedTransport):
 @dataclass(frozen=True, slots=True)
 class _Drawn:
     seed: int
-    steps: tuple[Step | Ref[Step], ...]
-    single: bool
+    judged: Step | tuple[Step, ...] | Ref[Step] | Ref[tuple[Step, ...]]
 
     def __await__(self) -> Generator[Any, None, Verdict | tuple[Verdict, ...]]:
         return self._verdicts().__await__()
 
     async def _verdicts(self) -> Verdict | tuple[Verdict, ...]:
-        steps = [step if isinstance(step, Step) else await step for step in self.steps]
-        ended = max((step.ended for step in steps), default=0.0)
-        verdicts = tuple(_drawn_verdict(self.seed, step, ended) for step in steps)
-        return verdicts[0] if self.single else verdicts
+        judged = self.judged if isinstance(self.judged, Step | tuple) else await self.judged
+        if isinstance(judged, Step):
+            return _drawn_verdict(self.seed, judged, judged.ended)
+        ended = max((step.ended for step in judged), default=0.0)
+        return tuple(_drawn_verdict(self.seed, step, ended) for step in judged)
 
 
 def _drawn_verdict(seed: int, step: Step, ended: float) -> Verdict:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shlex
 import statistics
 import sys
@@ -41,22 +42,28 @@ WARM_UP_TOKENS = 100
 
 
 async def answer_all(
-    handles: Handles, spec: MethodSpec, num_clients: int, num_questions: int, clock: Callable[[], float]
+    handles: Handles, spec: MethodSpec, prompts: Sequence[Sequence[Prompt]], clock: Callable[[], float]
 ) -> list[Trace]:
-    """Answer the questions of `num_clients` clients, each of which asks one after the other."""
+    """Answer the prompts of each client: all clients at once, each of which asks one after the other."""
 
-    async def client(number: int) -> list[Trace]:
-        prompts = [Prompt(f"question {place} of client {number}") for place in range(num_questions)]
-        return [await run(Request(prompt, spec.settings), handles, clock=clock) for prompt in prompts]
+    async def client(own: Sequence[Prompt]) -> list[Trace]:
+        return [await run(Request(prompt, spec.settings), handles, clock=clock) for prompt in own]
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(client(number)) for number in range(num_clients)]
+        tasks = [group.create_task(client(own)) for own in prompts]
     return [trace for task in tasks for trace in task.result()]
 
 
-async def _ideal(config: GroupConfig, spec: MethodSpec, num_clients: int, num_questions: int) -> list[Trace]:
+def _prompts(num_clients: int, num_questions: int) -> list[list[Prompt]]:
+    return [
+        [Prompt(f"question {place} of client {number}") for place in range(num_questions)]
+        for number in range(num_clients)
+    ]
+
+
+async def _ideal(config: GroupConfig, spec: MethodSpec, prompts: Sequence[Sequence[Prompt]]) -> list[Trace]:
     clock = asyncio.get_running_loop().time
-    return await answer_all(_local_handles(config, clock), spec, num_clients, num_questions, clock)
+    return await answer_all(_local_handles(config, clock), spec, prompts, clock)
 
 
 def _local_handles(config: GroupConfig, clock: Callable[[], float]) -> Handles:
@@ -79,11 +86,14 @@ def _scripted(config: GroupConfig) -> dict[str, ScriptedEngineConfig]:
 
 
 def measure(
-    config: Config, specs: Sequence[MethodSpec], levels: Sequence[int], num_questions: int
+    config: Config, specs: Sequence[MethodSpec], levels: Sequence[int], num_answers: int
 ) -> list[dict[str, Any]]:
-    """One row per number of clients and method."""
+    """One row per number of clients and method. All clients of a level ask equally many questions, at least
+    `num_answers` together."""
     from actors.cluster import connected
     from actors.group import ActorGroup
+
+    prompts = {level: _prompts(level, math.ceil(num_answers / level)) for level in levels}
 
     async def real() -> list[list[list[Trace]]]:
         async with ActorGroup(config.group) as group:
@@ -93,19 +103,28 @@ def measure(
             measured = []
             for level in levels:
                 typer.echo(f"{level} clients ...", err=True)
-                measured.append(
-                    [await answer_all(group.handles, spec, level, num_questions, time.time) for spec in specs]
-                )
+                measured.append([await answer_all(group.handles, spec, prompts[level], time.time) for spec in specs])
             return measured
 
     with connected(config.cluster):
         measured = asyncio.run(real())
     rows = []
     for level, by_method in zip(levels, measured, strict=True):
-        ideal = [virtual(_ideal(config.group, spec, level, num_questions)) for spec in specs]
+        ideal = [virtual(_ideal(config.group, spec, prompts[level])) for spec in specs]
         rows += [_row(spec.name, level, [by_method[0], own], [ideal[0], best])
                  for spec, own, best in zip(specs, by_method, ideal, strict=True)]  # fmt: skip
     return rows
+
+
+def read_levels(clients: str) -> list[int]:
+    """Numbers of clients. Raises BadInput."""
+    try:
+        levels = [int(level) for level in clients.split(",")]
+    except ValueError:
+        levels = [0]
+    if not all(1 <= level <= 256 for level in levels):
+        raise BadInput(f"--clients {clients}: numbers from 1 to 256, separated by commas.")
+    return levels
 
 
 def _row(method: str, num_clients: int, measured: list[list[Trace]], ideal: list[list[Trace]]) -> dict[str, Any]:
@@ -157,7 +176,7 @@ def main(
         "sequential,fpsr"
     ),
     clients: Annotated[str, typer.Option(help="Numbers of clients, separated by commas.")] = "1,2,4,8,16,32",
-    questions: Annotated[int, typer.Option(min=1, max=100, help="Per client.")] = 2,
+    answers: Annotated[int, typer.Option(min=1, max=1000, help="At least so many answers of each method.")] = 4,
 ) -> None:
     """Measure the time per answer of each method by the number of clients, and the ideal."""
     with reported():
@@ -168,7 +187,7 @@ def main(
             "command": shlex.join(["python", "-m", "tools.clients", *sys.argv[1:]]),
             "machine": machine.model_dump(),
             "group": settled.group.model_dump(mode="json"),
-            "rows": measure(settled, specs, [int(level) for level in clients.split(",")], questions),
+            "rows": measure(settled, specs, read_levels(clients), answers),
         }
         if out:
             out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from dreamr.bench.rendering import conditions, speedup_cell, time_cell
 from dreamr.bench.report import MethodReport, Report
 from dreamr.markdown import markdown_table, percent
 from pipelines import BASELINE
-from tools import ablation, load_report, sizing
+from tools import ablation, cells, clients, load_report, sizing
 from tools.make_pair import markdown as pair
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +33,16 @@ def _result(path: Path) -> dict[str, Any]:
     return document
 
 
+def _measured(path: Path, table: Callable[[dict[str, Any]], str]) -> str:
+    """The table of a result, or a sentence until it has been measured."""
+    return table(_result(path)) if path.exists() else "Not measured yet."
+
+
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "bench results"): lambda: overview_table(_report("embedded-untrained"), _report("embedded")),
     ("docs/bench.md", "bench results"): lambda: rendering.table(_report("embedded")),
+    ("docs/bench.md", "clients"): lambda: _measured(RESULTS / "clients.json", clients.table),
+    ("docs/bench.md", "auto"): lambda: _measured(RESULTS / "auto.json", cells.table),
     ("docs/embedded-pair.md", "pair results"): lambda: pair.tables(
         *map(_result, sorted(RESULTS.glob("embedded_pair*.json")))
     ),

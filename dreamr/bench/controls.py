@@ -1,7 +1,8 @@
 """Control measurements: whether the target accepts its own steps, and the times that the simulator needs.
 
 Step, verdict and call times come from the runs of two methods in which one model works at a time, so that
-they are the times of each actor alone; the slowdown of two actors at once is measured separately.
+they are the times of each actor alone; forwards over several steps or tokens, and the slowdown of two actors at once,
+are measured separately.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from dreamr.bench.report import Measured, StepTime
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.images import cold_copy
-from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step, Tokens
+from dreamr.types import ROOT, Criterion, Prompt, Proposal, Sampling, Step, Tokens
 from pipelines import BASELINE, Trace, rule_of
 from pipelines.handles import Handles, Writer
 from pipelines.trace import CommittedStep, Span, acceptance_rate
@@ -43,7 +45,7 @@ async def self_acceptance(
             for one in measurements:
                 chain = _chain(one.trace.steps)
                 verdicts = await handles.verifier.score_chain(
-                    f"self/{criterion}/{one.index}", one.question.prompt, chain, criterion
+                    f"self/{criterion}/{one.index}", one.question.prompt, tuple(chain), criterion
                 )
                 accepted += [rule.accepts(verdict) for verdict in verdicts]
         except (ValueError, ActorLost) as error:  # an engine may lack a kind of verdict
@@ -110,7 +112,55 @@ async def _keep_busy(writer: Writer, call_id: str, prompt: Prompt, sampling: Sam
         number += 1
 
 
-def measured(measurements: Sequence[Measurement], together: float) -> Measured | None:
+@dataclass(frozen=True, slots=True)
+class ForwardTimes:
+    """Seconds of the target's forwards over several steps or tokens."""
+
+    verdict_step_s: float = 0.0
+    check_s: float | None = None
+
+
+async def forward_times(
+    handles: Handles, settings: PipelineSettings, measurements: Sequence[Measurement]
+) -> ForwardTimes:
+    """Judge one and several steps of the measured answers, and check as many tokens as a proposal has.
+
+    Each forward is measured on a copy of the prompt that was read, with no step cached.
+    """
+    further, checks = [], []
+    for number, one in enumerate(measurements[:NUM_ALTERNATIONS]):
+        chain = tuple(_chain(one.trace.steps))
+        try:
+            if len(chain) > 1:
+                alone_s = await _judged_s(handles, f"one/{number}", one, chain[:1])
+                together_s = await _judged_s(handles, f"all/{number}", one, chain)
+                further.append((together_s - alone_s) / (len(chain) - 1))
+            checks.append(await _checked_s(handles, f"check/{number}", one, settings))
+        except (ValueError, ActorLost) as error:  # an engine may lack token-level speculation
+            log.warning("no measured times of forwards over several steps or tokens: %s", error)
+            break
+    return ForwardTimes(
+        verdict_step_s=max(0.0, statistics.median(further)) if further else 0.0,
+        check_s=statistics.median(checks) if checks else None,
+    )
+
+
+async def _judged_s(handles: Handles, name: str, one: Measurement, chain: tuple[Step, ...]) -> float:
+    prompt = cold_copy(one.question.prompt, name)
+    await handles.verifier.prefill(f"fill {name}", prompt)
+    verdicts = await handles.verifier.score_chain(name, prompt, chain)
+    return verdicts[0].ended - verdicts[0].started
+
+
+async def _checked_s(handles: Handles, name: str, one: Measurement, settings: PipelineSettings) -> float:
+    prompt = cold_copy(one.question.prompt, name)
+    await handles.target.prefill(f"fill {name}", prompt)
+    proposal = Proposal(one.trace.tokens[: settings.proposed_tokens])
+    checked = await handles.target.check_tokens(name, prompt, ROOT, proposal, Sampling(max_tokens=settings.max_tokens))
+    return checked.ended - checked.started
+
+
+def measured(measurements: Sequence[Measurement], together: float, forwards: ForwardTimes) -> Measured | None:
     """Times from the autoregressive and the sequential method; None when one of them was not measured."""
     alone = [one.trace for one in measurements if one.method == BASELINE]
     taking_turns = [one.trace for one in measurements if one.method == SEQUENTIAL]
@@ -122,6 +172,8 @@ def measured(measurements: Sequence[Measurement], together: float) -> Measured |
         target=step_time(alone, "target"),
         draft=step_time(taking_turns, "draft"),
         verdict_s=statistics.mean(verdicts),
+        verdict_step_s=forwards.verdict_step_s,
+        check_s=forwards.check_s,
         call_s=_call_s(alone),
         steps_low=min(lengths),
         steps_high=max(lengths),

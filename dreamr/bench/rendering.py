@@ -54,6 +54,7 @@ _COLUMNS: dict[str, Callable[[MethodReport], str]] = {
     "speedup (95 % interval)": speedup_cell,
     "acceptance": lambda one: percent(one.acceptance_rate),
     "coverage": lambda one: percent(one.coverage),
+    "without verdict": lambda one: percent(one.skipped_share),
     "tokens": lambda one: str(one.tokens.committed),
     "wasted by draft, target": lambda one: f"{one.tokens.wasted_draft}, {one.tokens.wasted_target}",
     "salvaged": lambda one: str(one.tokens.salvaged),
@@ -66,6 +67,7 @@ _COLUMNS: dict[str, Callable[[MethodReport], str]] = {
 _RARE: dict[str, Callable[[MethodReport], float]] = {
     "truncated": lambda one: one.truncated_rate,
     "salvaged": lambda one: one.tokens.salvaged,
+    "without verdict": lambda one: one.skipped_share,
     "tokens accepted at 1, 4, 8": lambda one: len(one.token_acceptance),
     "verdict mass": lambda one: one.verdict_mass or 0,
     "GPUs": lambda one: one.gpus,

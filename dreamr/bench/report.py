@@ -76,6 +76,8 @@ class MethodReport(_Part):
     """Accepted / judged drafted steps (tokens for token_speculative); null when nothing was judged."""
     coverage: float
     """Committed steps (tokens) that came from the draft / all committed ones."""
+    skipped_share: float = 0.0
+    """Steps that were committed without a verdict, by `skip_above` / all committed steps."""
     token_acceptance: list[float] = []
     """For token-level speculation, by position in the proposal: forwards that accepted the proposed tokens up to this
     one / forwards in which so many were proposed. Empty without such speculation."""
@@ -168,6 +170,10 @@ class Measured(_Part):
     """From the runs of the sequential method, like the verdict's time."""
     verdict_s: float
     """Mean time of a verdict, without a request's first, which also reads the prompt."""
+    verdict_step_s: float = 0.0
+    """Time of each further step that is judged in the same forward; a control."""
+    check_s: float | None = None
+    """Time of the forward that checks `proposed_tokens` tokens; a control. Null for engines without this."""
     call_s: float
     """Time of a call without the model's work: Ray, the event loops, the driver."""
     steps_low: int

@@ -40,7 +40,11 @@ class Scenario(_Part):
     target: Writing
     draft: Writing
     verdict_s: NonNegativeFloat
-    """One verdict forward, for any number of steps."""
+    """A verdict forward over one step."""
+    verdict_step_s: NonNegativeFloat = 0.0
+    """Each further step in the same forward."""
+    check_s: NonNegativeFloat | None = None
+    """The forward that checks proposed tokens; null: as long as one token of the target."""
     call_s: NonNegativeFloat = 0.0
     """Time of a call without the model's work."""
     num_steps: tuple[PositiveInt, PositiveInt]
@@ -83,6 +87,8 @@ class Scenario(_Part):
             target=_writing(measured.target),
             draft=_writing(measured.draft),
             verdict_s=measured.verdict_s,
+            verdict_step_s=measured.verdict_step_s,
+            check_s=measured.check_s,
             call_s=measured.call_s,
             num_steps=(measured.steps_low, measured.steps_high),
             acceptance=_acceptance(measured, settings_of(report)),

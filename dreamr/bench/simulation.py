@@ -112,6 +112,8 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
             acceptance=acceptance,
             token_acceptance=scenario.token_acceptance,
             verdict_s=scenario.verdict_s,
+            verdict_step_s=scenario.verdict_step_s,
+            check_s=scenario.check_s,
             call_s=scenario.call_s,
             background=scenario.background,
             max_batch=max_batch,

@@ -125,6 +125,7 @@ def _summary(method: Method, measurements: list[Measurement], cores: int, faster
         wall_s=sum(walls),
         acceptance_rate=acceptance_rate(traces),
         coverage=sum(trace.coverage * len(trace.steps) for trace in traces) / steps,
+        skipped_share=sum(trace.num_skipped for trace in traces) / steps,
         tokens=Tokens(
             committed=sum(len(trace.tokens) for trace in traces),
             drafted=sum(trace.drafted_tokens for trace in traces),

@@ -201,6 +201,23 @@ def bench(
 
 
 @app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="YAML file for the threshold and what was measured.")],
+    risk: Annotated[float, typer.Option(help="Most skipped steps that the target would reject, as a share.")] = 0.02,
+    problems: Annotated[int, typer.Option(help="Number of held-out problems.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
+    config: ConfigFile = None,
+    draft: Draft = None,
+) -> None:
+    """Find the confidence of the draft above which its steps are accepted without a verdict: pipeline.skip_above."""
+    from dreamr.cli import calibrate as command
+    from dreamr.errors import reported
+
+    with reported():
+        command.calibrate(config, draft, problems=problems, seed=seed, risk=risk, out=out)
+
+
+@app.command()
 def serve(
     config: ConfigFile = None,
     draft: Draft = None,
@@ -226,7 +243,7 @@ def simulate(
     calibrate: Annotated[
         Path | None, typer.Option(help="report.json of a bench: take its latencies, compare with its speedups.")
     ] = None,
-    problems: Annotated[int, typer.Option(help="Number of simulated problems.")] = 40,
+    problems: Annotated[int, typer.Option(help="Number of simulated problems.")] = 200,
     window: Annotated[int | None, typer.Option(help="Steps that the draft may write ahead.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the document that --json prints.")] = None,
     as_json: AsJson = False,

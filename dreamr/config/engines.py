@@ -135,7 +135,11 @@ class ScriptedEngineConfig(Strict):
     """Time to read the prefix before the first token of a step."""
     token_s: float = Field(default=0.0, ge=0)
     verdict_s: float = Field(default=0.0, ge=0)
-    """Time of one verdict forward, for any number of steps."""
+    """Time of one verdict forward over one step."""
+    verdict_step_s: float = Field(default=0.0, ge=0)
+    """Time of each further step in the same verdict forward."""
+    check_s: float | None = Field(default=None, ge=0)
+    """Time of the forward that checks proposed tokens; None: as long as one token."""
     max_positions: int = Field(default=0, ge=0)
     """Most words of a prompt, and tokens of its answer, together; 0: no limit."""
     prompt_s: float = Field(default=0.0, ge=0)

@@ -22,6 +22,9 @@ class PipelineSettings(Strict):
     """How drafted steps are judged, a key of `pipelines.verification.VERDICTS`; None: the method's default."""
     threshold: float | None = None
     """Of verdicts other than rho, which has alpha; None: 7 for digits, 0.5 for same and random, 0.95 for embedding."""
+    skip_above: float | None = Field(default=None, le=0)
+    """A drafted step is accepted without a verdict when the log-probability of its least likely token is above this;
+    `dreamr calibrate` finds a value for a given risk. None: every step is judged."""
     first_target_steps: int | None = Field(default=None, ge=0)
     """Number of first steps that the target always writes; None: 1 for lookahead(_batch), as published, else 0."""
     stop_at_marker: bool = False

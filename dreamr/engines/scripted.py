@@ -1,7 +1,8 @@
 """`ScriptedEngine`: an engine without a model, for tests and simulation under a virtual clock.
 
 Its steps depend on its seed and on every token of the prefix, so one wrong prefix changes all that follows. Calls take
-turns at the forward, in the order in which they come, as on a real model; `max_batch` of them share one.
+turns at the forward, in the order in which they come, as on a real model; `max_batch` of them share one. All tokens of
+a step take the configured time together: an event loop that notices the end of one late does not delay the next.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
@@ -56,6 +58,7 @@ class ScriptedEngine:
         self._forward = asyncio.Semaphore(config.max_batch)
         self._stopped: set[str] = set()
         self._promoted: set[str] = set()
+        self._arrived: set[str] = set()
         self._last_forward = 0.0
         self._read: set[str] = set()
         """Keys of the prompts that were read."""
@@ -67,20 +70,23 @@ class ScriptedEngine:
         if after.closed:
             return Step(prefix=after.end, finish="eos", started=self._now(), ended=self._now())
         self._check_length(prompt, after.end)
-        await self._arrive()
+        await self._arrive(call_id)
         script = self.script(prompt, after.end, sampling)
         tokens: list[int] = []
-        started = self._now()
+        started = reached = self._now()
         while len(tokens) < len(script):
             if call_id in self._stopped:
                 break
+            waits = self._forward.locked()
             async with self._forward:
+                reached = self._now() if waits else reached
                 started = started if tokens else self._now()
                 first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
                 background = self._config.background and priority == "speculative" and call_id not in self._promoted
-                await self._pass(self._config.token_s + first, background=background)
+                reached = await self._pass(self._config.token_s + first, after=reached, background=background)
             tokens.append(script[len(tokens)])
-        return Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
+        step = Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
+        return replace(step, logprobs=self._logprobs(prompt, step)) if sampling.logprobs else step
 
     async def score(
         self,
@@ -92,10 +98,11 @@ class ScriptedEngine:
     ) -> list[Verdict]:
         """See `Engine`. A step that is accepted by one criterion is accepted by all of them, at their default
         thresholds."""
-        await self._arrive()
+        await self._arrive(call_id)
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.verdict_s + self._reading(prompt))
+            further_s = self._config.verdict_step_s * (len(chain) - 1)
+            await self._pass(self._config.verdict_s + further_s + self._reading(prompt))
             scale = 9 if criterion in ("digit", "mean_digit") else 1
             return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
 
@@ -103,7 +110,7 @@ class ScriptedEngine:
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> tuple[Step, ...]:
         """See `BranchWriting`: a token of every step takes as long as one token."""
-        await self._arrive()
+        await self._arrive(call_id)
         scripts = [self.script(prompt, step.end, one) for step, one in zip(chain, sampling, strict=True)]
         started, written = self._now(), 0
         while written < max(map(len, scripts)) and call_id not in self._stopped:
@@ -121,7 +128,7 @@ class ScriptedEngine:
         self, call_id: str, prompt: Prompt, after: Step, num_tokens: int, sampling: Sampling
     ) -> Proposal:
         """See `TokenSpeculation`: the tokens that the imitated engine would write, except for some slips."""
-        await self._arrive()
+        await self._arrive(call_id)
         started = self._now()
         tokens: list[int] = []
         while len(tokens) < num_tokens and END_OF_ANSWER not in tokens:
@@ -133,11 +140,12 @@ class ScriptedEngine:
     async def check_tokens(
         self, call_id: str, prompt: Prompt, after: Step, proposal: Proposal, sampling: Sampling
     ) -> Checked:
-        """See `TokenSpeculation`; takes as long as one token."""
-        await self._arrive()
+        """See `TokenSpeculation`."""
+        await self._arrive(call_id)
+        check_s = self._config.token_s if self._config.check_s is None else self._config.check_s
         async with self._forward:
             started = self._now()
-            await self._pass(self._config.token_s + self._reading(prompt))
+            await self._pass(check_s + self._reading(prompt))
         own: list[int] = []
         while END_OF_ANSWER not in own:
             own.append(self._next(prompt, after, own, sampling))
@@ -150,9 +158,19 @@ class ScriptedEngine:
         if _SLIP in written:  # no script continues from there
             return _SLIP
         config = self._config
-        model = self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
         slip = random.Random(f"slip/{config.seed}/{prompt.key}/{after.end}/{written}").random()
-        return model._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
+        return self._model()._next(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
+
+    def _model(self) -> ScriptedEngine:
+        """The imitated engine, or this one."""
+        config = self._config
+        return self if config.imitates is None else ScriptedEngine(config.model_copy(update={"seed": config.imitates}))
+
+    def _logprobs(self, prompt: Prompt, step: Step) -> tuple[float, ...]:
+        """Low ones mostly where the imitated engine rejects the step, so that confidence predicts verdicts."""
+        doubt = random.Random(f"doubt/{self._config.seed}/{prompt.key}/{step.end}").random()
+        rejected = self._model().rho(prompt, step) < 0.5
+        return (-doubt - 0.8 * rejected,) * len(step.tokens)
 
     def _next(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
         """The token after an open step and the tokens written after it."""
@@ -231,20 +249,28 @@ class ScriptedEngine:
         self._read.add(prompt.key)
         return self._config.prompt_s
 
-    async def _pass(self, seconds: float, *, background: bool = False) -> None:
+    async def _pass(self, seconds: float, *, after: float | None = None, background: bool = False) -> float:
+        """One forward, begun at `after`, by default now; return when it ended."""
         jitter = self._config.jitter
-        await self._work(seconds * self._latency.uniform(1 - jitter, 1 + jitter), background=background)
-
-    async def _arrive(self) -> None:
-        if self._config.call_s:
-            await self._work(self._config.call_s)
-
-    async def _work(self, seconds: float, *, background: bool = False) -> None:
+        seconds *= self._latency.uniform(1 - jitter, 1 + jitter)
         if self._cores is None:
-            await asyncio.sleep(seconds)
+            ends = (self._now() if after is None else after) + seconds
+            await asyncio.sleep(max(0.0, ends - self._now()))
         else:
             await self._cores.work(seconds, background=background)
+            ends = self._now()
         self._last_forward = self._now()
+        return ends
+
+    async def _arrive(self, call_id: str) -> None:
+        """Spend the time of a call, once for all steps of a chain."""
+        if not self._config.call_s or call_id in self._arrived:
+            return
+        self._arrived.add(call_id)
+        if self._cores is None:
+            await asyncio.sleep(self._config.call_s)
+        else:
+            await self._cores.work(self._config.call_s)
 
 
 def _text(tokens: Sequence[int]) -> str:

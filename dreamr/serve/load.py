@@ -20,7 +20,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dreamr.serve.errors import busy
@@ -118,11 +118,10 @@ class Load:
 
 def with_back_off(handles: Handles, load: Load) -> Handles:
     """Wrap the actors for one of several answers, so that they speculate less under load."""
-    return Handles(
-        Writer(DraftUnderLoad(handles.draft.transport, load)),
-        Writer(TargetUnderLoad(handles.target.transport, load)),
-        handles.verifier,
-        handles.costs,
+    return replace(
+        handles,
+        draft=Writer(DraftUnderLoad(handles.draft.transport, load)),
+        target=Writer(TargetUnderLoad(handles.target.transport, load)),
     )
 
 

@@ -40,6 +40,7 @@ class Metrics:
         self._drafts = Counter("dreamr_spec_decode_num_drafts_total", "Drafted steps.")
         self._judged = Counter("dreamr_spec_decode_num_judged_total", "Drafted steps that a verdict decided on.")
         self._accepted = Counter("dreamr_spec_decode_num_accepted_total", "Accepted drafted steps.")
+        self._skipped = Counter("dreamr_spec_decode_num_skipped_total", "Drafted steps committed without a verdict.")
         self._draft_tokens = Counter("dreamr_spec_decode_num_draft_tokens_total", "Drafted tokens.")
         self._accepted_tokens = Counter("dreamr_spec_decode_num_accepted_tokens_total", "Accepted drafted tokens.")
         self._losses = Counter("dreamr_actor_losses_total", "Calls lost with their actor.")
@@ -98,6 +99,7 @@ class Metrics:
         _add(self._drafts, trace.num_drafted)
         _add(self._judged, trace.num_judged)
         _add(self._accepted, trace.num_accepted)
+        _add(self._skipped, trace.num_skipped)
         _add(self._draft_tokens, trace.drafted_tokens)
         _add(self._losses, trace.num_losses)
         for step in trace.steps if rule.kind == "rho" else ():

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dreamr.types import Checked, Prefill, Prompt, Proposal, Role, Step, Verdict
@@ -33,11 +34,11 @@ class CallReporter:
 
     def wrap(self, handles: Handles) -> Handles:
         """Wrap the actors so that every call is reported."""
-        return Handles(
+        return replace(
+            handles,
             draft=Writer(ReportingTransport(handles.draft.transport, "draft", self)),
             target=Writer(ReportingTransport(handles.target.transport, "target", self)),
             verifier=Verifier(ReportingTransport(handles.verifier.transport, "verifier", self)),
-            costs=handles.costs,
         )
 
     def follow(self, lane: Role, method: str, ref: Ref[Any]) -> None:
@@ -69,8 +70,13 @@ class CallReporter:
                 return {"judged": True, "accepted": self._rule.accepts(value), **rho}
             case (Verdict() as first, *_):  # only the first verdict of a chain, at the frontier, is sure to decide
                 return {"judged": True, "accepted": self._rule.accepts(first)}
-            case Step():
-                return {"num_tokens": len(value.tokens), "stopped": value.finish == "stopped"}
+            case Step() | (Step(), *_):
+                steps = value if isinstance(value, tuple) else (value,)
+                written = [step for step in steps if isinstance(step, Step)]
+                return {
+                    "num_tokens": sum(len(step.tokens) for step in written),
+                    "stopped": any(step.finish == "stopped" for step in written),
+                }
             case Proposal():
                 return {"num_tokens": len(value.tokens)}
             case _:

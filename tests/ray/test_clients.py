@@ -26,12 +26,12 @@ def faster(path: Path) -> dict[str, Any]:
 def test_methods_are_measured_by_clients_beside_their_ideal(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(faster(DEFAULT)))
     out = tmp_path / "clients.json"
-    arguments = ["--config", str(tmp_path / "config.yaml"), "--clients", "1,3", "--questions", "2", "--out", str(out)]
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--clients", "1,3", "--answers", "4", "--out", str(out)]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
     rows = json.loads(out.read_text())["rows"]
     names = ("autoregressive", "sequential", "fpsr")
     assert [(row["clients"], row["method"]) for row in rows] == [(count, name) for count in (1, 3) for name in names]
-    assert [row["answers"] for row in rows] == [2] * 3 + [6] * 3
+    assert [row["answers"] for row in rows] == [4] * 3 + [6] * 3
     for row in rows:
         assert row["latency_s"] > row["ideal_latency_s"] > 0
         assert row["share_of_ideal"] == pytest.approx(row["speedup"]["geomean"] / row["ideal_speedup"])

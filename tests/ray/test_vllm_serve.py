@@ -61,8 +61,10 @@ def test_a_target_whose_idle_vllm_is_killed_comes_back_by_itself(client: httpx.C
     assert client.get("/health").status_code == 200
     actors = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
     [target] = [actor["Pid"] for actor in actors if actor["Name"].endswith("-target")]
-    children = Path(f"/proc/{target}/task/{target}/children").read_text().split()
-    cores = [int(pid) for pid in children if "EngineCore" in Path(f"/proc/{pid}/comm").read_text()]
+    # A thread of the actor has started it, so it is not among the main thread's children.
+    threads = Path(f"/proc/{target}/task").glob("*/children")
+    children = [pid for children in threads for pid in children.read_text().split()]
+    cores = [int(pid) for pid in children if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert cores
     for pid in cores:
         os.kill(pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.toy_group import QUESTION, THREE, toy_actor
@@ -95,3 +96,34 @@ async def test_the_process_ends_when_one_behind_its_engine_has_died(monkeypatch:
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit):
         await actor.lifeline()
+
+
+async def test_a_chain_holds_the_steps_that_single_calls_write() -> None:
+    draft = DraftActor(config())
+    await draft.start()
+    first = await draft.next_step("1", QUESTION, ROOT, THREE)
+    second = await draft.next_step("2", QUESTION, first, THREE)
+    chain = await draft.next_chain("3", QUESTION, ROOT, (THREE, THREE))
+    assert [step.tokens for step in chain] == [first.tokens, second.tokens]
+    (third,) = await draft.next_chain("4", QUESTION, chain, (THREE,))
+    assert third.prefix == second.end
+
+
+async def test_the_steps_of_a_stopped_chain_are_empty() -> None:
+    draft = DraftActor(config())
+    await draft.start()
+    engine, written = draft._engine, []
+    write = engine.next_step
+
+    async def stopped_after_the_first(call_id: str, *arguments: Any, **options: Any) -> Step:
+        step = await write(call_id, *arguments, **options)
+        draft.stop_now(call_id)
+        written.append(step)
+        return step
+
+    engine.next_step = stopped_after_the_first  # type: ignore[method-assign]
+    chain = await draft.next_chain("1", QUESTION, ROOT, (THREE, THREE, THREE))
+    assert len(written) == 1
+    assert [len(step.tokens) for step in chain] == [3, 0, 0]
+    assert all(step.is_blank for step in chain[1:])
+    assert await draft.next_chain("2", QUESTION, chain, (THREE,)) == chain[2:]

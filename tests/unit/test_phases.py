@@ -121,3 +121,15 @@ def test_an_answer_goes_on_where_an_earlier_run_was_cut_off(
 
     for seed in range(6):
         virtual(check(seed))
+
+
+def test_a_known_end_of_thought_saves_a_call_per_request() -> None:
+    async def check() -> None:
+        one = world(3)
+        known = replace(one.handles, thought_end=await one.handles.target.thought_end("0", Prompt("any")))
+        one.target.actor.thought_end = pytest.fail  # type: ignore[method-assign]
+        settings = PipelineSettings(method="fpsr", thinking_budget=11)
+        trace = await run(Request(Prompt("how many?"), settings), known, clock=asyncio.get_running_loop().time)
+        assert trace.tokens == (await phased(world(3), "fpsr", None, thinking_budget=11)).tokens
+
+    virtual(check())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from support.scripted import PROMPT, World, check_steps
+from support.scripted import PROMPT, WatchedTransport, World, check_steps
 
 from dreamr.bench.simulation import virtual
 from dreamr.types import Prompt, Step
@@ -205,3 +206,30 @@ def test_a_refused_prompt_is_the_targets_error() -> None:
         assert world.num_in_flight == 0
 
     virtual(run())
+
+
+@pytest.mark.parametrize(("method", "most"), [("parallel_prefix", 0.7), ("sequential", 2.0), ("autoregressive", 1.0)])
+def test_calls_of_the_actors_per_committed_step(method: str, most: float) -> None:
+    """A window of accepted steps takes two calls: one drafts the chain, one judges it."""
+
+    async def check() -> None:
+        world = World.make(4, acceptance=1.0, num_steps=(12, 12))
+        calls = [submitted(one) for one in (world.draft, world.target, world.verifier)]
+        trace = await world.run(method, PROMPT)
+        num_prefills = method == "parallel_prefix"
+        assert sum(map(len, calls)) - num_prefills <= most * len(trace.steps)
+
+    virtual(check())
+
+
+def submitted(transport: WatchedTransport) -> list[str]:
+    """The methods of the calls that are made from now on."""
+    methods: list[str] = []
+    submit = transport.submit
+
+    def counted(method: str, *arguments: Any) -> Any:
+        methods.append(method)
+        return submit(method, *arguments)
+
+    transport.submit = counted  # type: ignore[method-assign]
+    return methods

@@ -90,6 +90,12 @@ def test_predictions_are_what_can_be_worked_out_by_hand() -> None:
     assert predicted(never, "fpsr") == pytest.approx(1)
 
 
+def test_verdicts_on_several_steps_take_longer() -> None:
+    # Four drafted steps of 0.01 s, then one forward over them; the target takes 0.1 s a step.
+    assert predicted(scenario(), "parallel_prefix") == pytest.approx(10)
+    assert predicted(scenario(verdict_step_s=0.02), "parallel_prefix") == pytest.approx(4)
+
+
 def test_call_costs_slow_down_what_makes_more_calls() -> None:
     costly = scenario(call_s=0.02, acceptance={"rho": 0.7, "same": 0.7, "digit": 0.7})
     (one,) = predict(costly, SETTINGS, ["sequential"], 10)

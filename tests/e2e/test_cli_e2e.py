@@ -1,4 +1,4 @@
-"""Commands with the built-in models: an evaluation, and Ctrl-C. Tests of the wheel and of training ask and demonstrate."""
+"""Commands with the built-in models: an evaluation and Ctrl-C. test_wheel.py runs `demo`, test_rl_train.py `ask`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.parquet import write_parquet
 from typer.testing import CliRunner
 
 from dreamr.cli.main import app
@@ -20,13 +21,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     problems = [make_problem("test", 11, index) for index in range(2)]
-    rows = [
-        {"image": problem.image, "question": problem.question, "answer": str(problem.answer)} for problem in problems
-    ]
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
-    arguments = ["--benchmark", "realworldqa", "--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "out")]
+    data = write_parquet(
+        tmp_path / "rows.parquet",
+        [{"image": one.image, "question": one.question, "answer": str(one.answer)} for one in problems],
+    )
+    arguments = ["--benchmark", "realworldqa", "--data", str(data), "--out", str(tmp_path / "out")]
     CliRunner().invoke(app, ["eval", *arguments], catch_exceptions=False)
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
     assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (2, 0, 0, 0)

@@ -47,3 +47,8 @@ class PipelineSettings(Strict):
     target_deadline_s: PositiveFloat = 600.0
     stop_deadline_s: PositiveFloat = 30.0
     """The same for stopped calls, at the end of a request."""
+
+    @property
+    def warm_up_tokens(self) -> int:
+        """Budget of an answer that only warms up: enough for every kind of call to be made once."""
+        return min(self.max_tokens, 256)

@@ -58,8 +58,9 @@ class Reference:
         ids = torch.cat([inputs.pop("input_ids"), torch.tensor([prefix + tokens], dtype=torch.long)], 1)
         types = (ids == self.model.config.image_token_id).int()
         kinds = {"mm_token_type_ids": types} if inputs else {}
-        logits: Tensor = self.model(input_ids=ids, use_cache=False, **inputs, **kinds).logits[0]
-        return logits[-len(tokens) - 1 :].float()
+        kept = len(tokens) + 1
+        logits: Tensor = self.model(input_ids=ids, use_cache=False, logits_to_keep=kept, **inputs, **kinds).logits[0]
+        return logits.float()
 
     def logprobs(self, prompt: Prompt, step: Step, temperature: float = 1.0) -> list[float]:
         """Log-probabilities of a step's tokens at that temperature."""

@@ -26,7 +26,10 @@ from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", params=["tiny", "qwen", "target", "draft"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen", "target")]
+
+
+@pytest.fixture(scope="module", params=["tiny", "draft", *SLOW])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`qwen` has the real vocabulary and a chat template that opens a chain of thought."""
     torch.set_num_threads(1)

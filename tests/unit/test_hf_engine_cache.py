@@ -19,7 +19,7 @@ from dreamr.engines.hf.jobs import Output, WriteJob
 from dreamr.types import ROOT, Sampling, Step
 
 
-@pytest.fixture(scope="module", params=["tiny", "target", "draft"])
+@pytest.fixture(scope="module", params=["tiny", "draft", pytest.param("target", marks=pytest.mark.slow)])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     return EMBEDDED / request.param if request.param != "tiny" else save_checkpoint(tmp_path_factory.mktemp("tiny"))

@@ -52,9 +52,8 @@ def test_auto_is_about_as_fast_as_the_best_fixed_schedule(
     acceptance: float, token_s: float, draft_token_s: float, verdict_s: float
 ) -> None:
     async def compare() -> tuple[float, dict[str, float]]:
-        world = World.make(1, acceptance=acceptance, token_s=token_s, verdict_s=verdict_s, **STEADY)
-        engine = world.draft.engine
-        engine._config = engine._config.model_copy(update={"token_s": draft_token_s})
+        latencies = {"token_s": token_s, "verdict_s": verdict_s, "draft": {"token_s": draft_token_s}}
+        world = World.make(1, acceptance=acceptance, **latencies, **STEADY)
         await walls(world, "auto", range(100, 130))  # every kind of plan is measured once
         fixed = {name: await walls(world, name, range(40)) for name in
                  ("autoregressive", "sequential", "fpsr", "parallel_prefix")}  # fmt: skip

@@ -27,7 +27,8 @@ def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
         [{"image": one.image, "question": one.question, "answer": str(one.answer)} for one in problems],
     )
     arguments = ["--benchmark", "realworldqa", "--data", str(data), "--out", str(tmp_path / "out")]
-    CliRunner().invoke(app, ["eval", *arguments], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["eval", *arguments])
+    assert result.exit_code == 0, result.output
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
     assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (2, 0, 0, 0)
     assert total["correct"] >= 1

@@ -92,7 +92,7 @@ async def test_parallel_schedules_commit_what_the_sequential_one_commits(group: 
             problems.create_task(compare(number))
     assert sources["draft"] > 50
     assert sources["target"] > 10
-    assert sum(correct) > 0.8 * NUM_PROBLEMS
+    assert sum(correct) > 0.7 * NUM_PROBLEMS
 
 
 async def test_steps_of_both_models_lead_to_the_right_answer(group: ActorGroup, problem: Problem) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dreamr.types import Step, Verdict
-from pipelines.plans import MAX_HORIZON, PLAIN, SPECULATIVE, Estimate, Plan, expected_s, plans
+from pipelines.plans import MAX_HORIZON, PLAIN, SPECULATIVE, Estimate, Plan, expected_time, plans
 
 if TYPE_CHECKING:
     from pipelines.calls import Call
@@ -153,14 +153,14 @@ class Costs:
         plan, expected_s = self._best(acceptance, horizon, most)
         if self._num_decisions % EXPLORE_EVERY == 0:
             stale = min(SPECULATIVE, key=self._last_used)
-            stale_s = expected_s(stale, self._estimate(stale), acceptance, horizon)
+            stale_s = expected_time(stale, self._estimate(stale), acceptance, horizon)
             if stale.judged_together <= most and stale_s < WORTH_RENEWING * expected_s:
                 return self._used(Decision(step, stale, stale_s, plain_s, acceptance, "measured again"))
         return self._used(Decision(step, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
 
     def _best(self, acceptance: float, horizon: int, most: int) -> tuple[Plan, float]:
         """The speculative plan with the fewest expected seconds for `horizon` steps."""
-        expected = {plan: expected_s(plan, self._estimate(plan), acceptance, horizon) for plan in plans(most)}
+        expected = {plan: expected_time(plan, self._estimate(plan), acceptance, horizon) for plan in plans(most)}
         best = min(expected, key=lambda plan: expected[plan])
         return best, expected[best]
 

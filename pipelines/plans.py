@@ -58,7 +58,7 @@ def plans(most: int) -> tuple[Plan, ...]:
     return tuple(Plan(size, overlaps, ahead) for size in sizes for overlaps in (False, True) for ahead in (False, True))
 
 
-def expected_s(plan: Plan, cost: Estimate, acceptance: float, horizon: int) -> float:
+def expected_time(plan: Plan, cost: Estimate, acceptance: float, horizon: int) -> float:
     """Expected seconds to commit `horizon` steps.
 
     Dynamic programming over the steps left, with an empty chain (`fresh`) and with a chain that was drafted while the

@@ -12,7 +12,7 @@ from support.scripted import World
 from dreamr.bench.simulation import virtual
 from dreamr.types import Prompt
 from pipelines.costs import Costs, LinearMean, Mean
-from pipelines.plans import PLAIN, SPECULATIVE, Estimate, Plan, expected_s
+from pipelines.plans import PLAIN, SPECULATIVE, Estimate, Plan, expected_time
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -98,10 +98,10 @@ COST = Estimate(draft_s=0.01, verdict_s=tuple(0.02 + 0.002 * count for count in 
 
 
 def test_expected_times_of_plans_whose_result_is_certain() -> None:
-    assert expected_s(Plan(4), COST, acceptance=1.0, horizon=8) == pytest.approx(2 * (4 * 0.01 + 0.026))
-    assert expected_s(Plan(4, overlaps=True), COST, 1.0, 8) == pytest.approx(4 * 0.01 + 0.026 + 0.04)
-    assert expected_s(Plan(1), COST, acceptance=0.0, horizon=3) == pytest.approx(3 * (0.03 + 0.1))
-    assert expected_s(Plan(1, writes_ahead=True), COST, 0.0, 3) == pytest.approx(3 * 0.1)
+    assert expected_time(Plan(4), COST, acceptance=1.0, horizon=8) == pytest.approx(2 * (4 * 0.01 + 0.026))
+    assert expected_time(Plan(4, overlaps=True), COST, 1.0, 8) == pytest.approx(4 * 0.01 + 0.026 + 0.04)
+    assert expected_time(Plan(1), COST, acceptance=0.0, horizon=3) == pytest.approx(3 * (0.03 + 0.1))
+    assert expected_time(Plan(1, writes_ahead=True), COST, 0.0, 3) == pytest.approx(3 * 0.1)
 
 
 def test_means_forget_and_lines_are_learnt() -> None:

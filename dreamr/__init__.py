@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dreamr.types import Prompt
     from pipelines.trace import CommittedStep, Trace
 
+    __version__: str
+
 _MODULES = {
     "ActorLost": "dreamr.errors",
     "CommittedStep": "pipelines.trace",
@@ -53,9 +55,20 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _installed_version()
     if name not in _MODULES:
         raise AttributeError(f"module 'dreamr' has no attribute '{name}'; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dreamr")
+    except PackageNotFoundError:
+        return "0+not.installed"
 
 
 def __dir__() -> list[str]:

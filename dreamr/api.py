@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Phase = Literal["warm up", "answer", "compare"]
 
-WARM_UP_TOKENS = 256
-"""Enough for every kind of call to be made once before anything is timed."""
-
 
 class Reasoner:
     """A pair of models, ready to answer. Starts at the first question, or with its `with` or `async with` block."""
@@ -206,7 +203,7 @@ async def answer(
         return Result(prompt.question, await run(Request(prompt, settings), handles, on_step))
     on_phase("warm up")
     for one in (settings, plain_settings):
-        short = one.model_copy(update={"max_tokens": min(one.max_tokens, WARM_UP_TOKENS)})
+        short = one.model_copy(update={"max_tokens": one.warm_up_tokens})
         await run(Request(_cold(prompt), short), handles)
     on_phase("answer")
     trace = await run(Request(_cold(prompt), settings), handles, on_step)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from dreamr.types import Verdict
 from pipelines.calls import Call, ChainedCall, Drafted, Verdicts
-from pipelines.costs import PLAIN, Plan
+from pipelines.plans import PLAIN, Plan
 from pipelines.session import Session
 
 

@@ -1,4 +1,4 @@
-"""Measured costs of one group of actors, and the plan that is expected to be fastest with them.
+"""`Costs`: what the calls of one group of actors took, and the plan that is expected to be fastest with that.
 
     finished calls ─▶ Costs: seconds of a drafted step, a verdict on n steps, a target step, and a call without work
     verdicts       ─▶ acceptance: a Beta posterior, of the group and of the request
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dreamr.types import Step, Verdict
+from pipelines.plans import MAX_HORIZON, PLAIN, SPECULATIVE, Estimate, Plan, expected_time, plans
 
 if TYPE_CHECKING:
     from pipelines.calls import Call
@@ -24,45 +24,11 @@ FORGETTING = 0.95
 """Weight of older measurements at each new one."""
 PRIOR_STRENGTH = 6.0
 """Weight, in judged steps, of the group's acceptance rate at the beginning of a request."""
-MAX_HORIZON = 10
-"""Number of steps over which plans are compared."""
 EXPLORE_EVERY = 25
 """Decisions after which the kind of plan that was unused for longest is chosen once, unless it is expected to be much
 slower: this renews old measurements."""
 WORTH_RENEWING = 1.2
 """Most expected time of such a plan, relative to the best one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How steps are drafted, judged and written up to the next rejection."""
-
-    judged_together: int
-    """Drafted steps that one verdict forward judges; 0: the target writes, without a draft."""
-    overlaps: bool = False
-    """The draft continues while a verdict is computed."""
-    writes_ahead: bool = False
-    """The target writes its step at the frontier before it is known to be needed."""
-
-    @property
-    def kind(self) -> str:
-        """Plans of a kind load the actors alike."""
-        if self.judged_together == 0:
-            return "plain"
-        return ("overlapped" if self.overlaps else "alternating") + (", target ahead" if self.writes_ahead else "")
-
-    def __str__(self) -> str:
-        return self.kind if self.judged_together == 0 else f"{self.judged_together} judged together, {self.kind}"
-
-
-PLAIN = Plan(0)
-SPECULATIVE = (
-    Plan(1, overlaps=True, writes_ahead=True),
-    Plan(1),
-    Plan(1, overlaps=True),
-    Plan(1, writes_ahead=True),
-)
-"""One plan of each other kind, in the order in which they are tried first."""
 
 
 @dataclass(slots=True)
@@ -106,17 +72,6 @@ class _Measured:
     draft_s: Mean = field(default_factory=Mean)
     verdict_s: LinearMean = field(default_factory=LinearMean)
     last_used: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Expected seconds of each part under one plan."""
-
-    draft_s: float
-    verdict_s: tuple[float, ...]
-    """Expected seconds of a verdict on 1, 2, ... steps."""
-    target_s: float
-    call_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +153,14 @@ class Costs:
         plan, expected_s = self._best(acceptance, horizon, most)
         if self._num_decisions % EXPLORE_EVERY == 0:
             stale = min(SPECULATIVE, key=self._last_used)
-            stale_s = _expected_s(stale, self._estimate(stale), acceptance, horizon)
+            stale_s = expected_time(stale, self._estimate(stale), acceptance, horizon)
             if stale.judged_together <= most and stale_s < WORTH_RENEWING * expected_s:
                 return self._used(Decision(step, stale, stale_s, plain_s, acceptance, "measured again"))
         return self._used(Decision(step, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
 
     def _best(self, acceptance: float, horizon: int, most: int) -> tuple[Plan, float]:
         """The speculative plan with the fewest expected seconds for `horizon` steps."""
-        expected = {plan: _expected_s(plan, self._estimate(plan), acceptance, horizon) for plan in _plans(most)}
+        expected = {plan: expected_time(plan, self._estimate(plan), acceptance, horizon) for plan in plans(most)}
         best = min(expected, key=lambda plan: expected[plan])
         return best, expected[best]
 
@@ -260,49 +215,3 @@ class Costs:
 
 def _reason(expected_s: float, plain_s: float, horizon: int) -> str:
     return f"{expected_s:.3g} s expected for {horizon} steps, {plain_s:.3g} s without speculation"
-
-
-@cache
-def _plans(most: int) -> tuple[Plan, ...]:
-    sizes = [size for size in (1, 2, 3, 4, 6, 8) if size <= most]
-    return tuple(Plan(size, overlaps, ahead) for size in sizes for overlaps in (False, True) for ahead in (False, True))
-
-
-def _expected_s(plan: Plan, cost: Estimate, acceptance: float, horizon: int) -> float:
-    """Expected seconds to commit `horizon` steps.
-
-    Dynamic programming over the steps left, with an empty chain (`fresh`) and with a chain that was drafted while the
-    previous verdict was computed (`ready`).
-    """
-    fresh, ready = [0.0], [0.0]
-    for left in range(1, horizon + 1):
-        size = min(plan.judged_together, left)
-        judging = cost.verdict_s[size - 1] + cost.call_s
-        first = size * cost.draft_s + cost.call_s + judging
-        waited = max(size * cost.draft_s, judging) if plan.overlaps else first
-        fresh.append(first + _after_verdicts(plan, cost, acceptance, size, left, first, fresh, ready))
-        ready.append(waited + _after_verdicts(plan, cost, acceptance, size, left, waited, fresh, ready))
-    return fresh[horizon]
-
-
-def _after_verdicts(
-    plan: Plan,
-    cost: Estimate,
-    acceptance: float,
-    size: int,
-    left: int,
-    elapsed: float,
-    fresh: list[float],
-    ready: list[float],
-) -> float:
-    """Expected seconds once the verdicts on `size` steps are known."""
-    target = cost.target_s + cost.call_s
-    total = acceptance**size * (ready if plan.overlaps else fresh)[left - size]
-    for accepted in range(size):
-        rest = fresh[left - accepted - 1]
-        # Only the step at the frontier was written ahead: the first one that was judged.
-        waiting = max(0.0, target - elapsed) if plan.writes_ahead and accepted == 0 else target
-        # The forward over the next group, begun when this one ended, is not cut short: new steps wait for its end.
-        occupied = max(0.0, cost.verdict_s[size - 1] - waiting - cost.draft_s) if plan.overlaps else 0.0
-        total += acceptance**accepted * (1 - acceptance) * (waiting + occupied + rest)
-    return total

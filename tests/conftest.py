@@ -27,8 +27,9 @@ def ray_cluster() -> Iterator[None]:
     from dreamr.config import ClusterSettings
 
     with pytest.MonkeyPatch.context() as patch:
-        # The engines that tests define live beside them; the workers must find them as well.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        # Workers must find the engines that tests define, and this checkout, wherever a program that joins is started.
+        tests = Path(__file__).parent
+        patch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")
         patch.delenv("RAY_ADDRESS", raising=False)
         with connected(ClusterSettings(num_cpus=4)):
             yield

@@ -38,8 +38,6 @@ from pipelines.trace import acceptance_rate
 
 DEFAULT = Path(__file__).parents[1] / "configs/scripted-32b-2b.yaml"
 
-WARM_UP_TOKENS = 100
-
 
 async def answer_all(
     handles: Handles, spec: MethodSpec, prompts: Sequence[Sequence[Prompt]], clock: Callable[[], float]
@@ -98,7 +96,7 @@ def measure(
     async def real() -> list[list[list[Trace]]]:
         async with ActorGroup(config.group) as group:
             for spec in specs:
-                warm_up = Request(Prompt("warm-up"), spec.limited(WARM_UP_TOKENS))
+                warm_up = Request(Prompt("warm-up"), spec.limited(spec.settings.warm_up_tokens))
                 await run(warm_up, group.handles)
             measured = []
             for level in levels:

@@ -19,9 +19,6 @@ from dreamr.tasks.ledger import Problem, make_problem
 from dreamr.types import Prompt
 from pipelines import OnCommit, Trace
 
-WARM_UP_TOKENS = 256
-"""Enough for every kind of call to be made once; a whole answer of a large model would take minutes."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -98,7 +95,7 @@ class InterleavedRun:
         """
         for method in self.methods:
             try:
-                most = min(method.spec.settings.max_tokens, WARM_UP_TOKENS)
+                most = method.spec.settings.warm_up_tokens
                 await method.run(self._cold(self.questions.warm_up), max_tokens=most)
             except Exception as error:
                 # A library that does not support this pair, an engine without token speculation.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+import dreamr
+
 app = typer.Typer(
     name="dreamr",
     help="Speculative reasoning over images: a small model drafts steps and a large one verifies them, in parallel.",
@@ -258,12 +260,7 @@ def simulate(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(f"dreamr {version('dreamr')}")
-        except PackageNotFoundError:
-            typer.echo("dreamr, not installed as a package")
+        typer.echo(f"dreamr {dreamr.__version__}")
         raise typer.Exit
 
 

@@ -61,3 +61,8 @@ class PipelineSettings(Strict):
         if not self.recommended_sampling:
             return self
         return self.model_copy(update={k: v for k, v in recommended.items() if k not in self.model_fields_set})
+
+    @property
+    def warm_up_tokens(self) -> int:
+        """Budget of an answer that only warms up: enough for every kind of call to be made once."""
+        return min(self.max_tokens, 256)

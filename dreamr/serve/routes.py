@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from importlib import metadata
 from pathlib import Path
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
+import dreamr
 from dreamr.serve.bodies import JsonRoute
 from dreamr.serve.chat import ERRORS
 from dreamr.serve.metrics import CONTENT_TYPE, scrape
@@ -23,14 +23,6 @@ from dreamr.tasks.ledger import make_problem
 from pipelines import SCHEDULES
 
 PAGE = Path(__file__).parent / "page"
-
-
-def installed_version() -> str:
-    """The version of the installed package; of a checkout that is not installed, `0`."""
-    try:
-        return metadata.version("dreamr")
-    except metadata.PackageNotFoundError:
-        return "0"
 
 
 class SampleProblem(BaseModel):
@@ -85,7 +77,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/version")
     async def version() -> Version:
         """The version of dreamr."""
-        return Version(version=installed_version())
+        return Version(version=dreamr.__version__)
 
     @router.post("/tokenize", responses=ERRORS)
     async def tokenize(request: TokenizeRequest) -> Tokenized:

@@ -1,4 +1,4 @@
-"""The command with the built-in models: correct answers to real image questions."""
+"""Commands with the built-in models: an evaluation and Ctrl-C. test_wheel.py runs `demo`, test_rl_train.py `ask`."""
 
 from __future__ import annotations
 
@@ -10,45 +10,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.parquet import write_parquet
+from typer.testing import CliRunner
 
+from dreamr.cli.main import app
 from dreamr.tasks.ledger import make_problem
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def dreamr(*arguments: str) -> str:
-    command = [sys.executable, "-m", "dreamr", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def test_ask_answers_a_ledger_problem_correctly(tmp_path: Path) -> None:
-    problem = make_problem("test", 11, 0)
-    problem.image.save(tmp_path / "image.png")
-    document = json.loads(dreamr("ask", problem.question, "--image", str(tmp_path / "image.png"), "--json"))
-    assert document["answer"] == str(problem.answer)
-
-
-def test_demo_reports_on_both_methods() -> None:
-    report = json.loads(dreamr("demo", "--problems", "2", "--json"))
-    plain, fast = report["methods"]
-    assert (plain["name"], fast["name"]) == ("autoregressive", "fpsr")
-    assert plain["accuracy"] + fast["accuracy"] >= 1
-    assert fast["acceptance_rate"] > 0
-    assert fast["speedup"]["low"] <= fast["speedup"]["geomean"] <= fast["speedup"]["high"]
-    assert 0 <= fast["orchestration_share"] < 1
-    assert set(report["models"]) == {"draft", "target", "verifier"}
-
-
+@pytest.mark.usefixtures("ray_cluster")
 def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     problems = [make_problem("test", 11, index) for index in range(2)]
-    rows = [
-        {"image": problem.image, "question": problem.question, "answer": str(problem.answer)} for problem in problems
-    ]
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
-    dreamr(
-        "eval", "--benchmark", "realworldqa", "--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "out")
+    data = write_parquet(
+        tmp_path / "rows.parquet",
+        [{"image": one.image, "question": one.question, "answer": str(one.answer)} for one in problems],
     )
+    arguments = ["--benchmark", "realworldqa", "--data", str(data), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["eval", *arguments])
+    assert result.exit_code == 0, result.output
     total = json.loads((tmp_path / "out/results.json").read_text())["total"]
     assert (total["num_rows"], total["unparsed"], total["truncated"], total["refused"]) == (2, 0, 0, 0)
     assert total["correct"] >= 1
@@ -57,12 +37,14 @@ def test_eval_answers_the_rows_of_a_benchmark(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_command_and_its_actors() -> None:
+    config = Path(__file__).parents[2] / "configs" / "shared-verifier.yaml"
     command = [sys.executable, "-m", "dreamr", "demo", "--problems", "10000", "--methods", "fpsr"]
+    command += ["--config", str(config)]
     heeding = [
         "-c",
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])",
     ]
-    # Whoever runs the tests in the background ignores Ctrl-C, and so would every process behind them.
+    # A shell that runs the tests in the background makes them ignore Ctrl-C, and so all that they start.
     process = subprocess.Popen(
         [command[0], *heeding, *command], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -75,7 +57,7 @@ def test_ctrl_c_ends_the_command_and_its_actors() -> None:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert len(actors) == 3
+    assert len(actors) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in actors)
 
 

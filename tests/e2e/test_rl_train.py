@@ -24,7 +24,6 @@ from rl.history import read_history
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke-sapo.yaml"
 BIN = Path(sys.executable).parent
-STEPS = 4
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,8 +33,20 @@ def environment(**more: str) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "WANDB_SILENT": "true"} | more
 
 
-def train(run: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "rl/train.py"), "--config", str(SMOKE), "--run", str(run), *options]
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke run with half of its rollouts: still two micro batches of two groups per step."""
+    config = yaml.safe_load(SMOKE.read_text())
+    config["rollout"] |= {"prompts_per_step": 2, "groups_per_call": 1}
+    config["learner"]["micro_batch"] = 4
+    config["evaluation"]["problems"] = 2
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def train(config: Path, run: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "rl/train.py"), "--config", str(config), "--run", str(run), *options]
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=run.parent
     )
@@ -80,11 +91,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def submit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+def submit(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """`ray job submit` to a cluster that was started in the checkout, as `cluster.yaml` does; returns the job's log."""
     runs = tmp_path_factory.mktemp("runs")
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    with head(DREAMR_SAPO_CONFIG=str(SMOKE), DREAMR_RUNS=str(runs), PATH=path) as address:
+    with head(DREAMR_SAPO_CONFIG=str(small), DREAMR_RUNS=str(runs), PATH=path) as address:
 
         def job(*options: str, **variables: str) -> str:
             options += ("--runtime-env-json", json.dumps({"env_vars": variables})) if variables else ()
@@ -109,7 +120,7 @@ def run_of(log: str) -> Path:
 
 @pytest.fixture(scope="module")
 def job_run(submit: Callable[..., str]) -> Path:
-    """The smoke run, as a job that runs in the cluster's checkout."""
+    """A run as a job that runs in the cluster's checkout."""
     return run_of(submit())
 
 
@@ -141,9 +152,9 @@ def test_a_job_trains_and_leaves_curves_checkpoints_and_a_draft(job_run: Path) -
 
 
 def test_a_job_with_an_uploaded_checkout_trains_in_a_folder_that_outlives_it(
-    submit: Callable[..., str], job_run: Path, tmp_path: Path
+    submit: Callable[..., str], job_run: Path, small: Path, tmp_path: Path
 ) -> None:
-    short = yaml.safe_load(SMOKE.read_text())
+    short = yaml.safe_load(small.read_text())
     short["learner"]["steps"] = short["checkpoints"]["every"] = 1
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(short))
     run = run_of(submit("--working-dir", ".", DREAMR_SAPO_CONFIG=str(tmp_path / "short.yaml")))
@@ -172,9 +183,9 @@ def test_the_trained_draft_answers(job_run: Path) -> None:
     assert document["result"]["end"] == "answered"
 
 
-def test_a_run_that_is_killed_goes_on_with_the_same_next_step(job_run: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on_with_the_same_next_step(job_run: Path, small: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = train(run)
+    first = train(small, run)
     assert first.stdout is not None
     for line in first.stdout:
         if re.match(r"step\s+3 ", line):
@@ -182,7 +193,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_next_step(job_run: Path, tmp
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert len(training_curve(run)) >= 3
-    second = train(run, "--resume")
+    second = train(small, run, "--resume")
     output, _ = second.communicate()
     assert second.returncode == 0, output
     assert "resuming after step 2" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -58,5 +59,11 @@ def test_an_installed_wheel_asks_serves_and_trains_without_the_checkout(wheel: P
     assert all(Path(origin).is_relative_to(installed) for origin in origins.split())
     assert run("-m", "dreamr", "--version").strip()
     assert "--config" in run("-m", "rl.train", "--help")
-    document = run("-m", "dreamr", "demo", "--problems", "1", "--methods", "fpsr", "--json")
-    assert '"acceptance_rate"' in document
+    report = json.loads(run("-m", "dreamr", "demo", "--problems", "2", "--json"))
+    plain, fast = report["methods"]
+    assert (plain["name"], fast["name"]) == ("autoregressive", "fpsr")
+    assert plain["accuracy"] + fast["accuracy"] >= 1
+    assert fast["acceptance_rate"] > 0
+    assert fast["speedup"]["low"] <= fast["speedup"]["geomean"] <= fast["speedup"]["high"]
+    assert 0 <= fast["orchestration_share"] < 1
+    assert set(report["models"]) == {"draft", "target", "verifier"}

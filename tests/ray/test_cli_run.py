@@ -1,4 +1,4 @@
-"""`dreamr ask` and `dreamr demo` over real Ray actors around scripted engines: what is printed and written."""
+"""Commands over real Ray actors around scripted engines: what is printed and written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.parquet import numbers
 from support.tiny import picture
 from typer.testing import CliRunner, Result
 
@@ -37,6 +38,11 @@ def config(tmp_path: Path) -> str:
 def image(tmp_path: Path) -> str:
     (tmp_path / "image.png").write_bytes(picture(32, 32))
     return str(tmp_path / "image.png")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return numbers(tmp_path / "rows.parquet")
 
 
 def dreamr(*arguments: str, code: int = 0) -> Result:
@@ -149,6 +155,35 @@ def test_bench_writes_a_folder_with_a_checked_report(config: str, tmp_path: Path
     )
     references = {row["method"]: row["reference"] for row in predicted["methods"]}
     assert {method for method, reference in references.items() if reference} == set(names) - {"draft_alone"}
+
+
+def test_an_evaluation_writes_rows_and_results_and_goes_on(config: str, data: str, tmp_path: Path) -> None:
+    common = ["eval", "--benchmark", "realworldqa", "--data", data, "--config", config, "--out", str(tmp_path / "out")]
+    dreamr(*common, "--limit", "2")
+    first = (tmp_path / "out/rows.jsonl").read_text()
+    shown = dreamr(*common, "--concurrency", "2").stdout
+    assert (tmp_path / "out/rows.jsonl").read_text().startswith(first)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["total"]["num_rows"] == results["categories"]["text"]["num_rows"] == 4
+    assert results["total"]["acceptance_rate"] is not None
+    assert "unparsed" in shown
+    assert "| **all** | 4 |" in (tmp_path / "out/results.md").read_text()
+    assert "another 'settings'" in dreamr(*common, "--method", "sequential", code=2).stderr
+
+
+def test_a_bench_over_a_benchmark_answers_its_rows_by_every_method(config: str, data: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ["bench", "--methods", "autoregressive,fpsr", "--config", config, "--out", str(out)]
+    rows = ["--benchmark", "realworldqa", "--data", data]
+    dreamr(*common, *rows, "--problems", "9")
+    report = Report.read(out / "report.json")
+    assert (report.benchmark, report.data) == ("realworldqa", data)
+    assert [(row.id, row.expected) for row in report.problems[::2]] == [(str(row), str(row)) for row in range(4)]
+    assert [one.num_problems for one in report.methods] == [4, 4, 4], "the oracle is the third"
+    assert "4 questions of realworldqa" in (out / "report.md").read_text()
+    failed = dreamr(*common, "--data", data, code=2)
+    assert "--data" in failed.stderr
+    assert "name the --benchmark" in failed.stderr
 
 
 async def test_a_baseline_without_a_free_gpu_is_refused_at_once_and_the_others_run() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,8 +49,8 @@ FREE, IN_PIPELINE = (RolloutTask(mode, CONFIG.rollout.rule, target_logprobs=True
 PROBLEMS = [make_problem("validation", 5, index) for index in range(3)]
 
 
-@asynccontextmanager
-async def running() -> AsyncIterator[RolloutPool]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(ray_cluster: None) -> AsyncIterator[RolloutPool]:
     placement = await reserve_bundles(bundles(CONFIG)[CONFIG.learner.world_size :], 30)
     pool = RolloutPool(CONFIG, placement, 0)
     try:
@@ -60,12 +59,6 @@ async def running() -> AsyncIterator[RolloutPool]:
     finally:
         await pool.stop()
         remove_placement_group(placement)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(ray_cluster: None) -> AsyncIterator[RolloutPool]:
-    async with running() as started:
-        yield started
 
 
 def requests(temperature: float, size: int) -> list[GroupRequest]:
@@ -159,9 +152,9 @@ def _draft_weights() -> dict[str, torch.Tensor]:
     return dict(HFEngine.load(model_location(DRAFT)).module.named_parameters(remove_duplicate=False))
 
 
-async def test_an_actor_that_never_comes_back_ends_the_rollout() -> None:
-    async with running() as pool:
-        for member in pool.workers:
-            await member.stop()
-        with pytest.raises(ActorLost, match="was stopped"):
-            await pool.roll_out(requests(0.0, 1), FREE)
+async def test_an_actor_that_never_comes_back_ends_the_rollout(pool: RolloutPool) -> None:
+    """The last test: the pool has no workers after it."""
+    for worker in pool.workers:
+        await worker.stop()
+    with pytest.raises(ActorLost, match="was stopped"):
+        await pool.roll_out(requests(0.0, 1), FREE)

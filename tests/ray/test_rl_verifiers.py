@@ -1,4 +1,4 @@
-"""Calls of a worker to several verifiers; ranks that wait for rank 0."""
+"""Training on a cluster: too few resources, calls of a worker to several verifiers, ranks that wait for rank 0."""
 
 from __future__ import annotations
 
@@ -11,11 +11,24 @@ import ray
 from ray.exceptions import RayActorError
 from support.rl_actors import Judge, Rank
 
+from dreamr.errors import NotEnoughResources
 from rl.config import SapoConfig
+from rl.launch import launch
 from rl.pool import RolloutPool
 from rl.verifier import Verifiers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def sapo_config(**changes: object) -> SapoConfig:
+    models = {role: {"engine": {"kind": "hf", "model": f"embedded:{role}"}} for role in ("draft", "target")}
+    return SapoConfig.model_validate({"run": Path("nowhere")} | models | changes)
+
+
+async def test_a_cluster_that_is_too_small_is_refused_before_anything_starts() -> None:
+    config = sapo_config(learner={"num_gpus": 2}, rollout={"workers": 50})
+    with pytest.raises(NotEnoughResources, match=r"needed 53 CPU, 2 GPU; the whole cluster has: 4 CPU, 0 GPU"):
+        await launch(config, None, print)
 
 
 def judges(count: int) -> list[Any]:
@@ -49,14 +62,7 @@ async def test_a_call_whose_verifier_dies_goes_to_another_one() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_rank_waits_for_the_evaluation_of_rank_0_in_no_collective(free_tcp_port: int) -> None:
-    config = SapoConfig.model_validate(
-        {
-            "run": Path("nowhere"),
-            "draft": {"engine": {"kind": "hf", "model": "embedded:draft"}},
-            "target": {"engine": {"kind": "hf", "model": "embedded:target"}},
-        }
-    )
-    pool = ray.remote(RolloutPool).options(num_cpus=0, max_concurrency=10).remote(config, None, 0)
+    pool = ray.remote(RolloutPool).options(num_cpus=0, max_concurrency=10).remote(sapo_config(), None, 0)
     ranks = [ray.remote(Rank).options(num_cpus=0.5).remote(rank, pool) for rank in range(2)]
     await asyncio.gather(*(rank.join.remote(free_tcp_port) for rank in ranks))
     assert await asyncio.gather(*(rank.evaluate.remote() for rank in ranks)) == [2.0, 2.0]

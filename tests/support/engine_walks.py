@@ -27,7 +27,7 @@ async def write_chain(engine: Engine, prompt: Prompt, num_steps: int, sampling: 
 
 
 def assert_fresh(reference: Reference, prompt: Prompt, step: Step, sampling: Sampling = GREEDY) -> None:
-    assert (step.tokens, step.finish) == reference.step(prompt, step.prefix, sampling.max_tokens)
+    assert (step.tokens, step.finish) == reference.greedy_along(prompt, step.prefix, step.tokens, sampling.max_tokens)
 
 
 async def roll_back_at_random(engine: Engine, reference: Reference, rho_tolerance: float, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The plainest way to run a Qwen3-VL checkpoint: one fresh forward of the whole outer model for every token.
+"""The plainest way to run a Qwen3-VL checkpoint: one fresh forward of the whole outer model over all tokens.
 
 No cache, eager attention, image tokens laid out by hand; shares nothing with the engine but the weights on disk.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from dreamr.tasks.prompts import load_prompt_config
-from dreamr.types import Finish, Prompt, Tokens
+from dreamr.types import Finish, Prompt, Step, Tokens
 
 
 class Reference:
@@ -47,26 +47,55 @@ class Reference:
         text = f"<|im_start|>user\n{pads}{text}{self.config.generation_suffix}"
         return {"input_ids": self.tokenizer(text, return_tensors="pt")["input_ids"], **images}
 
-    @torch.no_grad()
     def logits(self, prompt: Prompt, prefix: Tokens) -> Tensor:
-        """float32 logits (v) behind the prefix."""
+        """float32 logits (v) after the prefix."""
+        return self.logits_at_each(prompt, prefix, ())[-1]
+
+    @torch.no_grad()
+    def logits_at_each(self, prompt: Prompt, prefix: Tokens, tokens: Tokens) -> Tensor:
+        """float32 logits (n + 1, v) after the prefix and after each of the n tokens that follow it."""
         inputs = self.inputs(prompt)
-        ids = torch.cat([inputs.pop("input_ids"), torch.tensor([prefix], dtype=torch.long)], 1)
+        ids = torch.cat([inputs.pop("input_ids"), torch.tensor([prefix + tokens], dtype=torch.long)], 1)
         types = (ids == self.model.config.image_token_id).int()
         kinds = {"mm_token_type_ids": types} if inputs else {}
-        return self.model(input_ids=ids, use_cache=False, **inputs, **kinds).logits[0, -1].float()
+        kept = len(tokens) + 1
+        logits: Tensor = self.model(input_ids=ids, use_cache=False, logits_to_keep=kept, **inputs, **kinds).logits[0]
+        return logits.float()
+
+    def logprobs(self, prompt: Prompt, step: Step, temperature: float = 1.0) -> list[float]:
+        """Log-probabilities of a step's tokens at that temperature."""
+        rows = (self.logits_at_each(prompt, step.prefix, step.tokens)[:-1] / temperature).log_softmax(-1)
+        return [float(row[token]) for row, token in zip(rows, step.tokens, strict=True)]
 
     def _step(self, prompt: Prompt, prefix: Tokens, max_tokens: int) -> tuple[Tokens, Finish]:
-        """The greedy step, and why it ends."""
-        tokens: list[int] = []
+        """The greedy step by one forward per token, and why it ends."""
+        tokens: Tokens = ()
         while True:
-            tokens.append(int(self.logits(prompt, prefix + tuple(tokens)).argmax()))
-            if tokens[-1] in self.eos_tokens:
-                return tuple(tokens), "eos"
-            if "\n\n" in self.tokenizer.decode(tokens, skip_special_tokens=True):
-                return tuple(tokens), "delimiter"
-            if len(tokens) == max_tokens:
-                return tuple(tokens), "length"
+            tokens += (int(self.logits(prompt, prefix + tokens).argmax()),)
+            if finish := self._end_of(tokens, max_tokens):
+                return tokens, finish
+
+    def greedy_along(
+        self, prompt: Prompt, prefix: Tokens, tokens: Tokens, max_tokens: int
+    ) -> tuple[Tokens, Finish | None]:
+        """The greedy token at the place of each of `tokens`, up to the end of the step, and why it ends there.
+
+        These are `tokens` if, and only if, they are the greedy step or its beginning (None): by induction over the
+        places. One forward for all of them.
+        """
+        choices = tuple(self.logits_at_each(prompt, prefix, tokens[:-1]).argmax(-1).tolist())
+        for count in range(1, len(choices) + 1):
+            if finish := self._end_of(choices[:count], max_tokens):
+                return choices[:count], finish
+        return choices, None
+
+    def _end_of(self, tokens: Tokens, max_tokens: int) -> Finish | None:
+        """Why a step ends after these tokens; None when it goes on."""
+        if tokens[-1] in self.eos_tokens:
+            return "eos"
+        if "\n\n" in self.tokenizer.decode(tokens, skip_special_tokens=True):
+            return "delimiter"
+        return "length" if len(tokens) == max_tokens else None
 
     def rho(self, prompt: Prompt, end: Tokens) -> float:
         return self.verdict(prompt, end)[0]

@@ -71,12 +71,15 @@ class World:
     costs: Costs = field(default_factory=Costs)
 
     @classmethod
-    def make(cls, seed: int, shared: bool | None = None, **target: Any) -> World:
-        """`shared`: target and verifier are one engine; None leaves that to chance, as all that is not given."""
-        rng = random.Random(f"world/{seed}")
-        acceptance = target.pop("acceptance", rng.choice([0.0, 0.3, 0.7, 1.0]))
+    def make(cls, seed: int, shared: bool | None = None, draft: dict[str, Any] | None = None, **engines: Any) -> World:
+        """`engines`: settings of all three; `draft`: those of the draft that differ.
 
-        def engine(model: int) -> ScriptedEngine:
+        `shared`: target and verifier are one engine; None leaves that to chance, as all that is not given.
+        """
+        rng = random.Random(f"world/{seed}")
+        acceptance = engines.pop("acceptance", rng.choice([0.0, 0.3, 0.7, 1.0]))
+
+        def engine(model: int, changes: dict[str, Any]) -> ScriptedEngine:
             settings = {
                 "kind": "scripted",
                 "seed": model,
@@ -84,13 +87,13 @@ class World:
                 "acceptance": acceptance,
                 "step_tokens": (2, 12),
             }
-            config = ScriptedEngineConfig.model_validate(settings | latencies(rng) | target)
+            config = ScriptedEngineConfig.model_validate(settings | latencies(rng) | engines | changes)
             return ScriptedEngine(config, lambda: asyncio.get_running_loop().time())
 
-        own = engine(2)
-        judging = own if (rng.random() < 0.3 if shared is None else shared) else engine(2)
+        own = engine(2, {})
+        judging = own if (rng.random() < 0.3 if shared is None else shared) else engine(2, {})
         return cls(
-            WatchedTransport(DraftActor, engine(1)),
+            WatchedTransport(DraftActor, engine(1, draft or {})),
             WatchedTransport(TargetActor, own),
             WatchedTransport(VerifierActor, judging),
         )

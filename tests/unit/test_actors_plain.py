@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import toy_engine
+from support.toy_engine import ToyEngine
 from support.toy_group import QUESTION, THREE, toy_actor
 
 from actors.ray_transport import root_cause
@@ -42,12 +44,18 @@ async def test_every_call_is_refused_until_the_model_is_loaded() -> None:
     assert (await actor.next_step("1", QUESTION, ROOT, THREE)).tokens == (0, 1, 2)
 
 
-async def test_starting_again_keeps_the_loaded_engine() -> None:
+async def test_starting_again_keeps_the_loaded_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[ToyEngine] = []
+
+    def load() -> ToyEngine:
+        loaded.append(ToyEngine())
+        return loaded[-1]
+
+    monkeypatch.setattr(toy_engine, "ToyEngine", load)
     actor = TargetActor(config())
-    await actor.start()
-    engine = actor._engine
-    assert (await actor.start()).role == "target"
-    assert actor._engine is engine
+    for _ in range(2):
+        assert (await actor.start()).role == "target"
+    assert len(loaded) == 1
 
 
 async def test_the_target_writes_and_judges_and_the_verifier_only_judges() -> None:

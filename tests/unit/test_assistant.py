@@ -28,7 +28,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [save_checkpoint(tmp_path_factory.mktemp("pair") / str(seed), seed) for seed in (1, 2)]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["unlike", "equal", "embedded"])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["unlike", "equal", pytest.param("embedded", marks=pytest.mark.slow)]
+)
 async def engine(request: pytest.FixtureRequest, folders: list[Path]) -> AsyncIterator[tuple[HFEngine, Path]]:
     """A target whose assistant is another model, the target itself, or the embedded draft."""
     target, assistant = folders[1], folders[0 if request.param == "unlike" else 1]

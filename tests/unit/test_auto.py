@@ -11,7 +11,8 @@ from support.scripted import World
 
 from dreamr.bench.simulation import virtual
 from dreamr.types import Prompt
-from pipelines.costs import PLAIN, SPECULATIVE, Costs, Estimate, LinearMean, Mean, Plan, _expected_s
+from pipelines.costs import Costs, LinearMean, Mean
+from pipelines.plans import PLAIN, SPECULATIVE, Estimate, Plan, expected_time
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -51,9 +52,8 @@ def test_auto_is_about_as_fast_as_the_best_fixed_schedule(
     acceptance: float, token_s: float, draft_token_s: float, verdict_s: float
 ) -> None:
     async def compare() -> tuple[float, dict[str, float]]:
-        world = World.make(1, acceptance=acceptance, token_s=token_s, verdict_s=verdict_s, **STEADY)
-        engine = world.draft.engine
-        engine._config = engine._config.model_copy(update={"token_s": draft_token_s})
+        latencies = {"token_s": token_s, "verdict_s": verdict_s, "draft": {"token_s": draft_token_s}}
+        world = World.make(1, acceptance=acceptance, **latencies, **STEADY)
         await walls(world, "auto", range(100, 130))  # every kind of plan is measured once
         fixed = {name: await walls(world, name, range(40)) for name in
                  ("autoregressive", "sequential", "fpsr", "parallel_prefix")}  # fmt: skip
@@ -98,10 +98,10 @@ COST = Estimate(draft_s=0.01, verdict_s=tuple(0.02 + 0.002 * count for count in 
 
 
 def test_expected_times_of_plans_whose_result_is_certain() -> None:
-    assert _expected_s(Plan(4), COST, acceptance=1.0, horizon=8) == pytest.approx(2 * (4 * 0.01 + 0.026))
-    assert _expected_s(Plan(4, overlaps=True), COST, 1.0, 8) == pytest.approx(4 * 0.01 + 0.026 + 0.04)
-    assert _expected_s(Plan(1), COST, acceptance=0.0, horizon=3) == pytest.approx(3 * (0.03 + 0.1))
-    assert _expected_s(Plan(1, writes_ahead=True), COST, 0.0, 3) == pytest.approx(3 * 0.1)
+    assert expected_time(Plan(4), COST, acceptance=1.0, horizon=8) == pytest.approx(2 * (4 * 0.01 + 0.026))
+    assert expected_time(Plan(4, overlaps=True), COST, 1.0, 8) == pytest.approx(4 * 0.01 + 0.026 + 0.04)
+    assert expected_time(Plan(1), COST, acceptance=0.0, horizon=3) == pytest.approx(3 * (0.03 + 0.1))
+    assert expected_time(Plan(1, writes_ahead=True), COST, 0.0, 3) == pytest.approx(3 * 0.1)
 
 
 def test_means_forget_and_lines_are_learnt() -> None:

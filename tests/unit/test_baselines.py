@@ -24,10 +24,6 @@ def outcome(trace: Trace) -> list[tuple[tuple[int, ...], str, float | None]]:
     return [(step.tokens, step.source, step.score) for step in trace.steps]
 
 
-def draft_speed(world: World, token_s: float) -> None:
-    world.draft.engine._config = world.draft.engine._config.model_copy(update={"token_s": token_s})
-
-
 def test_token_speculation_writes_what_the_target_alone_writes() -> None:
     async def compare(seed: int) -> None:
         world = World.make(seed)
@@ -46,10 +42,8 @@ def test_token_speculation_writes_what_the_target_alone_writes() -> None:
 
 def test_accepted_tokens_cost_the_target_one_forward_together() -> None:
     async def run() -> None:
-        world = World.make(3, num_steps=(5, 5), step_tokens=(12, 12), **STEADY)
-        world.draft.engine._config = world.draft.engine._config.model_copy(
-            update={"token_acceptance": 1.0, "token_s": 0.0}
-        )
+        draft = {"token_acceptance": 1.0, "token_s": 0.0}
+        world = World.make(3, num_steps=(5, 5), step_tokens=(12, 12), draft=draft, **STEADY)
         trace = await world.run("token_speculative", PROMPT, proposed_tokens=5)
         assert trace.wall_s == pytest.approx(60 / 6 * 0.01)
         assert trace.acceptance_rate == 1.0
@@ -125,8 +119,9 @@ def test_a_marker_ends_the_answer_only_where_the_published_rule_is_wanted() -> N
 
 def test_lookahead_begins_with_the_target_and_keeps_five_of_its_steps_in_flight() -> None:
     async def run() -> None:
-        world = World.make(2, acceptance=1.0, num_steps=(12, 12), step_tokens=(10, 10), **STEADY)
-        draft_speed(world, 0.0001)
+        world = World.make(
+            2, acceptance=1.0, num_steps=(12, 12), step_tokens=(10, 10), draft={"token_s": 0.0001}, **STEADY
+        )
         trace = await world.run("lookahead", PROMPT, window=4)
         check_steps(world, trace, method="lookahead")
         assert trace.steps[0].source == "target"
@@ -141,8 +136,7 @@ def test_lookahead_begins_with_the_target_and_keeps_five_of_its_steps_in_flight(
 
 def test_the_target_never_waits_for_a_slow_draft_in_lookahead() -> None:
     async def run() -> None:
-        world = World.make(2, acceptance=1.0, num_steps=(6, 6), step_tokens=(10, 10), **STEADY)
-        draft_speed(world, 0.1)
+        world = World.make(2, acceptance=1.0, num_steps=(6, 6), step_tokens=(10, 10), draft={"token_s": 0.1}, **STEADY)
         trace = await world.run("lookahead", PROMPT)
         plain = await world.run("autoregressive", PROMPT)
         assert trace.coverage == 0.0

@@ -27,7 +27,10 @@ from dreamr.types import ROOT, Criterion, Prompt, Sampling, Step
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", params=["tiny", "qwen", "target", "draft"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen", "target")]
+
+
+@pytest.fixture(scope="module", params=["tiny", "draft", *SLOW])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`qwen` has the real vocabulary and a chat template that opens a chain of thought."""
     torch.set_num_threads(1)
@@ -139,12 +142,8 @@ async def test_log_probabilities_are_those_of_a_fresh_forward_at_the_sampling_te
 ) -> None:
     prompt = QUESTIONS["one small image"]
     step = await engine.next_step("a", prompt, ROOT, Sampling(temperature, max_tokens=12, seed=3, logprobs=True))
-    assert len(step.logprobs) == len(step.tokens)
-    for place, token in enumerate(step.tokens):
-        logits = reference.logits(prompt, step.tokens[:place]) / (temperature or 1.0)
-        assert step.logprobs[place] == pytest.approx(
-            float(torch.log_softmax(logits, -1)[token]), abs=kind.logprob_tolerance
-        )
+    fresh = reference.logprobs(prompt, step, temperature or 1.0)
+    assert list(step.logprobs) == pytest.approx(fresh, abs=kind.logprob_tolerance)
 
 
 async def test_a_step_longer_than_max_tokens_is_cut_there(engine: Engine, reference: Reference) -> None:

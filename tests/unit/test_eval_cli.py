@@ -1,4 +1,4 @@
-"""`dreamr eval` from the command line: refusals before anything heavy, a run over real actors, a run over HTTP."""
+"""`dreamr eval` from the command line: refusals before anything heavy, and a run over HTTP."""
 
 from __future__ import annotations
 
@@ -12,33 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
-import yaml
-from support.tiny import picture
+from support.parquet import numbers
 from typer.testing import CliRunner, Result
 
-from dreamr.bench.report import Report
 from dreamr.cli.main import app
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
-    full = [{"image": {"bytes": picture(32, 32), "path": None}} | row for row in rows]
-    datasets.Dataset.from_list(full).cast_column("image", datasets.Image()).to_parquet(path)
-    return str(path)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    rows = [{"question": f"How many are {number}?", "answer": str(number)} for number in range(4)]
-    return write_rows(tmp_path / "rows.parquet", rows)
-
-
-def scripted_config(folder: Path) -> str:
-    engine = {"kind": "scripted", "num_steps": [2, 3], "step_tokens": [2, 3]}
-    group = {role: {"engine": engine, "num_cpus": 0.1} for role in ("draft", "target", "verifier")}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"group": group}))
-    return str(folder / "config.yaml")
+    return numbers(tmp_path / "rows.parquet")
 
 
 def dreamr(*arguments: str, code: int = 0) -> Result:
@@ -83,41 +66,6 @@ def test_a_hub_that_is_out_of_reach_is_one_sentence_and_loads_no_model(tmp_path:
     assert done.stdout == "code 2\nheavy\n"
     assert "xai-org/RealworldQA: cannot be read from the hub" in done.stderr
     assert "--data" in done.stderr
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_run_over_actors_writes_rows_and_results_and_goes_on(data: str, tmp_path: Path) -> None:
-    config = scripted_config(tmp_path)
-    common = ["--benchmark", "realworldqa", "--data", data, "--config", config, "--out", str(tmp_path / "out")]
-    dreamr(*common, "--limit", "2")
-    first = (tmp_path / "out/rows.jsonl").read_text()
-    shown = dreamr(*common, "--concurrency", "2").stdout
-    assert (tmp_path / "out/rows.jsonl").read_text().startswith(first)
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results["total"]["num_rows"] == results["categories"]["text"]["num_rows"] == 4
-    assert results["total"]["acceptance_rate"] is not None
-    assert "unparsed" in shown
-    assert "| **all** | 4 |" in (tmp_path / "out/results.md").read_text()
-    assert "another 'settings'" in dreamr(*common, "--method", "sequential", code=2).stderr
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_bench_over_a_benchmark_answers_its_rows_by_every_method(data: str, tmp_path: Path) -> None:
-    config, out = scripted_config(tmp_path), tmp_path / "out"
-    common = ["bench", "--methods", "autoregressive,fpsr", "--config", config, "--out", str(out)]
-    rows = ["--benchmark", "realworldqa", "--data", data]
-    result = CliRunner().invoke(app, [*common, *rows, "--problems", "9"])
-    assert result.exit_code == 0, result.output
-    report = Report.read(out / "report.json")
-    assert (report.benchmark, report.data) == ("realworldqa", data)
-    assert [(row.id, row.expected) for row in report.problems[::2]] == [(str(row), str(row)) for row in range(4)]
-    assert [one.num_problems for one in report.methods] == [4, 4, 4], "the oracle is the third"
-    assert "4 questions of realworldqa" in (out / "report.md").read_text()
-    failed = CliRunner().invoke(app, [*common, "--data", data])
-    assert "--data" in failed.stderr
-    assert "name the --benchmark" in failed.stderr
 
 
 class Endpoint(BaseHTTPRequestHandler):

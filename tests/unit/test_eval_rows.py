@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
+from support.parquet import write_parquet
 from support.tiny import picture
 
 from dreamr.eval.benchmarks import BENCHMARKS, BadRow
@@ -14,16 +15,6 @@ from dreamr.eval.rows import BadData, Rows
 
 IMAGE = picture(32, 32)
 OTHER = picture(48, 32)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """A parquet file as the hub's are: images as files inside."""
-    table = datasets.Dataset.from_list(rows)
-    for column in table.column_names:
-        if column.startswith("image"):
-            table = table.cast_column(column, datasets.Image())
-    table.to_parquet(path)
-    return path
 
 
 def image(data: bytes = IMAGE) -> dict[str, Any]:
@@ -48,7 +39,7 @@ def mmmu(**changes: object) -> dict[str, Any]:
 
 def test_mathverse_choices_and_texts_by_problem_version(tmp_path: Path) -> None:
     open_row = mathverse(question="", answer="5\\sqrt{3}", question_type="free-form", problem_version="Vision Only")
-    path = write(tmp_path / "m.parquet", [mathverse(), open_row])
+    path = write_parquet(tmp_path / "m.parquet", [mathverse(), open_row])
     choice, text = Rows(BENCHMARKS["mathverse"], path).items()
     assert (choice.key.letters, choice.key.answers, choice.category) == ("ABC", ("C",), "Text Lite")
     assert choice.images == (IMAGE,)
@@ -61,7 +52,7 @@ def test_mathverse_choices_and_texts_by_problem_version(tmp_path: Path) -> None:
 
 def test_mmbench_leaves_out_empty_options_and_knows_its_circles(tmp_path: Path) -> None:
     rows = [mmbench(7), mmbench(1_000_007, A="a dog", B="a cat", answer="A", hint="Look."), mmbench(8)]
-    first, turned, other = Rows(BENCHMARKS["mmbench"], write(tmp_path / "m.parquet", rows)).items()
+    first, turned, other = Rows(BENCHMARKS["mmbench"], write_parquet(tmp_path / "m.parquet", rows)).items()
     assert (first.key.letters, first.key.options) == ("AB", ("a cat", "a dog"))
     assert first.prompt(ask_for_text=False).question.startswith("What is it?\nA. a cat\nB. a dog\nAnswer")
     assert turned.question == "Look.\nWhat is it?"
@@ -69,7 +60,7 @@ def test_mmbench_leaves_out_empty_options_and_knows_its_circles(tmp_path: Path) 
 
 
 def test_an_option_that_says_none_is_an_option(tmp_path: Path) -> None:
-    [one] = Rows(BENCHMARKS["mmbench"], write(tmp_path / "m.parquet", [mmbench(7, C="None")])).items()
+    [one] = Rows(BENCHMARKS["mmbench"], write_parquet(tmp_path / "m.parquet", [mmbench(7, C="None")])).items()
     assert one.key.options == ("a cat", "a dog", "None")
 
 
@@ -80,14 +71,14 @@ def test_realworldqa_drops_the_order_not_to_reason(tmp_path: Path) -> None:
         {"image": image(), "question": choice, "answer": "B"},
         {"image": image(), "question": number, "answer": "3"},
     ]
-    first, second = Rows(BENCHMARKS["realworldqa"], write(tmp_path / "r.parquet", rows)).items()
+    first, second = Rows(BENCHMARKS["realworldqa"], write_parquet(tmp_path / "r.parquet", rows)).items()
     assert (first.key.letters, first.category, first.question) == ("AB", "choice", "Which way?\nA. Left\nB. Right")
     assert (second.key.kind, second.category, second.question) == ("value", "text", "How many cars?")
 
 
 def test_mmmu_reads_options_and_lists_of_answers_and_all_images(tmp_path: Path) -> None:
     open_row = mmmu(id="validation_Math_1", options="[]", answer="['4', 'four']", question_type="open")
-    choice, text = Rows(BENCHMARKS["mmmu"], write(tmp_path / "m.parquet", [mmmu(), open_row])).items()
+    choice, text = Rows(BENCHMARKS["mmmu"], write_parquet(tmp_path / "m.parquet", [mmmu(), open_row])).items()
     assert (choice.key.letters, choice.key.options, choice.category) == ("AB", ("yes", "no, it isn't"), "Art_Theory")
     assert choice.images == (IMAGE, OTHER)
     assert (text.key.kind, text.key.answers, text.category) == ("value", ("4", "four"), "Math")
@@ -106,7 +97,7 @@ def test_mmmu_reads_options_and_lists_of_answers_and_all_images(tmp_path: Path) 
 )
 def test_a_row_that_is_none_is_named(tmp_path: Path, name: str, row: dict[str, Any], said: str) -> None:
     with pytest.raises(BadRow, match="row 0") as raised:
-        Rows(BENCHMARKS[name], write(tmp_path / "m.parquet", [row]))
+        Rows(BENCHMARKS[name], write_parquet(tmp_path / "m.parquet", [row]))
     assert said in str(raised.value)
 
 
@@ -123,7 +114,7 @@ def test_images_may_be_plain_bytes_and_a_folder_holds_parts(tmp_path: Path) -> N
 
 
 def test_data_that_is_something_else_is_one_sentence(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.parquet", [{"image": image(), "questions": "why?", "answer": "3"}])
+    path = write_parquet(tmp_path / "m.parquet", [{"image": image(), "questions": "why?", "answer": "3"}])
     encoded = tmp_path / "encoded.parquet"
     datasets.Dataset.from_list([{"image": "/9j/4AAQ", "question": "why?", "answer": "3"}]).to_parquet(encoded)
     (tmp_path / "text.parquet").write_text("no parquet")

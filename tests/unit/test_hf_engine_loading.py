@@ -142,7 +142,7 @@ async def test_half_precision_weights_run_in_float32_on_a_cpu(folder: Path) -> N
     step = await engine.next_step("a", PROMPTS["two images"], ROOT, Sampling(max_tokens=12))
     await engine.close()
     assert {parameter.dtype for parameter in engine.module.parameters()} == {torch.float32}
-    assert (step.tokens, step.finish) == Reference(folder).step(PROMPTS["two images"], (), 12)
+    assert (step.tokens, step.finish) == Reference(folder).greedy_along(PROMPTS["two images"], (), step.tokens, 12)
 
 
 async def test_prompt_settings_of_the_configuration_win_over_the_folders(folder: Path) -> None:
@@ -178,5 +178,5 @@ async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_
     reference = Reference(folder)
     assert type(reference.model).__name__ == "Qwen3VLMoeForConditionalGeneration"
     for step, verdict in zip(chain, verdicts, strict=True):
-        assert (step.tokens, step.finish) == reference.step(prompt, step.prefix, 12)
+        assert (step.tokens, step.finish) == reference.greedy_along(prompt, step.prefix, step.tokens, 12)
         assert verdict.score == pytest.approx(reference.rho(prompt, step.end), abs=1e-5)

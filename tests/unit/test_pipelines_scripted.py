@@ -55,8 +55,8 @@ def test_a_rejecting_verifier_leaves_exactly_the_targets_own_answer() -> None:
 
 def test_speculation_that_is_always_right_needs_the_target_for_nothing_but_verdicts() -> None:
     async def run() -> None:
-        world = World.make(0, acceptance=1.0, first_token_s=0.0, token_s=0.1, verdict_s=0.001, jitter=0.0)
-        world.draft.engine._config = world.draft.engine._config.model_copy(update={"token_s": 0.001})
+        latencies = {"first_token_s": 0.0, "token_s": 0.1, "verdict_s": 0.001, "jitter": 0.0}
+        world = World.make(0, acceptance=1.0, draft={"token_s": 0.001}, **latencies)
         trace = await world.run("fpsr", PROMPT)
         alone = await world.run("autoregressive", PROMPT)
         assert trace.coverage == trace.acceptance_rate == 1.0

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from support import tiny
 from support.reference import Reference
 from support.toy_engine import ToyEngine
 
 from dreamr.engines.hf.engine import HFEngine
 from dreamr.errors import Unable
-from dreamr.types import ROOT, Prompt, Step
+from dreamr.types import ROOT, Step
 from rl.chains import GroupRequest
 from rl.writing import ChainBatch, ChainLimits, Row
 
@@ -53,13 +52,6 @@ async def one_by_one(engine: HFEngine, row: Row, limits: ChainLimits) -> list[St
         frontier = step
 
 
-def fresh_logprobs(reference: Reference, prompt: Prompt, step: Step, temperature: float) -> list[float]:
-    """Log-probabilities of a step's tokens by fresh forwards."""
-    rows = [reference.logits(prompt, step.prefix + step.tokens[:place]) for place in range(len(step.tokens))]
-    logprobs = (torch.stack(rows) / temperature).log_softmax(-1)
-    return [float(logprobs[place, token]) for place, token in enumerate(step.tokens)]
-
-
 @pytest.mark.parametrize("limits", [LIMITS, ChainLimits(60, 20, top_p=0.8)], ids=["all tokens", "nucleus"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_batch_writes_what_the_engine_writes(engine: HFEngine, temperature: float, limits: ChainLimits) -> None:
@@ -81,7 +73,7 @@ def test_log_probabilities_are_those_of_a_fresh_forward(engine: HFEngine, folder
     batch = ChainBatch(engine, requests(temperature=1.3)[:2], LIMITS)
     for row, steps in zip(batch.rows, asyncio.run(batch.write_chains()), strict=True):
         for one in steps:
-            expected = fresh_logprobs(reference, row.request.prompt, one, 1.3)
+            expected = reference.logprobs(row.request.prompt, one, 1.3)
             assert one.logprobs == pytest.approx(expected, abs=1e-4)
 
 

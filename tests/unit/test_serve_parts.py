@@ -81,16 +81,19 @@ async def test_the_line_is_first_come_first_served_bounded_and_survives_those_wh
 
 async def test_a_place_that_comes_as_its_waiter_leaves_goes_to_the_next() -> None:
     line = RequestQueue(1, 3, 60, lambda running, waiting: None)
+
+    async def wait_for_a_place() -> None:
+        async with line.slot():
+            pass
+
     async with line.slot():
-        gone, next_one = (asyncio.create_task(line._acquire()) for _ in range(2))
+        gone, next_one = (asyncio.create_task(wait_for_a_place()) for _ in range(2))
         await asyncio.sleep(0)
-        line.num_running += 1
-        line._release()  # hands the place to `gone`, which is cancelled before it can take it
-        gone.cancel()
-        await asyncio.wait({gone, next_one}, timeout=5)
+    gone.cancel()  # the place is its own now, but it has not run since
+    await asyncio.wait({gone, next_one}, timeout=5)
     assert gone.cancelled()
     assert next_one.done()
-    assert line.num_waiting == 0
+    assert (line.num_running, line.num_waiting) == (0, 0)
 
 
 async def test_waiting_ends_at_the_deadline() -> None:

@@ -35,19 +35,11 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     yield from pair(tiny.save_checkpoint(tmp_path_factory.mktemp("model")))
 
 
-def fresh(reference: Reference, prompt: Prompt, step: Step, temperature: float) -> list[float]:
-    logprobs = []
-    for place, token in enumerate(step.tokens):
-        logits = reference.logits(prompt, step.prefix + step.tokens[:place])
-        logprobs.append(float((logits / temperature).log_softmax(-1)[token]))
-    return logprobs
-
-
 async def check(pair: Pair, prompt: Prompt, chain: list[Step], temperature: float = 1.0) -> None:
     engine, reference = pair
     judged = await engine.score_tokens("x", prompt, chain, temperature)
     for step, one in zip(chain, judged, strict=True):
-        assert one.logprobs == pytest.approx(fresh(reference, prompt, step, temperature), abs=2e-4)
+        assert one.logprobs == pytest.approx(reference.logprobs(prompt, step, temperature), abs=2e-4)
     verdicts = await engine.score("x", prompt, chain)
     assert [one.verdict.score for one in judged] == pytest.approx([verdict.score for verdict in verdicts], abs=1e-5)
 
@@ -63,7 +55,7 @@ async def test_of_the_embedded_target(target: Pair) -> None:
     half = chain[1].tokens[: len(chain[1].tokens) // 2]
     wrong = replace(chain[1], tokens=half + half[::-1], text="wrong")
     await check(target, prompt, [wrong], temperature=0.7)  # shares its first tokens with the cached step
-    assert min(fresh(reference, prompt, wrong, 1.0)) < -1
+    assert min(reference.logprobs(prompt, wrong)) < -1
 
 
 @pytest.mark.parametrize("name", ["no image", "two images"])

@@ -20,8 +20,9 @@ from typing import ClassVar, Self, TypeVar
 import ray
 
 from actors.batching import VerdictBatcher
+from actors.swap import DraftWeights, Swap
 from dreamr.config import ActorConfig, ScriptedEngineConfig
-from dreamr.engines.base import BranchWriting, Engine, EngineDied, Phases, TokenSpeculation
+from dreamr.engines.base import Assisted, BranchWriting, Engine, EngineDied, Phases, Swappable, TokenSpeculation
 from dreamr.engines.factory import LoadedEngine, build_engine
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import (
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 _BRANCHES, _TOKENS = "several steps in one batch", "token-level speculation"
 _PHASES = "bounded reasoning and answers by a schema"
+_SWAP = "another draft while it runs"
 
 MAX_CONCURRENCY = 1000
 """Calls in one actor at a time: so many that `stop` and health calls never wait for steps."""
@@ -72,6 +74,7 @@ class EngineActor:
         self._ids_of = ids_of
         self._loaded: LoadedEngine | None = None
         self._loading = asyncio.Lock()
+        self._swap = Swap()
         # OpenMP reads this once, when torch is imported; more threads than cores cost more than they bring.
         os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
 
@@ -84,27 +87,50 @@ class EngineActor:
 
     # Retried by Ray, so that a call made while the process dies is answered by the next one.
     @ray.method(max_task_retries=-1)
-    async def start(self) -> EngineInfo:
-        """Load the engine unless it is loaded. Raises ValueError when it cannot be."""
+    async def start(self, weights: DraftWeights | None = None) -> EngineInfo:
+        """Load the engine unless it is loaded, then the draft's `weights`, unless later ones are loaded.
+
+        Raises ValueError when the engine cannot be loaded. When only `weights` cannot, the configured ones stay.
+        """
         async with self._loading:
             if self._loaded is None:
                 loaded = await asyncio.to_thread(self._load)
                 if loaded.warm_up is not None:
                     await loaded.warm_up()
                 self._loaded = loaded
+        if weights is not None:
+            try:
+                await self._swap_draft(weights)
+            except ValueError as error:
+                log.error("the %s actor continues with the configured draft: %s", self.role, error)
         return await self.info()
+
+    async def swap_draft(self, weights: DraftWeights) -> EngineInfo:
+        """Replace the weights of the draft: this engine's, or its assistant's for a target.
+
+        Raises ValueError, and the old ones stay; Unable for an engine that cannot replace them.
+        """
+        await self._swap_draft(weights)
+        return await self.info()
+
+    async def _swap_draft(self, weights: DraftWeights) -> None:
+        engine = self._able(Swappable, _SWAP)
+        await self._swap.load(weights, engine, engine.update_weights)
 
     async def info(self) -> EngineInfo:
         loaded = self._require()
         return EngineInfo(
             role=self.role,
-            model=loaded.model,
+            model=self._served_model(loaded.model),
             device=loaded.device,
             num_parameters=loaded.num_parameters,
             max_positions=loaded.max_positions,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
+
+    def _served_model(self, configured: str) -> str:
+        return configured if self._swap.loaded is None else self._swap.loaded.model
 
     async def check_health(self) -> None:
         """Answers when the event loop runs and the engine is loaded."""
@@ -120,7 +146,7 @@ class EngineActor:
     async def lifeline(self) -> None:
         """Never returns; fails at the caller when this process dies; it does so when its engine's process has died."""
         if self._loaded is not None and self._loaded.died is not None:
-            await self._alive(self._loaded.died())
+            await self._or_end(self._loaded.died())
         await asyncio.Event().wait()
 
     async def prefill(self, call_id: str, prompt: Prompt) -> Prefill:
@@ -136,6 +162,11 @@ class EngineActor:
         return await self._alive(self._able(Phases, _PHASES).thought_end())
 
     async def _alive(self, work: Awaitable[T]) -> T:
+        """Await a call of the engine, between two swaps of the draft."""
+        async with self._swap.call():
+            return await self._or_end(work)
+
+    async def _or_end(self, work: Awaitable[T]) -> T:
         """Await the engine; when the engine's own process has died, this one ends too, so that Ray restarts both."""
         try:
             return await work
@@ -266,3 +297,10 @@ class TargetActor(_Writes, _Judges):
     """The large model: writes the step at the frontier and, where the verifier is shared, gives the verdicts too."""
 
     role: ClassVar[Role] = "target"
+
+    async def _swap_draft(self, weights: DraftWeights) -> None:
+        assistant = self._able(Assisted, _SWAP)
+        await self._swap.load(weights, self._able(Swappable, _SWAP), assistant.update_assistant)
+
+    def _served_model(self, configured: str) -> str:
+        return configured

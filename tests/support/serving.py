@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import io
 import socket
 import threading
@@ -24,6 +25,7 @@ from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
 from dreamr.serve.app import make_app
+from dreamr.serve.drafts import DraftRecord
 from dreamr.serve.retries import AnswerStore
 from dreamr.serve.service import Service
 from dreamr.types import EngineInfo, Role
@@ -51,13 +53,14 @@ def scripted_config(serve: dict[str, Any] | None = None, **engine: Any) -> Confi
 
 
 class LocalAnswers:
-    """A store of answers in this process. See `dreamr.serve.retries.Answers`."""
+    """What replicas share, in this process. See `dreamr.serve.retries.Answers`."""
 
-    def __init__(self, store: AnswerStore) -> None:
+    def __init__(self, store: AnswerStore | DraftRecord) -> None:
         self._store = store
 
     async def submit(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._store, method)(*arguments)
+        result = getattr(self._store, method)(*arguments)
+        return await result if inspect.isawaitable(result) else result
 
 
 @dataclass

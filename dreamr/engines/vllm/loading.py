@@ -13,7 +13,8 @@ from transformers import AutoProcessor
 from dreamr.config import VLLMEngineConfig
 from dreamr.engines.hf.loading import check_template, eos_tokens, find_config, first_line
 from dreamr.engines.vllm.guardian import guard
-from dreamr.engines.vllm.weights import checkpoint_shapes, num_parameters
+from dreamr.engines.vllm.weights import num_parameters
+from dreamr.engines.weights import checkpoint_shapes
 from dreamr.tasks.chat import ChatEncoder
 from dreamr.tasks.prompts import load_prompt_config
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import ClassVar, Self, TypeVar
 
 import ray
@@ -88,9 +89,9 @@ class EngineActor:
     # Retried by Ray, so that a call made while the process dies is answered by the next one.
     @ray.method(max_task_retries=-1)
     async def start(self, weights: DraftWeights | None = None) -> EngineInfo:
-        """Load the engine unless it is loaded, then the draft's `weights`, unless later ones are loaded.
+        """Load the engine unless it is loaded, then the draft's `weights`, in place of the configured ones if they fit.
 
-        Raises ValueError when the engine cannot be loaded. When only `weights` cannot, the configured ones stay.
+        Raises ValueError when the engine cannot be loaded.
         """
         async with self._loading:
             if self._loaded is None:
@@ -106,31 +107,26 @@ class EngineActor:
         return await self.info()
 
     async def swap_draft(self, weights: DraftWeights) -> EngineInfo:
-        """Replace the weights of the draft: this engine's, or its assistant's for a target.
-
-        Raises ValueError, and the old ones stay; Unable for an engine that cannot replace them.
-        """
+        """Replace the draft's weights: this engine's, or a target's assistant's. Raises ValueError, Unable."""
         await self._swap_draft(weights)
         return await self.info()
 
     async def _swap_draft(self, weights: DraftWeights) -> None:
         engine = self._able(Swappable, _SWAP)
-        await self._swap.load(weights, engine, engine.update_weights)
+        served = await self._swap.load(weights, engine, engine.update_weights)
+        self._loaded = replace(self._require(), model=served.model)
 
     async def info(self) -> EngineInfo:
         loaded = self._require()
         return EngineInfo(
             role=self.role,
-            model=self._served_model(loaded.model),
+            model=loaded.model,
             device=loaded.device,
             num_parameters=loaded.num_parameters,
             max_positions=loaded.max_positions,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         )
-
-    def _served_model(self, configured: str) -> str:
-        return configured if self._swap.loaded is None else self._swap.loaded.model
 
     async def check_health(self) -> None:
         """Answers when the event loop runs and the engine is loaded."""
@@ -301,6 +297,3 @@ class TargetActor(_Writes, _Judges):
     async def _swap_draft(self, weights: DraftWeights) -> None:
         assistant = self._able(Assisted, _SWAP)
         await self._swap.load(weights, self._able(Swappable, _SWAP), assistant.update_assistant)
-
-    def _served_model(self, configured: str) -> str:
-        return configured

@@ -152,12 +152,9 @@ class ActorSupervisor:
         return self.up
 
     async def swap_draft(self, weights: DraftWeights) -> None:
-        """Replace the weights of the draft in this actor and its spare, now and after each restart.
+        """Replace the draft's weights in this actor and its spare, now and after each restart.
 
-        Raises:
-            ValueError: they cannot be loaded, or do not fit; the old ones stay.
-            Unable: the actor's engine cannot replace them.
-            ActorLost: the actor was lost meanwhile; the old ones stay.
+        Raises ValueError when they do not fit, Unable, and ActorLost: the old ones stay.
         """
         try:
             self.info = await self.actor.swap_draft.remote(weights)

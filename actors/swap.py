@@ -61,15 +61,15 @@ class Swap:
 
     async def load(
         self, weights: DraftWeights, engine: Swappable, update: Callable[[Mapping[str, Tensor]], Awaitable[None]]
-    ) -> None:
-        """Load a checkpoint by `update`, unless it or a later one is loaded.
+    ) -> DraftWeights:
+        """Load a checkpoint by `update`, unless it or a later one is loaded; return the loaded one.
 
         Raises ValueError in one sentence when it cannot be loaded, has another vocabulary or another architecture;
         the old weights stay.
         """
         async with self._swapping:
             if self.loaded is not None and self.loaded.version >= weights.version:
-                return
+                return self.loaded
             try:
                 new = await asyncio.to_thread(_read, weights.model, engine)
                 async with self._exclusively():
@@ -79,6 +79,7 @@ class Swap:
                     f"{weights.model!r} cannot replace the draft in service: {_first_line(error)}"
                 ) from error
             self.loaded = weights
+            return weights
 
     @asynccontextmanager
     async def _exclusively(self) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ from dreamr.bench.rendering import conditions, speedup_cell, time_cell
 from dreamr.bench.report import MethodReport, Report
 from dreamr.markdown import markdown_table, percent
 from pipelines import BASELINE
-from tools import ablation, load_report, sizing
+from tools import ablation, chaos_report, load_report, sizing, structured
 from tools.make_pair import markdown as pair
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,11 @@ def _result(path: Path) -> dict[str, Any]:
     return document
 
 
+def _if_measured(path: Path, table: Callable[[dict[str, Any]], str]) -> str:
+    """The table of a result, empty until there is one."""
+    return table(_result(path)) if path.exists() else ""
+
+
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "bench results"): lambda: rendering.table(_report("embedded")),
     ("docs/bench.md", "bench results"): lambda: rendering.table(_report("embedded")),
@@ -44,6 +49,8 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ),
     ("docs/training.md", "ablation"): lambda: ablation.section(_result(RESULTS / "ablation.json")),
     ("docs/serving.md", "load"): lambda: load_report.table(_result(RESULTS / "load.json")),
+    ("docs/serving.md", "chaos"): lambda: _if_measured(RESULTS / "chaos.json", chaos_report.table),
+    ("docs/serving.md", "structured"): lambda: _if_measured(RESULTS / "structured.json", structured.table),
     ("docs/models.md", "public models"): sizing.models_table,
     ("docs/models.md", "ready configurations"): lambda: sizing.configurations_table(
         list((ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from support.permuted import permuted_copy
-from support.serving import LocalAnswers, LocalGroup, listening, scripted_config
+from support.serving import LocalAnswers, LocalGroup, listening, scripted_config, settled
 
 from actors.roles import DraftActor, TargetActor
 from actors.swap import DraftWeights
@@ -19,7 +20,7 @@ from dreamr.serve.app import make_app
 from dreamr.serve.drafts import DraftRecord, DraftSwitch
 from dreamr.serve.service import Service
 from dreamr.tasks.ledger import make_problem
-from dreamr.types import Sampling, Step
+from dreamr.types import EngineInfo, Role, Sampling, Step
 
 PROMPT = make_problem("test", 2, 5).prompt
 GREEDY = Sampling(max_tokens=60)
@@ -108,9 +109,7 @@ class Group(LocalGroup):
     model = "configured"
 
     @property
-    def infos(self):
-        from dataclasses import replace
-
+    def infos(self) -> dict[Role, EngineInfo]:
         return {role: replace(info, model=self.model) for role, info in super().infos.items()}
 
     async def swap_draft(self, weights: DraftWeights) -> None:
@@ -121,19 +120,18 @@ class Group(LocalGroup):
         self.model = weights.model
 
 
-async def test_all_replicas_follow_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_replicas_follow_one_of_them() -> None:
     record = LocalAnswers(DraftRecord())
     groups = [Group(scripted_config()) for _ in range(3)]
     switches = [DraftSwitch(group, record, "digest") for group in groups]
-    other = DraftSwitch(Group(scripted_config()), record, "other models")
+    unrelated = Group(scripted_config())
+    other = DraftSwitch(unrelated, record, "other models")
     for switch in (*switches[:2], other):
         await switch.start()
     assert await switches[0].serve("trained") == "trained"
     await switches[2].start()  # a new replica
-    async with asyncio.timeout(10):
-        while {group.model for group in groups} != {"trained"}:
-            await asyncio.sleep(0.01)
-    assert other._group.infos["draft"].model == "configured"
+    await settled(lambda: {group.model for group in groups} == {"trained"})
+    assert unrelated.model == "configured"
     for switch in (*switches, other):
         await switch.stop()
 

@@ -54,7 +54,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
 
 
 def _scale(limits: ServeSettings) -> dict[str, Any]:
-    """How many replicas there are: a fixed number, or by load; in that case each has its actors, and sessions stay there."""
+    """How many replicas there are: a fixed number, or by load. In that case each has its actors, and sessions stay."""
     if limits.groups is None:
         return {"num_replicas": limits.num_replicas}
     scaling = AutoscalingConfig(

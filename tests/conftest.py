@@ -23,12 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small local Ray for the whole test session; it ends with it."""
+    from support.serving import ADMIN_KEY, ADMIN_KEY_ENV
+
     from actors.cluster import connected
     from dreamr.config import ClusterSettings
 
     with pytest.MonkeyPatch.context() as patch:
         # The engines that tests define live beside them; the workers must find them as well.
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv(ADMIN_KEY_ENV, ADMIN_KEY)
         patch.delenv("RAY_ADDRESS", raising=False)
         with connected(ClusterSettings(num_cpus=4)):
             yield

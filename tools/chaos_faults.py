@@ -1,4 +1,4 @@
-"""The faults of `tools.chaos`: the processes that are killed or stopped, and the time until the service is well again."""
+"""The faults of `tools.chaos`: processes that are killed or stopped, and the time until the service is well again."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import ray
 from ray import serve
-from support.serving import data_url, free_port
+from support.serving import ADMIN_KEY, ADMIN_KEY_ENV, data_url, free_port
 
 from dreamr.config import Config
 from dreamr.engines.factory import model_location
@@ -22,7 +22,7 @@ from serve_app import build
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(500)]
 
-APP, KEY = "swapped", "for administrators"
+APP = "swapped"
 NUM_CLIENTS = 3
 
 
@@ -34,8 +34,9 @@ def pair() -> Config:
         "target": actor | {"engine": {"kind": "hf", "model": "embedded:target"}},
         "ready_deadline_s": 200,
     }
+    settings = {"num_replicas": 2, "admin_key_env": ADMIN_KEY_ENV}
     pipeline = {"max_tokens": 80, "draft_deadline_s": 60, "verifier_deadline_s": 60, "target_deadline_s": 60}
-    return Config.model_validate({"group": group, "pipeline": pipeline, "serve": {"num_replicas": 2}})
+    return Config.model_validate({"group": group, "pipeline": pipeline, "serve": settings})
 
 
 def body(number: int, method: str) -> dict[str, Any]:
@@ -62,7 +63,17 @@ async def drafts(client: httpx.AsyncClient) -> set[str]:
 
 async def all_have(client: httpx.AsyncClient, draft: str) -> None:
     """Bounded by the test's own time."""
-    while await drafts(client) != {draft}:
+    while True:
+        if await drafts(client) == {draft}:
+            return
+        await asyncio.sleep(0.2)
+
+
+async def draft_is_back(client: httpx.AsyncClient) -> None:
+    """Bounded by the test's own time."""
+    while True:
+        if (await client.get("/health")).json()["actors"]["draft"]:
+            return
         await asyncio.sleep(0.2)
 
 
@@ -75,18 +86,12 @@ def draft_process() -> int:
     )
 
 
-async def test_no_request_fails_while_the_draft_is_replaced(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_request_fails_while_the_draft_is_replaced(ray_cluster: None, tmp_path: Path) -> None:
     trained = str(shutil.copytree(model_location("embedded:draft"), tmp_path / "draft"))
-    application = build({"config": pair()})
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    deployment = application._bound_deployment  # the replicas' environment
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": {"DREAMR_ADMIN_KEY": KEY}}}
-    application._bound_deployment = deployment.options(ray_actor_options=options)
-    await asyncio.to_thread(serve.run, application, name=APP)
-    swap = {"headers": {"Authorization": f"Bearer {KEY}"}, "timeout": 120}
+    await asyncio.to_thread(serve.run, build({"config": pair()}), name=APP)
+    swap = {"headers": {"Authorization": f"Bearer {ADMIN_KEY}"}, "timeout": 120}
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             expected = [await ask(client, number, "autoregressive") for number in range(NUM_CLIENTS)]
@@ -115,8 +120,7 @@ async def test_no_request_fails_while_the_draft_is_replaced(
             assert "do not fit" in reply.json()["error"]["message"]
             os.kill(draft_process(), signal.SIGKILL)
             assert await ask(client, 0, "token_speculative") == expected[0]
-            while not (await client.get("/health")).json()["actors"]["draft"]:
-                await asyncio.sleep(0.2)
+            await draft_is_back(client)
             assert await drafts(client) == {trained}  # after its restart too
     finally:
         serve.shutdown()

@@ -31,6 +31,8 @@ from dreamr.serve.service import Service
 from dreamr.types import EngineInfo, Role
 from pipelines.handles import Handles, Verifier, Writer
 
+ADMIN_KEY_ENV, ADMIN_KEY = "TEST_ADMIN_KEY", "for administrators"
+"""In the environment of every process of the tests' Ray."""
 QUESTION = [{"role": "user", "content": "how many?"}]
 
 

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 300.0
 """Longest wait of one call for a change; a replica that is gone leaves no call for longer."""
-PAUSE_S = 5.0
-"""Between two attempts to reach the record."""
+PAUSE_S = 15.0
+"""Between two attempts to reach the record, or to load what it has."""
 
 
 class DraftRecord:

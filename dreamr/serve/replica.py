@@ -87,8 +87,9 @@ class EndpointReplica:
         group: ActorGroup | None = getattr(self, "_group", None)
         if group is None:
             return
-        if self._drafts is not None:
-            await self._drafts.stop()
+        drafts: DraftSwitch | None = getattr(self, "_drafts", None)
+        if drafts is not None:
+            await drafts.stop()
         is_deleted = await asyncio.to_thread(self._application_is_deleted)
         await (group.stop() if is_deleted or self._owns_actors else group.leave())
         if is_deleted:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 
 from dreamr.config import Config, load_config, with_draft
 from dreamr.config.serve import ServeSettings
@@ -54,7 +54,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
 
 
 def _scale(limits: ServeSettings) -> dict[str, Any]:
-    """How many replicas there are: a fixed number, or by load."""
+    """How many replicas there are: a fixed number, or by load. In that case each has its actors, and sessions stay."""
     if limits.groups is None:
         return {"num_replicas": limits.num_replicas}
     scaling = AutoscalingConfig(
@@ -66,7 +66,11 @@ def _scale(limits: ServeSettings) -> dict[str, Any]:
         upscale_delay_s=limits.groups.upscale_delay_s,
         downscale_delay_s=limits.groups.downscale_delay_s,
     )
-    return {"autoscaling_config": scaling}
+    router = RequestRouterConfig(
+        request_router_class="dreamr.serve.affinity.SessionRouter",  # type: ignore[arg-type]  # imported by Serve
+        request_router_kwargs={"busy_at": limits.max_running},
+    )
+    return {"autoscaling_config": scaling, "request_router_config": router}
 
 
 app = build

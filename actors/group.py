@@ -22,7 +22,8 @@ from actors.placement import find_or_reserve, reserve
 from actors.ray_transport import RayTransport, StoredPrompts
 from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
 from actors.supervisor import ActorSupervisor
-from dreamr.config import GroupConfig
+from actors.swap import DraftWeights
+from dreamr.config import GroupConfig, HFEngineConfig
 from dreamr.types import EngineInfo, Role
 from pipelines.costs import Costs
 from pipelines.handles import Handles, Verifier, Writer
@@ -90,6 +91,20 @@ class ActorGroup:
     async def check_one(self, role: Role) -> bool:
         """`check` for one of them."""
         return await self._supervisors[role].check()
+
+    async def swap_draft(self, weights: DraftWeights) -> None:
+        """Replace the weights of the draft, and of a target's assistant that runs the same checkpoint.
+
+        Running calls end first and new ones wait for that; none fails. Raises as `ActorSupervisor.swap_draft`.
+        """
+        await self._supervisors["draft"].swap_draft(weights)
+        draft, target = self._config.draft.engine, self._config.target.engine
+        if (
+            isinstance(target, HFEngineConfig)
+            and target.assistant is not None
+            and target.assistant == getattr(draft, "model", None)
+        ):
+            await self._supervisors["target"].swap_draft(weights)
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:

@@ -22,8 +22,9 @@ from typing import ClassVar, Self, TypeVar
 import ray
 
 from actors.batching import VerdictBatcher
+from actors.swap import DraftWeights, Swap
 from dreamr.config import ActorConfig, ScriptedEngineConfig
-from dreamr.engines.base import BranchWriting, Engine, EngineDied, Phases, TokenSpeculation
+from dreamr.engines.base import Assisted, BranchWriting, Engine, EngineDied, Phases, Swappable, TokenSpeculation
 from dreamr.engines.factory import LoadedEngine, build_engine
 from dreamr.errors import ActorLost, Unable
 from dreamr.types import (
@@ -47,6 +48,7 @@ T = TypeVar("T")
 
 _BRANCHES, _TOKENS = "several steps in one batch", "token-level speculation"
 _PHASES = "bounded reasoning and answers by a schema"
+_SWAP = "another draft while it runs"
 
 MAX_CONCURRENCY = 1000
 """Calls in one actor at a time: so many that `stop` and health calls never wait for steps."""
@@ -74,6 +76,7 @@ class EngineActor:
         self._ids_of = ids_of
         self._loaded: LoadedEngine | None = None
         self._loading = asyncio.Lock()
+        self._swap = Swap()
         # OpenMP reads this once, when torch is imported; more threads than cores cost more than they bring.
         os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
 
@@ -86,15 +89,33 @@ class EngineActor:
 
     # Retried by Ray, so that a call made while the process dies is answered by the next one.
     @ray.method(max_task_retries=-1)
-    async def start(self) -> EngineInfo:
-        """Load the engine unless it is loaded. Raises ValueError when it cannot be."""
+    async def start(self, weights: DraftWeights | None = None) -> EngineInfo:
+        """Load the engine unless it is loaded, then the draft's `weights`, in place of the configured ones if they fit.
+
+        Raises ValueError when the engine cannot be loaded.
+        """
         async with self._loading:
             if self._loaded is None:
                 loaded = await asyncio.to_thread(self._load)
                 if loaded.warm_up is not None:
                     await loaded.warm_up()
                 self._loaded = loaded
+        if weights is not None:
+            try:
+                await self._swap_draft(weights)
+            except ValueError as error:
+                log.error("the %s actor continues with the configured draft: %s", self.role, error)
         return await self.info()
+
+    async def swap_draft(self, weights: DraftWeights) -> EngineInfo:
+        """Replace the draft's weights: this engine's, or a target's assistant's. Raises ValueError, Unable."""
+        await self._swap_draft(weights)
+        return await self.info()
+
+    async def _swap_draft(self, weights: DraftWeights) -> None:
+        engine = self._able(Swappable, _SWAP)
+        served = await self._swap.load(weights, engine, engine.update_weights)
+        self._loaded = replace(self._require(), model=served.model)
 
     async def info(self) -> EngineInfo:
         loaded = self._require()
@@ -129,7 +150,7 @@ class EngineActor:
     async def lifeline(self) -> None:
         """Never returns; fails at the caller when this process dies; it does so when its engine's process has died."""
         if self._loaded is not None and self._loaded.died is not None:
-            await self._alive(self._loaded.died())
+            await self._or_end(self._loaded.died())
         await asyncio.Event().wait()
 
     async def prefill(self, call_id: str, prompt: Prompt) -> Prefill:
@@ -145,6 +166,11 @@ class EngineActor:
         return await self._alive(self._able(Phases, _PHASES).thought_end())
 
     async def _alive(self, work: Awaitable[T]) -> T:
+        """Await a call of the engine, between two swaps of the draft."""
+        async with self._swap.call():
+            return await self._or_end(work)
+
+    async def _or_end(self, work: Awaitable[T]) -> T:
         """Await the engine; when the engine's own process has died, this one ends too, so that Ray restarts both."""
         try:
             return await work
@@ -300,3 +326,7 @@ class TargetActor(_Writes, _Judges):
     """The large model: writes the step at the frontier and, where the verifier is shared, gives the verdicts too."""
 
     role: ClassVar[Role] = "target"
+
+    async def _swap_draft(self, weights: DraftWeights) -> None:
+        assistant = self._able(Assisted, _SWAP)
+        await self._swap.load(weights, self._able(Swappable, _SWAP), assistant.update_assistant)

@@ -17,6 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from actors.swap import DraftWeights
 from dreamr.types import EngineInfo, Role
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Standby:
 
     def __init__(self, role: Role, actor: Any, health_deadline_s: float) -> None:
         self.actor = actor
+        self._weights: DraftWeights | None = None
         self._role, self._health_deadline_s = role, health_deadline_s
         self._dying: asyncio.Future[None] | None = None
         """The lifeline of a hanging actor, which has to break before the actor is started again."""
@@ -74,6 +76,15 @@ class Standby:
         except RayError as error:
             log.debug("the spare %s: %s", self._role, error)  # its lifeline breaks as well
 
+    async def swap_draft(self, weights: DraftWeights) -> None:
+        """Load the weights that the role's actor has loaded, now and after each loss."""
+        self._weights = weights
+        if self._loaded is not None:
+            try:
+                await self._loaded.actor.swap_draft.remote(weights)
+            except (RayError, ValueError) as error:
+                log.error("the spare %s keeps other weights: %s", self._role, error)
+
     async def leave(self) -> None:
         """End the supervision by this process; a detached actor keeps running."""
         self._task.cancel()
@@ -91,7 +102,7 @@ class Standby:
             try:
                 actor = self.actor
                 await self._await_death()
-                info: EngineInfo = await actor.start.remote()
+                info: EngineInfo = await actor.start.remote(self._weights)
             except (RayError, ValueError) as error:
                 log.warning("the spare %s cannot be loaded, trying again in %g s: %s", self._role, pause_s, error)
                 await asyncio.sleep(pause_s)

@@ -39,6 +39,7 @@ from actors.placement import actor_options
 from actors.ray_transport import RayRef, last_line, names_role, root_cause
 from actors.roles import MAX_CONCURRENCY, EngineActor
 from actors.standby import MAX_PAUSE_S, Standby, killed, watch
+from actors.swap import DraftWeights
 from dreamr.config import ActorConfig, GroupConfig
 from dreamr.errors import ActorLost
 from dreamr.types import EngineInfo, Role
@@ -70,6 +71,8 @@ class ActorSupervisor:
         self._detached = detached
         self._restarts: list[float] = []
         """Times of its latest restarts."""
+        self._weights: DraftWeights | None = None
+        """Of the draft, in place of the configured ones, after every restart too."""
         self._supervisor: asyncio.Task[None] | None = None
         self._standby: Standby | None = None
         self._lifeline: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -147,6 +150,20 @@ class ActorSupervisor:
         except RayError:
             self._notice(generation, "died")
         return self.up
+
+    async def swap_draft(self, weights: DraftWeights) -> None:
+        """Replace the draft's weights in this actor and its spare, now and after each restart.
+
+        Raises ValueError when they do not fit, Unable, and ActorLost: the old ones stay.
+        """
+        try:
+            self.info = await self.actor.swap_draft.remote(weights)
+        except RayError as error:
+            cause = root_cause(error)
+            raise ActorLost(f"the {self.role} actor was lost") if isinstance(cause, RayError) else cause from error
+        self._weights = weights
+        if self._standby is not None:
+            await self._standby.swap_draft(weights)
 
     # -- losses ----------------------------------------------------------------------------------------------------
 
@@ -250,7 +267,7 @@ class ActorSupervisor:
 
     async def _come_up(self) -> None:
         try:
-            self.info = await self.actor.start.remote()
+            self.info = await self.actor.start.remote(self._weights)
         except RayError as error:
             raise self._start_error(root_cause(error)) from error
         if self.generation == 0 or self._lifeline.done():

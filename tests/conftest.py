@@ -23,6 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small local Ray for the whole test session; it ends with it."""
+    from support.serving import ADMIN_KEY, ADMIN_KEY_ENV
+
     from actors.cluster import connected
     from dreamr.config import ClusterSettings
 
@@ -30,6 +32,7 @@ def ray_cluster() -> Iterator[None]:
         # Workers must find the engines that tests define, and this checkout, wherever a program that joins is started.
         tests = Path(__file__).parent
         patch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")
+        patch.setenv(ADMIN_KEY_ENV, ADMIN_KEY)
         patch.delenv("RAY_ADDRESS", raising=False)
         with connected(ClusterSettings(num_cpus=4)):
             yield

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
-import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,101 +27,35 @@ from dreamr.bench.report import Machine
 from dreamr.config import Config, load_config
 from tools import chaos_report
 from tools.chaos_clients import CHAT, Load
+from tools.chaos_faults import (
+    FAULTS,
+    NO_FAULT,
+    NODE_FAULT,
+    SPARE_FAULTS,
+    Fault,
+    fault_row,
+    several_nodes,
+    with_spare_target,
+)
 from tools.load import running
 
-RECOVERY_DEADLINE_S = 180.0
-POLL_S = 0.1
-FAULTS = [
-    ("none", "none"),
-    *[(role, fault) for role in ("draft", "target", "verifier", "replica") for fault in ("kill", "hang")],
-    ("proxy", "kill"),
-    ("core", "kill"),
-]
-"""Victims and faults: SIGKILL or SIGSTOP. `core` is a vLLM process of the target, if it has one."""
-_SIGNALS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP}
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of each row."""
+
+    num_clients: int
+    num_requests: int
 
 
 def scripted_pair() -> Config:
     """Two replicas over scripted engines: one model in three actors, with the latencies of a small one."""
-    engine = {"kind": "scripted", "seed": 1, "num_steps": (4, 6), "acceptance": 0.7, "max_positions": 4096}
+    engine = {"kind": "scripted", "seed": 1, "num_steps": (3, 4), "acceptance": 0.7, "max_positions": 4096}
     latencies = {"token_s": 0.002, "verdict_s": 0.005, "max_batch": 16}
     actor = {"num_cpus": 0.1, "engine": engine | latencies}
     group = {"draft": actor, "target": actor, "verifier": actor, "health_deadline_s": 2}
     limits = {"num_replicas": 2, "max_running": 16, "max_queued": 64}
     return Config.model_validate({"group": group, "serve": limits})
-
-
-# -- faults ------------------------------------------------------------------------------------------------------------
-
-
-def processes(what: str) -> set[int]:
-    """Process ids of a role, of the replicas, of the proxies, or of vLLM's own processes."""
-    import ray
-
-    if what == "core":
-        return {child for target in processes("target") for child in _children(target)}
-    marks: dict[str, Callable[[str], bool]] = {
-        "replica": lambda name: "#dreamr#" in name,
-        "proxy": lambda name: "SERVE_PROXY" in name,
-    }
-    is_it = marks.get(what, lambda name: name.endswith(f"-{what}"))
-    actors = ray._private.state.actors().values()
-    return {actor["Pid"] for actor in actors if actor["State"] == "ALIVE" and is_it(actor["Name"])}
-
-
-def _children(pid: int) -> list[int]:
-    """vLLM processes that an actor has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if "VLLM" in Path(f"/proc/{child}/comm").read_text()]
-
-
-async def recovery_s(what: str, victim: int, before: int, http: aiohttp.ClientSession, url: str) -> float | None:
-    """Seconds until another process has taken the victim's place and the service is healthy; None after a long time."""
-    began = time.monotonic()
-    while time.monotonic() - began < RECOVERY_DEADLINE_S:
-        present = await asyncio.to_thread(processes, what)
-        if victim not in present and len(present) >= before and await _is_healthy(http, url):
-            return time.monotonic() - began
-        await asyncio.sleep(POLL_S)
-    return None
-
-
-async def _is_healthy(http: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with http.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=5)) as response:
-            return bool((await response.json())["status"] == "ok")
-    except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError):
-        return False
-
-
-async def fault_row(
-    load: Load, what: str, fault: str, num_clients: int, expected: dict[int, str]
-) -> dict[str, Any] | None:
-    """One row; None when there is no such process."""
-    victims = await asyncio.to_thread(processes, what) if what != "none" else set()
-    if what != "none" and not victims:
-        return None
-    running_load = asyncio.create_task(load.run(num_clients), name=f"{what} {fault}")
-    recovered: float | None = 0.0
-    if victims:
-        await load.third.wait()
-        victim = min(victims)
-        os.kill(victim, _SIGNALS[fault])
-        recovered = await recovery_s(what, victim, len(victims), load.http, load.url)
-    await running_load
-    asked = load.asked
-    return {
-        "what": what,
-        "fault": fault,
-        "requests": len(asked),
-        "failed_once": sum(one.num_attempts > 1 or not one.is_answered for one in asked.values()),
-        "failed": sum(not one.is_answered for one in asked.values()),
-        "recovery_s": recovered,
-        "longest_stall_s": max(one.longest_gap_s for one in asked.values()),
-        "different": sum(
-            expected.get(number, one.text) != one.text for number, one in asked.items() if one.is_answered
-        ),
-    }
 
 
 # -- junk --------------------------------------------------------------------------------------------------------------
@@ -186,26 +118,57 @@ async def junk_row(load: Load, kind: str, num_clients: int) -> dict[str, Any]:
     }
 
 
-async def measure(url: str, model: str, num_clients: int, per_client: int, only: set[str]) -> dict[str, Any]:
-    """Measure both tables. `only`: names of victims; all when empty."""
-    number = num_clients * per_client
+async def faults_of(
+    url: str, model: str, faults: Sequence[Fault], size: Size, strike: Callable[[int], None] | None = None
+) -> list[dict[str, Any]]:
+    """A row without a fault, whose answers the others have to equal, and one per fault."""
     expected: dict[int, str] = {}
-    faults, junk = [], []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as http:
-        for what, fault in FAULTS:
-            if only and what not in only | {"none"}:
-                continue
-            load = Load(http, url, model, number)
-            row = await fault_row(load, what, fault, num_clients, expected)
+    rows = []
+    async with session() as http:
+        for fault in (NO_FAULT, *faults):
+            load = Load(http, url, model, size.num_requests)
+            row = await fault_row(load, fault, size.num_clients, expected, strike)
             if row is None:
                 continue
-            if what == "none":
+            if fault == NO_FAULT:
                 expected = {place: one.text for place, one in load.asked.items()}
-            faults.append(row)
+            rows.append(row)
             typer.echo(str(row), err=True)
-        for kind in JUNK if not only or "junk" in only else ():
-            junk.append(await junk_row(Load(http, url, model, number // 4), kind, max(1, num_clients // 2)))
-            typer.echo(str(junk[-1]), err=True)
+    return rows
+
+
+async def junk_of(url: str, model: str, size: Size) -> list[dict[str, Any]]:
+    """A row per kind of junk."""
+    rows = []
+    async with session() as http:
+        for kind in JUNK:
+            load = Load(http, url, model, max(size.num_requests // 4, 1))
+            rows.append(await junk_row(load, kind, max(1, size.num_clients // 2)))
+            typer.echo(str(rows[-1]), err=True)
+    return rows
+
+
+def session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+
+
+def measure(config: Config, size: Size, only: set[str]) -> dict[str, Any]:
+    """Both tables. `only`: names of victims, `spare`, `node`, `junk`; all when empty."""
+    model = config.serve.model_name
+    wanted = [fault for fault in FAULTS if not only or fault.what in only]
+    faults, junk = [], []
+    if wanted or "junk" in only:
+        with running(config) as url:
+            if wanted:
+                faults += asyncio.run(faults_of(url, model, wanted, size))
+            if not only or "junk" in only:
+                junk += asyncio.run(junk_of(url, model, size))
+    if not only or "spare" in only:
+        with running(with_spare_target(config)) as url:
+            faults += asyncio.run(faults_of(url, model, SPARE_FAULTS, size))[1:]
+    if not only or "node" in only:
+        with several_nodes(config) as (spread, strike), running(spread) as url:
+            faults += asyncio.run(faults_of(url, model, [NODE_FAULT], size, strike))[1:]
     return {"faults": faults, "junk": junk}
 
 
@@ -214,13 +177,11 @@ def main(
     config: Annotated[Path | None, typer.Option(help="YAML file; without it, scripted engines.")] = None,
     clients: Annotated[int, typer.Option(min=1, max=64)] = 8,
     requests: Annotated[int, typer.Option(min=1, max=1000, help="Of each client and row.")] = 100,
-    only: Annotated[str, typer.Option(help="Victims, separated by commas: draft, replica, junk, ...")] = "",
+    only: Annotated[str, typer.Option(help="Rows, separated by commas: draft, replica, spare, node, junk, ...")] = "",
 ) -> None:
     """Measure failed requests, recovery, stalls and different answers under each fault, and latency under junk."""
     settled = load_config(config) if config else scripted_pair()
-    names = set(filter(None, only.split(",")))
-    with running(settled) as url:
-        tables = asyncio.run(measure(url, settled.serve.model_name, clients, requests, names))
+    tables = measure(settled, Size(clients, clients * requests), set(filter(None, only.split(","))))
     command = shlex.join(["python", "-m", "tools.chaos", *sys.argv[1:]])
     report = {"command": command, "machine": Machine.this().model_dump(), **tables}
     if out:

@@ -25,7 +25,7 @@ _JUNK = ["junk", "valid requests failed", "p50", "p95", "p95 against no junk", "
 def _fault(row: dict[str, Any]) -> list[str]:
     recovery = row["recovery_s"]
     return [
-        row["what"],
+        f"{row['what']}, with a spare" if row["spare"] else row["what"],
         row["fault"],
         f"{row['failed_once']} of {row['requests']}",
         f"{row['failed']} of {row['requests']}",

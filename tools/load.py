@@ -118,7 +118,7 @@ def running(config: Config) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         try:
             serve.run(build({"config": config}), name="dreamr", route_prefix="/")
             yield f"http://127.0.0.1:{port}"

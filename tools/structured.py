@@ -1,20 +1,25 @@
 """Counts answers that break their JSON schema: random schemas and ledger problems, on the built-in pair.
 
-`python -m tools.structured --pairs 10000 --out docs/results/structured.json`. An answer counts as invalid when it is
-not JSON, when it breaks its schema, or when it is cut off.
+`python -m tools.structured --pairs 10000 --processes 2 --out docs/results/structured.json`. An answer counts as invalid
+when it is not JSON, when it breaks its schema, or when it is cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import random
+import shlex
+import sys
+import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import jsonschema
-import torch
 import typer
 
 from actors.local import local_handles
@@ -27,6 +32,7 @@ from pipelines import Request, run
 from pipelines.handles import Handles
 
 METHODS = ("fpsr", "sequential", "autoregressive", "token_speculative")
+AT_ONCE = 16
 
 
 def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
@@ -88,30 +94,71 @@ async def problem_of(handles: Handles, seed: int, max_tokens: int) -> str | None
     return None
 
 
-async def count(pairs: int, max_tokens: int, first: int = 0) -> Counter[str]:
-    """Count valid and invalid answers; print the invalid ones."""
+async def count(pairs: int, max_tokens: int, first: int = 0, at_once: int = AT_ONCE) -> Counter[str]:
+    """Count valid and invalid answers, `at_once` at a time in one batch; print the invalid ones."""
+    import torch
+
     torch.set_num_threads(1)  # more threads slow down models this small
     target, draft = (build_engine(HFEngineConfig(model=f"embedded:{name}")).engine for name in ("target", "draft"))
     handles, outcomes = local_handles(draft, target, target), Counter[str]()
-    for seed in range(first, first + pairs):
-        problem = await problem_of(handles, seed, max_tokens)
-        outcomes["invalid" if problem else "valid"] += 1
-        if problem:
-            typer.echo(f"{seed}: {problem}")
-        if sum(outcomes.values()) % 500 == 0:
-            typer.echo(f"{sum(outcomes.values())} pairs: {dict(outcomes)}", err=True)
+    seeds = iter(range(first, first + pairs))
+
+    async def worker() -> None:
+        for seed in seeds:
+            problem = await problem_of(handles, seed, max_tokens)
+            outcomes["invalid" if problem else "valid"] += 1
+            if problem:
+                typer.echo(f"{seed}: {problem}")
+            if sum(outcomes.values()) % 500 == 0:
+                typer.echo(f"{sum(outcomes.values())} pairs: {dict(outcomes)}", err=True)
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(at_once):
+            workers.create_task(worker())
     return outcomes
+
+
+def _count(pairs: int, max_tokens: int, first: int, at_once: int) -> Counter[str]:
+    return asyncio.run(count(pairs, max_tokens, first, at_once))
+
+
+def count_in_processes(pairs: int, max_tokens: int, first: int, at_once: int, processes: int) -> Counter[str]:
+    """`count`, with the pairs shared out to that many processes."""
+    bounds = [first + pairs * number // processes for number in range(processes + 1)]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_count, after - start, max_tokens, start, at_once) for start, after in pairwise(bounds)]
+        return sum((future.result() for future in futures), Counter[str]())
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a sentence, with its command and machine."""
+    machine = report["machine"]
+    return (
+        f"{report['invalid']} invalid answers of {report['pairs']} random pairs of a schema and a ledger problem, over "
+        f"{', '.join(f'`{name}`' for name in METHODS)}, greedy and sampled, with and without a thinking budget: "
+        f"`{report['command']}`, {report['wall_s'] / 60:.0f} minutes on {machine['cpu']}, {machine['cores']} cores."
+    )
 
 
 def main(
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs of a schema and a problem.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Budget of one answer.")] = 128,
     first: Annotated[int, typer.Option(min=0, help="Number of the first pair.")] = 0,
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="Answers in one batch.")] = AT_ONCE,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="One core each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file for the counts.")] = None,
 ) -> None:
     """Answer problems under random JSON schemas and count the answers that do not follow theirs."""
-    outcomes = asyncio.run(count(pairs, max_tokens, first))
-    report = {"pairs": pairs, "max_tokens": max_tokens, "first": first, "machine": Machine.this().cpu, **outcomes}
+    began = time.monotonic()
+    outcomes = count_in_processes(pairs, max_tokens, first, at_once, processes)
+    report = {
+        "command": shlex.join(["python", "-m", "tools.structured", *sys.argv[1:]]),
+        "machine": Machine.this().model_dump(),
+        "pairs": pairs,
+        "valid": outcomes["valid"],
+        "invalid": outcomes["invalid"],
+        "wall_s": round(time.monotonic() - began, 1),
+    }
     typer.echo(json.dumps(report))
     if out:
         out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -57,6 +57,9 @@ class ServeSettings(Strict):
     api_key_env: str = "DREAMR_API_KEY"
     """Environment variable of the replicas with the API keys, separated by commas; unset: everybody may ask."""
 
+    admin_key_env: str = "DREAMR_ADMIN_KEY"
+    """Environment variable of the replicas with the keys for `/v1/admin/...`; unset: these paths answer 403."""
+
     max_running: PositiveInt = 4
     """Answers that a group of actors works on at once; more wait in line. All replicas of a shared group together."""
     max_queued: int = Field(default=16, ge=0)

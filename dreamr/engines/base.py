@@ -140,6 +140,31 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
+class Swappable(Protocol):
+    """Optional: the weights of another checkpoint of the same architecture, while the engine stays."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    def read_weights(self, model: str) -> Mapping[str, Tensor]:
+        """The weights of a checkpoint folder or hub id, in main memory; blocks. Raises ValueError, OSError."""
+        ...
+
+    async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `Trainable`."""
+        ...
+
+
+@runtime_checkable
+class Assisted(Protocol):
+    """Optional: an assistant inside the engine, whose weights can be replaced."""
+
+    async def update_assistant(self, state_dict: Mapping[str, Tensor]) -> None:
+        """`update_weights` for the assistant. Raises ValueError when there is none, RuntimeError."""
+        ...
+
+
+@runtime_checkable
 class Phases(Protocol):
     """Optional: bounded reasoning, and answers that follow a JSON schema.
 

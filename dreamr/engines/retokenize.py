@@ -10,12 +10,16 @@ never on earlier calls of this engine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from dreamr.engines.base import COMPARISONS, Engine
+from dreamr.engines.base import COMPARISONS, Engine, Swappable
 from dreamr.types import Criterion, Prefill, Priority, Prompt, Sampling, Step, Tokens, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 _UNFINISHED = "\ufffd"
 """An incomplete character decodes to this."""
@@ -77,6 +81,19 @@ class TextCrossing:
     async def count_tokens(self, prompt: Prompt) -> int:
         """See `Engine`; the engine's own tokens."""
         return await self._engine.count_tokens(prompt)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The engine's own."""
+        return cast(Swappable, self._engine).tokenizer
+
+    def read_weights(self, model: str) -> Mapping[str, Tensor]:
+        """See `Swappable`: engines with a tokenizer are."""
+        return cast(Swappable, self._engine).read_weights(model)
+
+    async def update_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """See `Swappable`."""
+        await cast(Swappable, self._engine).update_weights(state_dict)
 
     def promote(self, call_id: str, hint: Tokens = ()) -> None:
         """See `Engine`; a hint would be in the target's ids."""

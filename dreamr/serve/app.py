@@ -14,8 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from dreamr.errors import TooLong
 from dreamr.serve.chat import chat_routes
+from dreamr.serve.drafts import DraftSwitch, draft_routes
 from dreamr.serve.errors import MAX_PARAM, ApiError, BodyError, api_error, refused, shortened
-from dreamr.serve.middleware import RequestMiddleware, api_keys
+from dreamr.serve.middleware import ADMIN_PATHS, RequestMiddleware, api_keys
 from dreamr.serve.responses import responses_routes
 from dreamr.serve.routes import PAGE, routes
 from dreamr.serve.schema import NEUTRAL_ONLY
@@ -25,8 +26,14 @@ OPEN_PATHS = ("/", "/health", "/ping")
 """Need no API key, like the page's files."""
 
 
-def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echoes_id: bool = True) -> FastAPI:
-    """The application. API keys are read from the environment now.
+def make_app(
+    service: Service,
+    headers: Mapping[str, str] | None = None,
+    *,
+    echoes_id: bool = True,
+    drafts: DraftSwitch | None = None,
+) -> FastAPI:
+    """The application. API keys are read from the environment now. With `drafts`, the draft can be replaced.
 
     Every response carries `headers`, and the request id unless `echoes_id` is False: Ray Serve sends it itself.
     """
@@ -40,6 +47,8 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
     app.include_router(chat_routes(service))
     app.include_router(responses_routes(service))
     app.include_router(routes(service))
+    if drafts is not None:
+        app.include_router(draft_routes(drafts))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     for kind in (ApiError, TooLong, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _on_error)
@@ -47,6 +56,7 @@ def make_app(service: Service, headers: Mapping[str, str] | None = None, *, echo
     app.add_middleware(
         RequestMiddleware,
         keys=keys,
+        admin_keys=api_keys(service.settings.admin_key_env),
         open_paths=OPEN_PATHS,
         settings=service.settings,
         metrics=service.metrics,
@@ -75,7 +85,7 @@ def _complete_document(app: FastAPI, *, needs_key: bool) -> None:
                 operation["responses"].setdefault("400", {"description": "Bad Request"})
             if path not in OPEN_PATHS:
                 operation["responses"].setdefault("401", unauthorized)
-                operation["security"] = [{"key": []}] if needs_key else []
+                operation["security"] = [{"key": []}] if needs_key or path.startswith(ADMIN_PATHS) else []
 
 
 _NO_OBJECT = "must be a JSON object"

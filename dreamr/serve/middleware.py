@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the request that the current task works on."""
 
+ADMIN_PATHS = "/v1/admin/"
+"""Beginning of the paths for administrators."""
+
 FIELDS = "fields"
 """Key of `extra` under which a log record carries further fields."""
 
@@ -52,12 +55,16 @@ def api_keys(variable: str) -> list[str]:
 
 
 class RequestMiddleware:
-    """Checks keys and body sizes, and logs responses. `open_paths` need no key: health, and the page's files."""
+    """Checks keys and body sizes, and logs responses.
+
+    `open_paths` need no key: health, and the page's files. Paths under `ADMIN_PATHS` need one of `admin_keys`.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         keys: Sequence[str],
+        admin_keys: Sequence[str],
         open_paths: Sequence[str],
         settings: ServeSettings,
         metrics: Metrics,
@@ -68,6 +75,7 @@ class RequestMiddleware:
         self._num_buffered = 0
         """Bytes of all bodies that have arrived and whose requests have not ended."""
         self._keys = [key.encode() for key in keys]
+        self._admin_keys = [key.encode() for key in admin_keys]
         self._open_paths = tuple(open_paths)
         self._headers = SECURITY_HEADERS | dict(headers)
         self._echoes_id = echoes_id
@@ -96,11 +104,17 @@ class RequestMiddleware:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         path = _path(scope)
-        if not self._keys or path in self._open_paths or path.startswith("/page/"):
+        keys = self._keys
+        if path.startswith(ADMIN_PATHS):
+            keys = self._admin_keys
+            if not keys:
+                message = f"this path is off: set {self._settings.admin_key_env} in the environment of the replicas."
+                raise ApiError(403, message)
+        elif not keys or path in self._open_paths or path.startswith("/page/"):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         # Every key is compared, in constant time: the time taken reveals nothing about any of them.
-        known = [hmac.compare_digest(key.strip().encode(), known) for known in self._keys]
+        known = [hmac.compare_digest(key.strip().encode(), known) for known in keys]
         if scheme.lower() != "bearer" or not any(known):
             raise ApiError(401, "a valid API key is needed: Authorization: Bearer <key>.", code="invalid_api_key")
 

@@ -22,6 +22,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import ray
@@ -33,6 +34,7 @@ from ray.util import get_placement_group, list_named_actors, remove_placement_gr
 from actors.group import ActorGroup
 from dreamr.config import Config, GroupConfig
 from dreamr.serve.app import make_app
+from dreamr.serve.drafts import DraftRecord, DraftSwitch
 from dreamr.serve.middleware import api_keys, log_as_json
 from dreamr.serve.retries import AnswerStore
 from dreamr.serve.service import Service
@@ -55,9 +57,16 @@ class EndpointReplica:
         self._group_config = named(config.group, context.app_name, context.replica_tag if self._owns_actors else None)
         self._group = ActorGroup(self._group_config, detached=not self._owns_actors)
         await self._group.start()
-        self._answers = _RayAnswers(self._base_name, self._group_config.namespace, config.serve.keep_answers_s)
+        shared = partial(_SharedActor, self._group_config.namespace)
+        self._answers = shared(f"{self._base_name}-answers", AnswerStore, config.serve.keep_answers_s)
         self._service = Service(self._group, config, answers=self._answers)
         self._headers = {"X-Replica-ID": context.replica_tag}
+        self._record: _SharedActor | None = None
+        self._drafts: DraftSwitch | None = None
+        if api_keys(config.serve.admin_key_env):
+            self._record = shared(f"{self._base_name}-drafts", DraftRecord)
+            self._drafts = DraftSwitch(self._group, self._record, digest(config.group))
+            await self._drafts.start()
         log.info("replica %s is ready", context.replica_tag)
         if recommended := self._group.infos["target"].recommended:
             log.info("sampling that the target's generation_config.json recommends: %s", dict(recommended))
@@ -65,7 +74,8 @@ class EndpointReplica:
             log.warning("%s is not set: no API key is needed to use this endpoint", config.serve.api_key_env)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._service, self._headers, echoes_id=False)  # Serve sends the id itself
+        # Serve sends the id itself.
+        return make_app(self._service, self._headers, echoes_id=False, drafts=self._drafts)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds. Actors that hang are restarted; a replica whose target is lost for good
@@ -79,31 +89,35 @@ class EndpointReplica:
         group: ActorGroup | None = getattr(self, "_group", None)
         if group is None:
             return
+        drafts: DraftSwitch | None = getattr(self, "_drafts", None)
+        if drafts is not None:
+            await drafts.stop()
         is_deleted = await asyncio.to_thread(self._application_is_deleted)
         await (group.stop() if is_deleted or self._owns_actors else group.leave())
         if is_deleted:
-            self._answers.stop()
+            for shared in filter(None, (self._answers, self._record)):
+                shared.stop()
 
     def _application_is_deleted(self) -> bool:
         application = serve.status().applications.get(self._app_name)
         return application is None or application.status == ApplicationStatus.DELETING
 
 
-class _RayAnswers:
-    """The store of answers, a detached actor that the replicas share. See `Answers`."""
+class _SharedActor:
+    """A detached actor that the replicas share. See `Answers`."""
 
-    def __init__(self, base_name: str, namespace: str | None, keep_s: float) -> None:
+    def __init__(self, namespace: str | None, name: str, kind: type, *arguments: Any) -> None:
         self._actor: Any = (
-            ray.remote(AnswerStore)
+            ray.remote(kind)
             .options(
-                name=f"{base_name}-answers",
+                name=name,
                 namespace=namespace,
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=0,
                 max_restarts=-1,
             )
-            .remote(keep_s)
+            .remote(*arguments)
         )
 
     def submit(self, method: str, *arguments: Any) -> Awaitable[Any]:
@@ -116,11 +130,15 @@ class _RayAnswers:
 
 def named(group: GroupConfig, app_name: str, owner: str | None = None) -> GroupConfig:
     """The group under a name that is unique to the application, the actors' configuration and, if given, the owner."""
-    digest = hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:DIGEST]
-    name, namespace = f"{group.name or app_name}-{digest}", group.namespace or "dreamr"
+    name, namespace = f"{group.name or app_name}-{digest(group)}", group.namespace or "dreamr"
     if owner is not None:
         name = f"{name}-{owner}"
     return group.model_copy(update={"name": name, "namespace": namespace})
+
+
+def digest(group: GroupConfig) -> str:
+    """Equal for equal configurations of the actors."""
+    return hashlib.sha256(group.model_dump_json().encode()).hexdigest()[:DIGEST]
 
 
 def stop_superseded(base_name: str, group: GroupConfig, app_name: str) -> None:

@@ -35,12 +35,24 @@ def replica_process(tag: str) -> int:
     return next(actor["Pid"] for actor in actors if actor["State"] == "ALIVE" and actor["Name"].endswith(f"#{tag}"))
 
 
-async def ask(client: httpx.AsyncClient, number: int) -> tuple[str, str]:
+async def ask(client: httpx.AsyncClient, number: int, session: str | None = None) -> tuple[str, str]:
     """The replica that answered, and the text."""
+    headers = {"X-Session-ID": session} if session else {}
     body = {"model": "dreamr", "messages": [{"role": "user", "content": f"question {number}"}], "method": "sequential"}
-    response = await client.post("/v1/chat/completions", json=body)
+    response = await client.post("/v1/chat/completions", json=body, headers=headers)
     response.raise_for_status()
     return response.headers["x-replica-id"], response.json()["choices"][0]["message"]["reasoning"]
+
+
+async def sessions_stay(client: httpx.AsyncClient, replicas: set[str]) -> None:
+    """Every turn of a session reaches the same group, and sessions are spread over all."""
+    homes: dict[str, set[str]] = {}
+    for turn in range(3):
+        for session in (f"conversation {number}" for number in range(12)):
+            replica, _ = await ask(client, turn, session)
+            homes.setdefault(session, set()).add(replica)
+    assert all(len(home) == 1 for home in homes.values())
+    assert set.union(*homes.values()) == replicas
 
 
 async def test_a_group_is_added_under_load_and_groups_end_with_their_replicas(ray_cluster: None) -> None:
@@ -59,6 +71,7 @@ async def test_a_group_is_added_under_load_and_groups_end_with_their_replicas(ra
                 replicas.add(replica)
                 assert answers.setdefault(number, text) == text  # by whichever group
         assert len(replicas) == 2
+        await sessions_stay(client, replicas)
         both = targets()
         assert len(both) == 2
         os.kill(replica_process(min(replicas)), signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import io
 import socket
 import threading
@@ -24,11 +25,14 @@ from dreamr.config import Config, EngineConfig, ScriptedEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
 from dreamr.serve.app import make_app
+from dreamr.serve.drafts import DraftRecord
 from dreamr.serve.retries import AnswerStore
 from dreamr.serve.service import Service
 from dreamr.types import EngineInfo, Role
 from pipelines.handles import Handles, Verifier, Writer
 
+ADMIN_KEY_ENV, ADMIN_KEY = "TEST_ADMIN_KEY", "for administrators"
+"""In the environment of every process of the tests' Ray."""
 QUESTION = [{"role": "user", "content": "how many?"}]
 
 
@@ -51,13 +55,14 @@ def scripted_config(serve: dict[str, Any] | None = None, **engine: Any) -> Confi
 
 
 class LocalAnswers:
-    """A store of answers in this process. See `dreamr.serve.retries.Answers`."""
+    """What replicas share, in this process. See `dreamr.serve.retries.Answers`."""
 
-    def __init__(self, store: AnswerStore) -> None:
+    def __init__(self, store: AnswerStore | DraftRecord) -> None:
         self._store = store
 
     async def submit(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._store, method)(*arguments)
+        result = getattr(self._store, method)(*arguments)
+        return await result if inspect.isawaitable(result) else result
 
 
 @dataclass

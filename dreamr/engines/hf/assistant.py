@@ -11,7 +11,7 @@ tokens to propose follows from measured costs and acceptance, by expected tokens
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -112,6 +112,11 @@ class Assistant:
         self.cache = PrefixCache(max_cached_tokens, model.kv_shape)
         self.controller = Controller(most)
         self._mirrors: WeakKeyDictionary[WriteJob, _Mirror] = WeakKeyDictionary()
+
+    def replace_weights(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load weights in place and drop all cached results of the old ones. Raises RuntimeError."""
+        self.cache.clear()
+        self.model.replace_weights(state_dict)
 
     def accept(self, job: WriteJob, prompt: PlacedPrompt) -> None:
         """Propose tokens for a job from now on; `prompt` is the job's prompt, encoded for this model."""

@@ -255,6 +255,18 @@ class HFEngine:
 
         await asyncio.to_thread(self._loop.exclusively, replace)
 
+    async def update_assistant(self, state_dict: Mapping[str, Tensor]) -> None:
+        """`update_weights` for the assistant's model. Raises ValueError when there is none."""
+        assistant = self._loop.assistant
+        if assistant is None:
+            raise ValueError("this engine has no assistant")
+        await asyncio.to_thread(self._loop.exclusively, lambda: assistant.replace_weights(state_dict))
+
+    def read_weights(self, model: str) -> dict[str, Tensor]:
+        """See `Swappable`."""
+        loaded: dict[str, Tensor] = load_model(model, torch.device("cpu"), self.module.dtype).state_dict()
+        return loaded
+
     def stop(self, call_id: str) -> None:
         """End that call between two forwards; no error for one that is unknown or has ended."""
         self._requests.stop(call_id)

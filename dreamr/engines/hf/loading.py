@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from cachetools import LRUCache
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -75,7 +76,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype | None) -> n
             # Straight to the device: a large model need not fit into the machine's memory first.
             **({"device_map": {"": device}} if device.type != "cpu" else {}),
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights of {model!r} cannot be loaded: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the checkpoint {model!r} lacks {len(missing)} weights, among them {missing[0]}")

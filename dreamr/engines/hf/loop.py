@@ -34,13 +34,17 @@ MAX_ROWS = 64
 """Sequences in one forward; more jobs take turns."""
 
 
+LAST_FORWARD_S = 1.0
+"""A call that was stopped or cancelled leaves a forward that still runs."""
+
+
 class EngineLoop:
     """Runs jobs until `close`."""
 
     def __init__(
         self, model: Model, cache: PrefixCache, assistant: Assistant | None = None, *, background: bool = False
     ) -> None:
-        self._model, self.cache, self._assistant = model, cache, assistant
+        self._model, self.cache, self.assistant = model, cache, assistant
         self._scheduler = Scheduler(MAX_ROWS)
         self._changed = threading.Condition()
         self._is_busy = False
@@ -77,9 +81,9 @@ class EngineLoop:
             self._changed.notify_all()
 
     def exclusively(self, work: Any) -> None:
-        """Run `work()` while no job runs. Raises RuntimeError when there are jobs."""
+        """Run `work()` while no job runs. Raises RuntimeError when jobs do not end within `LAST_FORWARD_S`."""
         with self._changed:
-            if len(self._scheduler) or self._is_busy:
+            if not self._changed.wait_for(lambda: not (len(self._scheduler) or self._is_busy), LAST_FORWARD_S):
                 raise RuntimeError(f"{len(self._scheduler)} requests are running: await or stop them first")
             work()
 
@@ -140,15 +144,15 @@ class EngineLoop:
         try:
             if job.sequence is None:
                 job.start(self.cache)
-                if self._assistant and isinstance(job, WriteJob) and job.assistant_prompt is not None:
-                    self._assistant.accept(job, job.assistant_prompt)
+                if self.assistant and isinstance(job, WriteJob) and job.assistant_prompt is not None:
+                    self.assistant.accept(job, job.assistant_prompt)
         except Exception as error:
             self._failed(job, error)
             return False
         return True
 
     def _rows(self, jobs: Sequence[Job]) -> list[tuple[Job, Row]]:
-        if self._assistant:
+        if self.assistant:
             self._propose([job for job in jobs if isinstance(job, WriteJob)])
         rows = []
         for job in jobs:
@@ -164,20 +168,20 @@ class EngineLoop:
         return rows
 
     def _propose(self, jobs: Sequence[WriteJob]) -> None:
-        assert self._assistant is not None
+        assert self.assistant is not None
         try:
-            self._assistant.propose(jobs)
+            self.assistant.propose(jobs)
         except Exception:
             log.exception("the assistant failed; the steps of this batch are written without it")
             for job in jobs:
-                self._assistant.forget(job)
+                self.assistant.forget(job)
 
     def _forward(self, rows: Sequence[tuple[Job, Row]]) -> None:
         began = time.perf_counter()
         states = self._model.run([row for _, row in rows])
         outputs = self._outputs([job for job, _ in rows], states)
-        if self._assistant:
-            self._assistant.controller.target.measured(
+        if self.assistant:
+            self.assistant.controller.target.measured(
                 sum(len(row.tokens) for _, row in rows), time.perf_counter() - began
             )
         for (job, _), output in zip(rows, outputs, strict=True):
@@ -186,9 +190,9 @@ class EngineLoop:
                 job.take(output)
             except Exception as error:
                 self._failed(job, error)
-            if self._assistant and isinstance(job, WriteJob):
+            if self.assistant and isinstance(job, WriteJob):
                 for proposed, accepted in job.rounds[num_rounds:]:
-                    self._assistant.controller.observe(proposed, accepted)
+                    self.assistant.controller.observe(proposed, accepted)
 
     def _outputs(self, jobs: Sequence[Job], states: Sequence[torch.Tensor]) -> list[Output]:
         """Hidden states with logits and chosen tokens where jobs read them; one multiplication for all of them."""
@@ -238,8 +242,8 @@ class EngineLoop:
     def _answer(self, ended: Sequence[Job]) -> None:
         for job in ended:
             self._scheduler.remove(job)
-            if self._assistant and isinstance(job, WriteJob):
-                self._assistant.release(job)
+            if self.assistant and isinstance(job, WriteJob):
+                self.assistant.release(job)
             if job.sequence is not None:
                 (self.cache.release if job.keeps_sequence else self.cache.drop)(job.sequence)
             job.end()
@@ -255,8 +259,8 @@ class EngineLoop:
         with self._changed:
             assert not len(self._scheduler), f"{len(self._scheduler)} jobs are left"
             self.cache.check_integrity()
-            if self._assistant:
-                self._assistant.cache.check_integrity()
+            if self.assistant:
+                self.assistant.cache.check_integrity()
 
 
 def _yield_cores() -> None:

@@ -22,6 +22,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from dreamr.engines.hf.cache import CachedSequence, KVShape
+from dreamr.engines.weights import check_shapes
 from dreamr.tasks.processor import EncodedPrompt
 from dreamr.types import Tokens
 
@@ -176,7 +177,11 @@ class Model:
         return values
 
     def replace_weights(self, state_dict: Any) -> None:
-        """Load weights in place. Raises RuntimeError for weights that do not fit."""
+        """Load weights in place. Raises RuntimeError for weights that do not fit, before anything is changed."""
+        own = {name: tuple(weight.shape) for name, weight in self.module.state_dict().items()}
+        check_shapes(own, state_dict)
+        if unknown := sorted(state_dict.keys() - own.keys()):
+            raise RuntimeError(f"the new weights do not fit: this model has no {unknown[0]}")
         self.weights_version += 1
         self.module.load_state_dict(state_dict)
 

@@ -30,6 +30,7 @@ from dreamr.engines.vllm.loading import LoadedVLLM, core_pids, start
 from dreamr.engines.vllm.requests import Rendered, Requests
 from dreamr.engines.vllm.weights import replace_weights
 from dreamr.engines.vllm.writing import Writer
+from dreamr.engines.weights import checkpoint_weights
 from dreamr.errors import TooLong, Unable
 from dreamr.types import (
     NO_VERDICT,
@@ -180,6 +181,10 @@ class VLLMEngine:
             await replace_weights(self._llm, self._shapes, state_dict)
         finally:
             requests.may_begin.set()
+
+    def read_weights(self, model: str) -> dict[str, Tensor]:
+        """See `Swappable`."""
+        return checkpoint_weights(model)
 
     def idle_s(self) -> float:
         """See `Engine`."""

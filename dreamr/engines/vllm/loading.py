@@ -19,7 +19,8 @@ from dreamr.engines.hf.loading import (
     recommended_sampling,
 )
 from dreamr.engines.vllm.guardian import guard
-from dreamr.engines.vllm.weights import checkpoint_shapes, num_parameters
+from dreamr.engines.vllm.weights import num_parameters
+from dreamr.engines.weights import checkpoint_shapes
 from dreamr.tasks.chat import ChatEncoder
 from dreamr.tasks.prompts import load_prompt_config
 

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint that vLLM runs: their shapes on disk, and replacing them in place."""
+"""Weights of a checkpoint that vLLM runs: replacing them in place, and their number."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dreamr.engines.weights import check_shapes
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -32,20 +32,13 @@ async def replace_weights(
     Raises RuntimeError for weights that do not have the checkpoint's `shapes`, before anything is loaded, and when
     vLLM keeps cached results of the old ones.
     """
-    _check(shapes, state_dict)
+    check_shapes(shapes, state_dict)
     with tempfile.TemporaryDirectory(prefix="dreamr-weights-") as folder:
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
         await asyncio.to_thread(save_file, tensors, Path(folder) / "model.safetensors", {"format": "pt"})
         await llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
     await llm.reset_encoder_cache()
     await _forget_prefixes(llm)
-
-
-def _check(shapes: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]) -> None:
-    given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    for name, shape in shapes.items():
-        if given.get(name) != shape:
-            raise RuntimeError(f"the new weights do not fit: {name} is {given.get(name)}, but must be {shape}")
 
 
 async def _forget_prefixes(llm: AsyncLLM) -> None:
@@ -55,18 +48,6 @@ async def _forget_prefixes(llm: AsyncLLM) -> None:
             return
         await asyncio.sleep(RESET_PAUSE_S)
     raise RuntimeError("vLLM keeps the prefix cache of the old weights: load the engine again")
-
-
-def checkpoint_shapes(model: str) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight of a folder, or of a hub id that has been downloaded."""
-    folder = Path(model)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as weights:
-            shapes.update({name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()})  # noqa: SIM118
-    return shapes
 
 
 def num_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:

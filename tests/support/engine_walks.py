@@ -35,7 +35,7 @@ async def roll_back_at_random(engine: Engine, reference: Reference, rho_toleranc
     rng = random.Random(seed)
     known: list[tuple[Prompt, Step]] = [(prompt, ROOT) for prompt in QUESTIONS.values()]
     did: Counter[str] = Counter()
-    for number in range(60):
+    for number in range(40):
         prompt, after = rng.choice(known)
         cut = Step(tokens=after.end[: rng.randint(0, len(after.end))])
         did[kind := rng.choice(["step", "step", "cut", "score"])] += 1
@@ -47,4 +47,4 @@ async def roll_back_at_random(engine: Engine, reference: Reference, rho_toleranc
             step = await engine.next_step(f"{number}", prompt, start, GREEDY)
             assert_fresh(reference, prompt, step)
             known.append((prompt, step))
-    assert min(did.values()) > 5
+    assert min(did.values()) >= 5

@@ -45,7 +45,7 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5,
-        health_check_timeout_s=30,
+        health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=limits.drain_deadline_s,
         **_scale(limits),

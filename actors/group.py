@@ -18,9 +18,10 @@ from typing import Self
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from actors.engine_actor import EngineActor
 from actors.placement import find_or_reserve, reserve
 from actors.ray_transport import RayTransport, StoredPrompts
-from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
+from actors.roles import DraftActor, TargetActor, VerifierActor
 from actors.supervisor import ActorSupervisor
 from actors.swap import DraftWeights
 from dreamr.config import GroupConfig, HFEngineConfig

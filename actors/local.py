@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Generator
 from typing import Any, Generic, TypeVar
 
-from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
+from actors.engine_actor import EngineActor
+from actors.roles import DraftActor, TargetActor, VerifierActor
 from dreamr.engines.base import Engine
 from dreamr.errors import ActorLost
 from dreamr.types import Prompt, Role, Tokens

@@ -23,7 +23,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from actors.roles import NotLoaded
+from actors.engine_actor import NotLoaded
 from dreamr.errors import ActorLost
 from dreamr.types import Prompt, Tokens
 from pipelines.handles import Ref

@@ -35,9 +35,9 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 
+from actors.engine_actor import MAX_CONCURRENCY, EngineActor
 from actors.placement import actor_options
 from actors.ray_transport import RayRef, last_line, names_role, root_cause
-from actors.roles import MAX_CONCURRENCY, EngineActor
 from actors.standby import MAX_PAUSE_S, Standby, killed, watch
 from actors.swap import DraftWeights
 from dreamr.config import ActorConfig, GroupConfig

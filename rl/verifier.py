@@ -15,8 +15,9 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 
+from actors.engine_actor import NotLoaded
 from actors.ray_transport import root_cause
-from actors.roles import NotLoaded, TargetActor
+from actors.roles import TargetActor
 from dreamr.engines.base import TokenScoring
 from dreamr.types import NO_VERDICT, JudgedStep, Prompt, Step, Tokens
 from rl.chains import GroupRequest

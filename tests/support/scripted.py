@@ -7,8 +7,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.engine_actor import EngineActor
 from actors.local import LocalTransport
-from actors.roles import DraftActor, EngineActor, TargetActor, VerifierActor
+from actors.roles import DraftActor, TargetActor, VerifierActor
 from dreamr.config import PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.scripted import ScriptedEngine
 from dreamr.types import Priority, Prompt, Step, Verdict

@@ -12,8 +12,9 @@ from support import toy_engine
 from support.toy_engine import ToyEngine
 from support.toy_group import QUESTION, THREE, toy_actor
 
+from actors.engine_actor import NotLoaded
 from actors.ray_transport import root_cause
-from actors.roles import DraftActor, NotLoaded, TargetActor, VerifierActor
+from actors.roles import DraftActor, TargetActor, VerifierActor
 from dreamr.config import ActorConfig
 from dreamr.engines.base import EngineDied
 from dreamr.errors import ActorLost

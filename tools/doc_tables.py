@@ -17,7 +17,7 @@ from dreamr.bench.rendering import conditions, speedup_cell, time_cell
 from dreamr.bench.report import MethodReport, Report
 from dreamr.markdown import markdown_table, percent
 from pipelines import BASELINE
-from tools import ablation, cells, chaos_report, clients, load_report, sizing, structured
+from tools import ablation, cells, chaos_report, clients, flips, load_report, sizing, structured
 from tools.make_pair import markdown as pair
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/serving.md", "load"): lambda: load_report.table(_result(RESULTS / "load.json")),
     ("docs/serving.md", "chaos"): lambda: _measured(RESULTS / "chaos.json", chaos_report.table),
     ("docs/serving.md", "structured"): lambda: _measured(RESULTS / "structured.json", structured.table),
+    ("docs/models.md", "flips"): lambda: _measured(RESULTS / "flips.json", flips.table),
     ("docs/models.md", "public models"): sizing.models_table,
     ("docs/models.md", "ready configurations"): lambda: sizing.configurations_table(
         list((ROOT / "configs").glob("qwen3-vl-[0-9]*.yaml"))

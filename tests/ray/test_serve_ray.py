@@ -163,8 +163,11 @@ async def test_a_killed_actor_costs_no_request_and_no_step(
             assert asked.error is None
             assert endpoint.allows(asked)
         assert (await until(endpoint.url, is_ok))[0] < BACK_WITHIN_S
-        fresh = await ask(client, Asked("and now?"))
-        assert fresh.text == await endpoint.right_answer("and now?")
+        # The other replica may notice a moment later that the actor is back: until then its drafts are lost.
+        right, deadline = await endpoint.right_answer("and now?"), time.monotonic() + BACK_WITHIN_S
+        while (fresh := await ask(client, Asked("and now?"))).text != right:
+            assert endpoint.allows(fresh)
+            assert time.monotonic() < deadline
     after = {other: endpoint.process(other) for other in before}
     assert {other for other in before if after[other] != before[other]} == {role}
 
@@ -292,9 +295,12 @@ def run_slow(token_s: float, num_replicas: int = 1) -> set[int]:
 
 
 async def test_the_documented_metrics_come_through_ray(endpoint: Endpoint) -> None:
-    """All but the count of losses, which only kills bring. Ray writes them every ten seconds."""
+    """All but the count of losses, which only kills bring, and of skipped verdicts, which are off.
+
+    Ray writes them every ten seconds.
+    """
     documented = set(re.findall(r"ray_dreamr_\w+", (Path(__file__).parents[2] / "docs/serving.md").read_text()))
-    expected = {name for name in documented if "actor_losses" not in name}
+    expected = {name for name in documented if "actor_losses" not in name and "num_skipped" not in name}
     given: set[str] = set()
     async with endpoint.client() as client:
         await asyncio.gather(*(ask(client, Asked(f"metrics {number}")) for number in range(4)))

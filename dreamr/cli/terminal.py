@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -83,6 +84,8 @@ _ROWS: dict[str, Callable[[MethodReport], str]] = {
 }
 _RARE = ("truncated", "GPUs", "actors lost")
 """Rows that are left out where they are 0 throughout."""
+_MAIN = ("correct", "mean wall time", "speedup", "  95 % interval", "acceptance rate")
+"""With a row per method, as many columns as a narrow terminal shows; report.md has all."""
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -92,9 +95,13 @@ def print_report(console: Console, report: Report) -> None:
         for name, cell in _ROWS.items()
         if name not in _RARE or any(cell(one) != "0" for one in report.methods)
     }
+    is_wide = len(report.methods) > MAX_COLUMNS
+    if is_wide:
+        rows = {name: rows[name] for name in _MAIN}
     columns = [["", *rows]] + [[one.name, *(cell(one) for cell in rows.values())] for one in report.methods]
-    lines = columns if len(report.methods) > MAX_COLUMNS else [list(line) for line in zip(*columns, strict=True)]
-    table = Table(*lines[0], header_style="bold")
+    lines = columns if is_wide else [list(line) for line in zip(*columns, strict=True)]
+    table = Table(*lines[0], header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for line in lines[1:]:
@@ -106,7 +113,7 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def _interval(one: Speedup | None) -> str:
-    return f"{one.low:.2f} – {one.high:.2f}" if one and one.low is not None and one.high is not None else "–"
+    return f"{one.low:.2f}–{one.high:.2f}" if one and one.low is not None and one.high is not None else "–"
 
 
 def _print_conditions(console: Console, report: Report) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import async_solipsism
@@ -23,6 +23,7 @@ from dreamr.engines.scripted import ScriptedEngine
 from dreamr.errors import ConfigError
 from dreamr.types import Prompt
 from pipelines import BASELINE, Request, Trace, check, rule_of, run
+from pipelines.costs import Costs
 from pipelines.handles import Handles
 from pipelines.trace import acceptance_rate
 
@@ -83,7 +84,8 @@ def _walls(traces: Sequence[Trace]) -> list[float]:
 
 def _runs(scenario: Scenario, settings: PipelineSettings, method: str, num_problems: int) -> list[Trace]:
     chosen = settings.model_copy(update={"method": method})
-    return [virtual(_run(scenario, chosen, Prompt(f"problem {number}"))) for number in range(num_problems)]
+    costs = Costs()  # shared, as by the requests of real actors: `auto` begins without any
+    return [virtual(_run(scenario, chosen, Prompt(f"problem {number}"), costs)) for number in range(num_problems)]
 
 
 def virtual(work: Coroutine[Any, Any, T]) -> T:
@@ -92,9 +94,10 @@ def virtual(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-async def _run(scenario: Scenario, settings: PipelineSettings, prompt: Prompt) -> Trace:
+async def _run(scenario: Scenario, settings: PipelineSettings, prompt: Prompt, costs: Costs) -> Trace:
     clock = asyncio.get_running_loop().time
-    return await run(Request(prompt, settings), simulated_handles(scenario, settings), clock=clock)
+    handles = replace(simulated_handles(scenario, settings), costs=costs)
+    return await run(Request(prompt, settings), handles, clock=clock)
 
 
 def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles:

@@ -81,6 +81,10 @@ def test_the_target_alone_is_its_own_measure() -> None:
     assert predicted(scenario(call_s=0.01), "autoregressive") == 1.0
 
 
+def test_simulated_requests_of_auto_learn_from_each_other() -> None:
+    assert predicted(scenario(), "auto") > 2
+
+
 def test_predictions_are_what_can_be_worked_out_by_hand() -> None:
     # All accepted: a step costs what the draft takes. None accepted: the draft's time comes on top, or is hidden.
     assert predicted(scenario(), "sequential") == pytest.approx(10)

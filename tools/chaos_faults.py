@@ -56,7 +56,7 @@ def processes(what: str) -> set[int]:
     import ray
 
     if what == "core":
-        return {child for target in processes("target") for child in _children(target)}
+        return {core for target in processes("target") for core in vllm_cores(target)}
     marks: dict[str, Callable[[str], bool]] = {
         "replica": lambda name: "#dreamr#" in name,
         "proxy": lambda name: "SERVE_PROXY" in name,
@@ -67,10 +67,11 @@ def processes(what: str) -> set[int]:
     return {actor["Pid"] for actor in actors if actor["State"] == "ALIVE" and is_it(actor["Name"])}
 
 
-def _children(pid: int) -> list[int]:
-    """vLLM processes that an actor has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if "VLLM" in Path(f"/proc/{child}/comm").read_text()]
+def vllm_cores(pid: int) -> list[int]:
+    """vLLM's processes that an actor has started; a thread has, so they are not among the main thread's children."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for started in threads for child in started.read_text().split()]
+    return [int(child) for child in children if b"EngineCore" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 async def fault_row(

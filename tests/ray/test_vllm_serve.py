@@ -20,6 +20,7 @@ from dreamr.config import load_config
 from dreamr.tasks.images import cold_copy
 from dreamr.tasks.ledger import make_problem
 from serve_app import build
+from tools.chaos_faults import vllm_cores
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(3600)]
 
@@ -61,10 +62,7 @@ def test_a_target_whose_idle_vllm_is_killed_comes_back_by_itself(client: httpx.C
     assert client.get("/health").status_code == 200
     actors = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
     [target] = [actor["Pid"] for actor in actors if actor["Name"].endswith("-target")]
-    # A thread of the actor has started it, so it is not among the main thread's children.
-    threads = Path(f"/proc/{target}/task").glob("*/children")
-    children = [pid for children in threads for pid in children.read_text().split()]
-    cores = [int(pid) for pid in children if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    cores = vllm_cores(target)
     assert cores
     for pid in cores:
         os.kill(pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ from support.tiny import PROMPTS, Shape, save_checkpoint
 from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine
 from dreamr.engines.hf.engine import HFEngine
+from dreamr.engines.hf.loading import recommended_sampling
 from dreamr.tasks.prompts import PROMPT_FILE, PromptConfig, load_prompt_config
 from dreamr.types import ROOT, Sampling
 
@@ -180,3 +181,18 @@ async def test_a_mixture_of_experts_checkpoint_runs_like_its_fresh_forwards(tmp_
     for step, verdict in zip(chain, verdicts, strict=True):
         assert (step.tokens, step.finish) == reference.greedy_along(prompt, step.prefix, step.tokens, 12)
         assert verdict.score == pytest.approx(reference.rho(prompt, step.end), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("generation", "recommended"),
+    [
+        ({"do_sample": True, "temperature": 0.7, "top_k": 20, "eos_token_id": 1}, {"temperature": 0.7, "top_k": 20}),
+        ({"do_sample": False, "temperature": 0.7}, {}),
+        ({"temperature": 0.7}, {}),
+        ({}, {}),
+    ],
+)
+def test_sampling_is_recommended_by_checkpoints_that_sample(
+    generation: dict[str, object], recommended: dict[str, float]
+) -> None:
+    assert recommended_sampling(generation) == recommended

@@ -23,6 +23,7 @@ from transformers import (
 from dreamr.config import is_missing_folder
 from dreamr.engines.hf.cache import KVShape
 from dreamr.engines.hf.model import Model, PlacedPrompt
+from dreamr.errors import first_line
 from dreamr.tasks.processor import ImageTextProcessor, PromptEncoder
 from dreamr.types import Prompt
 
@@ -145,8 +146,10 @@ def eos_tokens(configured: int | list[int] | None, tokenizer_eos: int | None) ->
 
 def recommended_sampling(generation: Mapping[str, Any]) -> dict[str, float]:
     """Temperature, top_p, top_k and min_p as far as a generation config sets them; empty when it does not sample."""
+    if not generation.get("do_sample"):
+        return {}
     names = ("temperature", "top_p", "top_k", "min_p")
-    return {name: generation[name] for name in names if generation.get(name) is not None and generation["do_sample"]}
+    return {name: generation[name] for name in names if generation.get(name) is not None}
 
 
 CPU_CACHED_TOKENS = 65_536
@@ -203,8 +206,3 @@ def _check_hub(model: str) -> None:
             f"model {model!r} is not on this machine and cannot be loaded from the hub "
             f"({first_line(error).rstrip('.')}): correct the name, check the network, or give a checkpoint folder"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, to be quoted in a sentence."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

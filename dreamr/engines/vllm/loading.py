@@ -15,12 +15,12 @@ from dreamr.engines.hf.loading import (
     check_template,
     eos_tokens,
     find_config,
-    first_line,
     recommended_sampling,
 )
 from dreamr.engines.vllm.guardian import guard
 from dreamr.engines.vllm.weights import num_parameters
 from dreamr.engines.weights import checkpoint_shapes
+from dreamr.errors import first_line
 from dreamr.tasks.chat import ChatEncoder
 from dreamr.tasks.prompts import load_prompt_config
 

@@ -59,15 +59,17 @@ class VerdictBatcher:
         """Judge steps that follow each other; those from the first blank one on are not judged."""
         whole = next((place for place, step in enumerate(chain) if step.is_blank), len(chain))
         unsure = [place for place in range(whole) if not chain[place].is_sure]
-        given: tuple[Verdict, ...] = ()
-        if unsure:
-            given = await self._judged(call_id, prompt, chain[unsure[0] : unsure[-1] + 1], criterion)
-        now = given[-1].ended if given else max((step.ended for step in chain), default=0.0)
-        skipped = Verdict(0.0, given[0].started if given else now, now, judged=False, skipped=True)
-        verdicts = [skipped if place < whole and step.is_sure else NO_VERDICT for place, step in enumerate(chain)]
-        for place, verdict in enumerate(given, unsure[0] if unsure else 0):
-            verdicts[place] = skipped if chain[place].is_sure else verdict
-        return tuple(verdicts)
+        first, last = (unsure[0], unsure[-1]) if unsure else (0, -1)
+        given = await self._judged(call_id, prompt, chain[first : last + 1], criterion) if unsure else ()
+        ended = given[-1].ended if given else max((step.ended for step in chain), default=0.0)
+        skipped = Verdict(0.0, given[0].started if given else ended, ended, judged=False, skipped=True)
+
+        def verdict(place: int) -> Verdict:
+            if place < whole and chain[place].is_sure:
+                return skipped
+            return given[place - first] if first <= place < first + len(given) else NO_VERDICT
+
+        return tuple(map(verdict, range(len(chain))))
 
     async def _judged(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], criterion: Criterion

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from dreamr.engines.base import Swappable
 from dreamr.engines.factory import model_location
+from dreamr.errors import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ class Swap:
                     await update(new)
             except (OSError, RuntimeError, TimeoutError) as error:
                 raise ValueError(
-                    f"{weights.model!r} cannot replace the draft in service: {_first_line(error)}"
+                    f"{weights.model!r} cannot replace the draft in service: {first_line(error)}"
                 ) from error
             self.loaded = weights
             return weights
@@ -101,7 +102,3 @@ def _read(model: str, engine: Swappable) -> Mapping[str, Tensor]:
     if not same_ids(load_tokenizer(location), engine.tokenizer):
         raise ValueError(f"{model!r} has another vocabulary than the draft in service")
     return engine.read_weights(location)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -40,6 +40,11 @@ class TrainingFailed(RuntimeError):
     """A training run cannot continue; the sentence says why, and how to continue."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to be quoted in a sentence; its type when it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Turn a failure of the block into one sentence on stderr and an exit code.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from dreamr.config import names_a_path
-from dreamr.errors import ConfigError
+from dreamr.errors import ConfigError, first_line
 from dreamr.tasks.answers import AnswerKind, given_answer, is_correct
 from dreamr.tasks.ledger import Split, make_problem
 from dreamr.types import Prompt
@@ -174,8 +174,7 @@ def _load(source: str, split: str) -> Dataset:
             return load_dataset(source, split=split)
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # the hub's client raises a dozen kinds, all of which mean the same here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"data.source = '{source}', split '{split}': cannot be read: {reason}") from error
+        raise ConfigError(f"data.source = '{source}', split '{split}': cannot be read: {first_line(error)}") from error
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:

@@ -10,12 +10,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import shlex
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +24,6 @@ from typing import Annotated, Any
 import typer
 
 from dreamr.bench.methods import MethodSpec, parse_methods
-from dreamr.bench.report import Machine
 from dreamr.config import Config, load_config, with_draft
 from dreamr.errors import BadInput, reported
 from dreamr.markdown import markdown_table
@@ -37,6 +33,7 @@ from dreamr.types import Prompt
 from pipelines import BASELINE
 from pipelines.handles import Handles
 from tools.clients import answer_all, read_levels
+from tools.reports import conditions, made_by, write
 
 AUTO = "auto"
 DRAFTS = {"untrained": "embedded:draft-untrained", "trained": "embedded:draft"}
@@ -143,10 +140,7 @@ def table(document: dict[str, Any]) -> str:
                 f"{latency_s[BASELINE] / auto_s:.2f}",
             ]
         )
-    machine = document["machine"]
-    return (
-        f"{markdown_table([titles, *rows])}\n\n`{document['command']}` on {machine['cpu']}, {machine['cores']} cores."
-    )
+    return f"{markdown_table([titles, *rows])}\n\n{conditions(document)}"
 
 
 app = typer.Typer(add_completion=False)
@@ -166,17 +160,12 @@ def main(
 ) -> None:
     """Measure the time per answer of `auto` and of fixed methods by drafts and numbers of clients."""
     with reported():
-        named, levels, machine, config = drafts.split(","), read_levels(clients), Machine.this(), load_config()
+        named, levels, origin, config = drafts.split(","), read_levels(clients), made_by("tools.cells"), load_config()
         if unknown := set(named) - {*DRAFTS, RANDOM}:
             raise BadInput(f"--drafts {','.join(sorted(unknown))}: choose of untrained, trained and random.")
         specs = parse_methods(f"{BASELINE},{methods},{AUTO}", None, config.pipeline)
-        document = {
-            "command": shlex.join(["python", "-m", "tools.cells", *sys.argv[1:]]),
-            "machine": machine.model_dump(),
-            "rows": measure(config, named, levels, Plan(specs, answers, rounds, seed)),
-        }
-        if out:
-            out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        document = origin | {"rows": measure(config, named, levels, Plan(specs, answers, rounds, seed))}
+        write(document, out)
         typer.echo(table(document))
 
 

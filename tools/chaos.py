@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,6 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from dreamr.bench.report import Machine
 from dreamr.config import Config, load_config
 from tools import chaos_report
 from tools.chaos_clients import CHAT, Load
@@ -38,6 +35,7 @@ from tools.chaos_faults import (
     with_spare_target,
 )
 from tools.load import running
+from tools.reports import made_by, write
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +178,10 @@ def main(
     only: Annotated[str, typer.Option(help="Rows, separated by commas: draft, replica, spare, node, junk, ...")] = "",
 ) -> None:
     """Measure failed requests, recovery, stalls and different answers under each fault, and latency under junk."""
-    settled = load_config(config) if config else scripted_pair()
+    settled, origin = load_config(config) if config else scripted_pair(), made_by("tools.chaos")
     tables = measure(settled, Size(clients, clients * requests), set(filter(None, only.split(","))))
-    command = shlex.join(["python", "-m", "tools.chaos", *sys.argv[1:]])
-    report = {"command": command, "machine": Machine.this().model_dump(), **tables}
-    if out:
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report = origin | tables
+    write(report, out)
     typer.echo(chaos_report.table(report))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dreamr.markdown import markdown_table
+from tools.reports import conditions
 
 
 def table(report: dict[str, Any]) -> str:
@@ -14,8 +15,7 @@ def table(report: dict[str, Any]) -> str:
         parts.append(markdown_table([_FAULTS, *map(_fault, report["faults"])]))
     if report["junk"]:
         parts.append(markdown_table([_JUNK, *(_junk(row, report["junk"][0]) for row in report["junk"])]))
-    machine = report["machine"]
-    return "\n\n".join([*parts, f"`{report['command']}` on {machine['cpu']}, {machine['cores']} cores."])
+    return "\n\n".join([*parts, conditions(report)])
 
 
 _FAULTS = ["victim", "fault", "failed once", "failed with retries", "recovery", "longest stall", "different answers"]

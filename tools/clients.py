@@ -12,11 +12,8 @@ remains is the cost of Ray, the event loops and the schedules. All methods answe
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +22,6 @@ from typing import Annotated, Any
 import typer
 
 from dreamr.bench.methods import MethodSpec, parse_methods
-from dreamr.bench.report import Machine
 from dreamr.bench.simulation import virtual
 from dreamr.bench.summary import speedup
 from dreamr.config import Config, GroupConfig, ScriptedEngineConfig, load_config
@@ -35,6 +31,7 @@ from dreamr.types import Prompt
 from pipelines import BASELINE, Request, Trace, run
 from pipelines.handles import Handles
 from pipelines.trace import acceptance_rate
+from tools.reports import conditions, made_by, write
 
 DEFAULT = Path(__file__).parents[1] / "configs/scripted-32b-2b.yaml"
 
@@ -157,10 +154,7 @@ def table(document: dict[str, Any]) -> str:
         ]
         for row in document["rows"]
     ]
-    machine = document["machine"]
-    return (
-        f"{markdown_table([titles, *rows])}\n\n`{document['command']}` on {machine['cpu']}, {machine['cores']} cores."
-    )
+    return f"{markdown_table([titles, *rows])}\n\n{conditions(document)}"
 
 
 app = typer.Typer(add_completion=False)
@@ -178,17 +172,14 @@ def main(
 ) -> None:
     """Measure the time per answer of each method by the number of clients, and the ideal."""
     with reported():
-        settled, machine = load_config(config), Machine.this()
+        settled, origin = load_config(config), made_by("tools.clients")
         _scripted(settled.group)
         specs = parse_methods(f"{BASELINE},{methods}", None, settled.pipeline)
-        document = {
-            "command": shlex.join(["python", "-m", "tools.clients", *sys.argv[1:]]),
-            "machine": machine.model_dump(),
+        document = origin | {
             "group": settled.group.model_dump(mode="json"),
             "rows": measure(settled, specs, read_levels(clients), answers),
         }
-        if out:
-            out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write(document, out)
         typer.echo(table(document))
 
 

@@ -18,12 +18,13 @@ import torch
 import typer
 from tqdm import tqdm
 
-from dreamr.bench.report import Machine
 from dreamr.config import HFEngineConfig, VLLMEngineConfig
 from dreamr.engines.base import Engine
 from dreamr.engines.factory import build_engine
+from dreamr.markdown import markdown_table
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import ROOT, Prompt, Sampling, Step
+from tools.reports import conditions, made_by, write
 
 ALPHA = 0.7
 TOGETHER = 16
@@ -128,12 +129,12 @@ async def measure(kind: Kind, target: str, draft: str, num_problems: int) -> tup
 
 def table(report: dict[str, Any]) -> str:
     """Flips per 1,000 steps."""
-    lines = ["| engine | number type | calls at a time | other tokens | other verdicts |", "|---|---|---|---|---|"]
+    rows = [["engine", "number type", "calls at a time", "other tokens", "other verdicts"]]
     names = {"hf": "transformers", "vllm": "vLLM"}
     for row in report["rows"]:
         shares = (f"{1000 * row[what] / report['steps']:.1f}" for what in ("steps", "verdicts"))
-        lines.append(f"| {names[row['engine']]} | {row['dtype']} | {row['together']} | {' | '.join(shares)} |")
-    return "\n".join([*lines, "", f"Of 1,000 steps each; {report['steps']} were computed, on {report['machine']}."])
+        rows.append([names[row["engine"]], row["dtype"], str(row["together"]), *shares])
+    return f"{markdown_table(rows)}\n\nOf 1,000 steps each; {report['steps']} were computed: {conditions(report)}"
 
 
 def main(
@@ -147,20 +148,19 @@ def main(
     if engine not in ("hf", "vllm"):
         raise typer.BadParameter(f"'{engine}' is none of hf, vllm", param_hint="--engine")
     kind: Kind = "hf" if engine == "hf" else "vllm"
+    origin = made_by("tools.flips")
     steps, rows = asyncio.run(measure(kind, target, draft, problems))
     kept = json.loads(out.read_text(encoding="utf-8"))["rows"] if out and out.exists() else []
     new = [asdict(row) for row in rows]
-    report = {
+    report = origin | {
         "steps": steps,
         "target": target,
         "draft": draft,
         "alpha": ALPHA,
-        "machine": Machine.this().cpu,
         "rows": sorted([row for row in kept if row["engine"] != kind] + new, key=lambda row: str(row["engine"])),
     }
     typer.echo(table(report))
-    if out:
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write(report, out)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,13 +23,13 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from dreamr.bench.report import Machine
 from dreamr.config import Config, load_config
 from dreamr.config.serve import ServeSettings
 from dreamr.serve.middleware import api_keys
 from dreamr.tasks.images import data_url
 from dreamr.tasks.ledger import Problem, extract_answer, make_problem
 from tools.load_report import Asked, summarise
+from tools.reports import made_by, write
 
 DEADLINE_S = 300.0
 
@@ -136,25 +134,21 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, max=20)] = 2,
 ) -> None:
     """Measure throughput and latency of each method by the number of clients."""
-    settled, machine = load_config(config), Machine.this()
+    settled, origin = load_config(config), made_by("tools.load")
     names, levels = methods.split(","), [int(level) for level in concurrency.split(",")]
     if url:
         rows = asyncio.run(measure(url, settled.serve, names, levels, problems, rounds))
     else:
         with running(settled) as own:
             rows = asyncio.run(measure(own, settled.serve, names, levels, problems, rounds))
-    report = {
-        "command": shlex.join(["python", "-m", "tools.load", *sys.argv[1:]]),
-        "machine": machine.model_dump(),
+    report = origin | {
         "serve": settled.serve.model_dump(include={"max_running", "write_ahead_up_to", "draft_up_to", "num_replicas"}),
         "pipeline": settled.pipeline.model_dump(include={"alpha", "window", "max_tokens", "temperature"}),
         "rows": rows,
     }
-    document = json.dumps(report, indent=2) + "\n"
-    if out:
-        out.write_text(document, encoding="utf-8")
-    else:
-        typer.echo(document)
+    write(report, out)
+    if not out:
+        typer.echo(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamr.markdown import markdown_table
+from tools.reports import conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +62,4 @@ def table(report: dict[str, Any]) -> str:
                 ratio,
             ]
         )
-    machine = report["machine"]
-    return f"{markdown_table(rows)}\n\n`{report['command']}` on {machine['cpu']}, {machine['cores']} cores."
+    return f"{markdown_table(rows)}\n\n{conditions(report)}"

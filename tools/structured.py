@@ -10,8 +10,6 @@ import asyncio
 import json
 import multiprocessing
 import random
-import shlex
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -23,13 +21,13 @@ import jsonschema
 import typer
 
 from actors.local import local_handles
-from dreamr.bench.report import Machine
 from dreamr.config import HFEngineConfig, PipelineSettings
 from dreamr.engines.factory import build_engine
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import END_OF_THOUGHT
 from pipelines import Request, run
 from pipelines.handles import Handles
+from tools.reports import conditions, made_by, write
 
 METHODS = ("fpsr", "sequential", "autoregressive", "token_speculative")
 AT_ONCE = 16
@@ -132,11 +130,10 @@ def count_in_processes(pairs: int, max_tokens: int, first: int, at_once: int, pr
 
 def table(report: dict[str, Any]) -> str:
     """The report as a sentence, with its command and machine."""
-    machine = report["machine"]
     return (
         f"{report['invalid']} invalid answers of {report['pairs']} random pairs of a schema and a ledger problem, over "
         f"{', '.join(f'`{name}`' for name in METHODS)}, greedy and sampled, with and without a thinking budget: "
-        f"`{report['command']}`, {report['wall_s'] / 60:.0f} minutes on {machine['cpu']}, {machine['cores']} cores."
+        f"{report['wall_s'] / 60:.0f} minutes of {conditions(report)}"
     )
 
 
@@ -149,19 +146,16 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for the counts.")] = None,
 ) -> None:
     """Answer problems under random JSON schemas and count the answers that do not follow theirs."""
-    began = time.monotonic()
+    origin, began = made_by("tools.structured"), time.monotonic()
     outcomes = count_in_processes(pairs, max_tokens, first, at_once, processes)
-    report = {
-        "command": shlex.join(["python", "-m", "tools.structured", *sys.argv[1:]]),
-        "machine": Machine.this().model_dump(),
+    report = origin | {
         "pairs": pairs,
         "valid": outcomes["valid"],
         "invalid": outcomes["invalid"],
         "wall_s": round(time.monotonic() - began, 1),
     }
     typer.echo(json.dumps(report))
-    if out:
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write(report, out)
     raise typer.Exit(1 if outcomes["invalid"] else 0)
 
 

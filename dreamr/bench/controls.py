@@ -45,7 +45,7 @@ async def self_acceptance(
             for one in measurements:
                 chain = _chain(one.trace.steps)
                 verdicts = await handles.verifier.score_chain(
-                    f"self/{criterion}/{one.index}", one.question.prompt, tuple(chain), criterion
+                    f"self/{criterion}/{one.index}", one.question.prompt, chain, criterion
                 )
                 accepted += [rule.accepts(verdict) for verdict in verdicts]
         except (ValueError, ActorLost) as error:  # an engine may lack a kind of verdict
@@ -56,14 +56,14 @@ async def self_acceptance(
     return shares
 
 
-def _chain(steps: Sequence[CommittedStep]) -> list[Step]:
+def _chain(steps: Sequence[CommittedStep]) -> tuple[Step, ...]:
     chain: list[Step] = []
     prefix: Tokens = ()
     for step in steps:
         if step.tokens:
             chain.append(Step(prefix, step.tokens, step.text))
             prefix += step.tokens
-    return chain
+    return tuple(chain)
 
 
 async def slowdown_together(handles: Handles, settings: PipelineSettings, prompt: Prompt) -> float | None:
@@ -129,7 +129,7 @@ async def forward_times(
     """
     further, checks = [], []
     for number, one in enumerate(measurements[:NUM_ALTERNATIONS]):
-        chain = tuple(_chain(one.trace.steps))
+        chain = _chain(one.trace.steps)
         try:
             if len(chain) > 1:
                 alone_s = await _judged_s(handles, f"one/{number}", one, chain[:1])

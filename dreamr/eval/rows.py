@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamr.errors import first_line
 from dreamr.eval.benchmarks import BadRow, Benchmark, Item
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _local(path: Path) -> Dataset:
     try:
         rows: Dataset = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # the reader raises many kinds for files of another format
-        raise BadData(f"--data {path}: is not a readable parquet file ({_first_line(error)}).") from error
+        raise BadData(f"--data {path}: is not a readable parquet file ({first_line(error).rstrip('.')}).") from error
     return rows
 
 
@@ -79,8 +80,8 @@ def _from_hub(benchmark: Benchmark) -> Dataset:
         parts = [load_dataset(benchmark.hub_id, name, split=benchmark.split) for name in benchmark.parts or (None,)]
     except Exception as error:  # no network, no such data set, no permission: each library below raises its own kinds
         raise BadData(
-            f"{benchmark.hub_id}: cannot be read from the hub ({_first_line(error)}); check the network, or give a "
-            "parquet file with the same columns by --data."
+            f"{benchmark.hub_id}: cannot be read from the hub ({first_line(error).rstrip('.')}); check the network, "
+            "or give a parquet file with the same columns by --data."
         ) from error
     return concatenate_datasets(parts)
 
@@ -154,7 +155,3 @@ def _encoded(value: object) -> bytes | None:
             return Path(path).read_bytes()
         case _:
             return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -10,6 +10,7 @@ from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine
 from dreamr.tasks.ledger import make_problem
 from tools.flips import TOGETHER, cases, flips, table
+from tools.reports import made_by
 
 
 async def test_float32_has_no_flips_in_a_batch_and_what_differs_is_counted() -> None:
@@ -25,5 +26,5 @@ async def test_float32_has_no_flips_in_a_batch_and_what_differs_is_counted() -> 
 
 def test_the_table_counts_per_thousand_steps() -> None:
     row = {"engine": "hf", "dtype": "bfloat16", "together": 16, "steps": 1, "verdicts": 3}
-    text = table({"steps": 250, "machine": "a CPU", "rows": [row]})
+    text = table({"steps": 250, "rows": [row]} | made_by("tools.flips"))
     assert "| transformers | bfloat16 | 16 | 4.0 | 12.0 |" in text

@@ -65,7 +65,7 @@ class EndpointReplica:
         self._drafts: DraftSwitch | None = None
         if api_keys(config.serve.admin_key_env):
             self._record = shared(f"{self._base_name}-drafts", DraftRecord)
-            self._drafts = DraftSwitch(self._group, self._record, digest(config.group))
+            self._drafts = DraftSwitch(self._group, self._record, digest(config.group), context.replica_tag)
             await self._drafts.start()
         log.info("replica %s is ready", context.replica_tag)
         if recommended := self._group.infos["target"].recommended:

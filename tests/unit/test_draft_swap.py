@@ -17,7 +17,7 @@ from dreamr.config import HFEngineConfig
 from dreamr.engines.factory import build_engine, model_location
 from dreamr.errors import ActorLost
 from dreamr.serve.app import make_app
-from dreamr.serve.drafts import DraftRecord, DraftSwitch
+from dreamr.serve.drafts import DraftRecord, DraftSwitch, ReplicaDraft
 from dreamr.serve.service import Service
 from dreamr.tasks.ledger import make_problem
 from dreamr.types import EngineInfo, Role, Sampling, Step
@@ -107,14 +107,18 @@ class Group(LocalGroup):
     """A scripted group that takes any checkpoint but two."""
 
     model = "configured"
+    is_broken = False
+    """Whether it can load nothing."""
+    num_tries = 0
 
     @property
     def infos(self) -> dict[Role, EngineInfo]:
         return {role: replace(info, model=self.model) for role, info in super().infos.items()}
 
     async def swap_draft(self, weights: DraftWeights) -> None:
-        if weights.model == "broken":
-            raise ValueError("'broken' cannot be loaded")
+        self.num_tries += 1
+        if self.is_broken or weights.model == "broken":
+            raise ValueError(f"'{weights.model}' cannot be loaded")
         if weights.model == "lost":
             raise ActorLost("the draft actor was lost")
         self.model = weights.model
@@ -123,9 +127,9 @@ class Group(LocalGroup):
 async def test_all_replicas_follow_one_of_them() -> None:
     record = LocalAnswers(DraftRecord())
     groups = [Group(scripted_config()) for _ in range(3)]
-    switches = [DraftSwitch(group, record, "digest") for group in groups]
+    switches = [DraftSwitch(group, record, "digest", str(number)) for number, group in enumerate(groups)]
     unrelated = Group(scripted_config())
-    other = DraftSwitch(unrelated, record, "other models")
+    other = DraftSwitch(unrelated, record, "other models", "unrelated")
     for switch in (*switches[:2], other):
         await switch.start()
     assert await switches[0].serve("trained") == "trained"
@@ -136,13 +140,45 @@ async def test_all_replicas_follow_one_of_them() -> None:
         await switch.stop()
 
 
+async def test_a_replica_gives_up_says_so_once_and_takes_the_next_draft(caplog: pytest.LogCaptureFixture) -> None:
+    record, groups = LocalAnswers(DraftRecord()), [Group(scripted_config()) for _ in range(2)]
+    good, poor = (
+        DraftSwitch(group, record, "digest", name, pauses_s=(0.0, 0.01, 0.02))
+        for group, name in zip(groups, ("good", "poor"), strict=True)
+    )
+    for switch in (good, poor):
+        await switch.start()
+    groups[1].is_broken = True
+    await good.serve("trained")
+    reason = "'trained' cannot be loaded"
+    while (reports := await good.replicas()) != [
+        ReplicaDraft("good", "trained", None),
+        ReplicaDraft("poor", "configured", reason),
+    ]:
+        assert reports[1].error is None
+        await asyncio.sleep(0.01)
+    assert groups[1].num_tries == 4
+    errors = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert errors == [f"this replica keeps the draft configured: {reason}"]
+    await poor.stop()
+    await poor.start()  # nothing is tried again
+    assert groups[1].num_tries == 4
+    groups[1].is_broken = False
+    await good.serve("better")
+    await settled(lambda: groups[1].model == "better")
+    await settled(lambda: poor._failed is None)
+    for switch in (good, poor):
+        await switch.stop()
+
+
 def test_the_endpoint_needs_the_administrators_key(monkeypatch: pytest.MonkeyPatch) -> None:
     config = scripted_config()
     path, body = "/v1/admin/draft", {"checkpoint": "trained"}
 
     def app():
         group = Group(config)
-        return make_app(Service(group, config), drafts=DraftSwitch(group, LocalAnswers(DraftRecord()), "digest"))
+        drafts = DraftSwitch(group, LocalAnswers(DraftRecord()), "digest", "replica")
+        return make_app(Service(group, config), drafts=drafts)
 
     def post(key: str | None, body: dict[str, str] = body) -> tuple[int, dict]:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -162,5 +198,7 @@ def test_the_endpoint_needs_the_administrators_key(monkeypatch: pytest.MonkeyPat
         assert reply["error"]["message"] == "'broken' cannot be loaded; the draft in service stays."
         assert post("admin", {"checkpoint": "lost"})[0] == 503
         assert post("admin", {"model": "x"})[0] == 400
+        replicas = http.get(path, headers={"Authorization": "Bearer admin"}).json()["replicas"]
+        assert replicas == []  # none follows the record here
         models = http.get("/v1/models", headers={"Authorization": "Bearer user"}).json()
         assert models["data"][0]["actors"]["draft"]["model"] == "trained"

@@ -1,11 +1,12 @@
-"""`dreamr ask --url`: the question goes to a running endpoint, so that no Ray is started and no model loaded."""
+"""A running endpoint as commands use it, and `dreamr ask --url`: no Ray is started and no model loaded."""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,71 @@ from dreamr.types import Prompt
 from pipelines.trace import CommittedStep
 
 if TYPE_CHECKING:
+    import openai
+    from openai import Stream
     from openai.types.chat import ChatCompletionChunk
 
 RETRIES = 3
 """The request has an Idempotency-Key, so a retry continues the answer."""
 CONNECT_DEADLINE_S, ANSWER_DEADLINE_S = 10.0, 600.0
+INCOMPLETE = "incomplete: the answer reached its budget, or began to repeat itself"
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[openai.OpenAI]:
+    """A client of the endpoint. Raises BadInput for what the endpoint refuses, ConnectionError when none answers."""
+    try:
+        import openai
+    except ImportError as error:
+        raise BadInput('--url needs the package openai: pip install "dreamr[eval]"') from error
+    with openai.OpenAI(
+        base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1",
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        timeout=openai.Timeout(ANSWER_DEADLINE_S, connect=CONNECT_DEADLINE_S),
+        max_retries=RETRIES,
+    ) as client:
+        yield client
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn errors of the client into sentences. Raises BadInput and ConnectionError, see `client_of`."""
+    import openai
+
+    try:
+        yield
+    except openai.AuthenticationError as error:
+        raise BadInput(f"--url {url}: the API key is refused; set OPENAI_API_KEY.") from error
+    except openai.APIStatusError as error:
+        said = error.body.get("message") if isinstance(error.body, dict) else None
+        raise BadInput(f"--url {url}: {said or error.message}") from error
+    except openai.OpenAIError as error:
+        raise ConnectionError(f"--url {url}: {error}; check the address, and whether the endpoint runs.") from error
+
+
+def stream_of(
+    client: openai.OpenAI,
+    model: str,
+    messages: Sequence[Any],
+    settings: Mapping[str, object],
+    headers: Mapping[str, str] | None = None,
+) -> Stream[ChatCompletionChunk]:
+    """Ask for one answer. Settings that are None are left to the endpoint."""
+    return client.chat.completions.create(
+        model=model,
+        messages=messages,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers={"Idempotency-Key": uuid.uuid4().hex} | dict(headers or {}),
+        extra_body={name: value for name, value in settings.items() if value is not None},
+    )
+
+
+def user_message(prompt: Prompt) -> dict[str, Any]:
+    """Images and question as a message."""
+    parts: list[Any] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in prompt.images]
+    parts.append({"type": "text", "text": prompt.question})
+    return {"role": "user", "content": parts}
 
 
 @dataclass(slots=True)
@@ -45,7 +106,10 @@ def ask_endpoint(
 ) -> None:
     """Run the command. Raises BadInput for what the endpoint refuses, ConnectionError when none answers."""
     prompt, screen = read_prompt(question, images), Console(stderr=as_json)
-    reply = _asked(url, prompt, {name: value for name, value in settings.items() if value is not None}, screen)
+    with client_of(url) as client, explained(url):
+        reply = _Reply(client.models.list().data[0].id)
+        for chunk in stream_of(client, reply.model, [user_message(prompt)], settings):
+            _read(chunk, reply, screen)
     if as_json:
         document = {
             "question": question,
@@ -61,42 +125,6 @@ def ask_endpoint(
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         _print_answer(screen, reply)
-
-
-def _asked(url: str, prompt: Prompt, settings: dict[str, object], screen: Console) -> _Reply:
-    try:
-        import openai
-    except ImportError as error:
-        raise BadInput('--url needs the package openai: pip install "dreamr[eval]"') from error
-    parts: list[Any] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in prompt.images]
-    parts.append({"type": "text", "text": prompt.question})
-    client = openai.OpenAI(
-        base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1",
-        api_key=os.environ.get("OPENAI_API_KEY") or "none",
-        timeout=openai.Timeout(ANSWER_DEADLINE_S, connect=CONNECT_DEADLINE_S),
-        max_retries=RETRIES,
-    )
-    try:
-        with client:
-            reply = _Reply(client.models.list().data[0].id)
-            stream = client.chat.completions.create(
-                model=reply.model,
-                messages=[{"role": "user", "content": parts}],
-                stream=True,
-                stream_options={"include_usage": True},
-                extra_headers={"Idempotency-Key": uuid.uuid4().hex},
-                extra_body=settings,
-            )
-            for chunk in stream:
-                _read(chunk, reply, screen)
-    except openai.AuthenticationError as error:
-        raise BadInput(f"--url {url}: the API key is refused; set OPENAI_API_KEY.") from error
-    except openai.APIStatusError as error:
-        said = error.body.get("message") if isinstance(error.body, dict) else None
-        raise BadInput(f"--url {url}: {said or error.message}") from error
-    except (openai.APIError, openai.OpenAIError) as error:
-        raise ConnectionError(f"--url {url}: {error}; check the address, and whether the endpoint runs.") from error
-    return reply
 
 
 def _read(chunk: ChatCompletionChunk, reply: _Reply, screen: Console) -> None:
@@ -120,7 +148,7 @@ def _read(chunk: ChatCompletionChunk, reply: _Reply, screen: Console) -> None:
 def _print_answer(console: Console, reply: _Reply) -> None:
     console.print()
     if reply.finish_reason == "length":
-        console.print(Text("incomplete: the answer reached its budget, or began to repeat itself", "yellow"))
+        console.print(Text(INCOMPLETE, "yellow"))
     console.print(Text("answer  ", "bold").append(printable(reply.content.strip() or "none"), "bold green"))
     console.print()
     counts = Table.grid(padding=(0, 2))

@@ -77,6 +77,23 @@ def ask(
 
 
 @app.command()
+def chat(
+    url: Annotated[str, typer.Option(help="The running endpoint.")] = "http://127.0.0.1:8000",
+    method: Annotated[
+        str | None, typer.Option(help="fpsr, autoregressive, specreason, ...; see docs/bench.md.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of each answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+) -> None:
+    """Talk with a running endpoint. Settings that are not given come from the endpoint."""
+    from dreamr.cli import chat as command
+    from dreamr.errors import reported
+
+    with reported():
+        command.chat(url, {"method": method, "max_tokens": max_tokens, "temperature": temperature})
+
+
+@app.command()
 def example(
     image: Annotated[Path, typer.Argument(help="PNG file for the drawing.")],
     seed: Annotated[int, typer.Option(help="Seed of the problem.")] = 0,

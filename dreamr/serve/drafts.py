@@ -187,7 +187,7 @@ class DraftSwitch:
 
     async def _follow_once(self, wait_s: float) -> bool:
         """Load what the record has, after at most `wait_s`. False when the record is unavailable."""
-        seen = max(version_of(self._loaded), version_of(self._failed and self._failed.weights))
+        seen = max(version_of(self._loaded), version_of(self._failed.weights if self._failed else None))
         error = self._failed.reason if self._failed and self._pause_s() is None else None
         report = ReplicaDraft(self._replica, self._group.infos["draft"].model, error)
         try:
@@ -205,12 +205,12 @@ class DraftSwitch:
         try:
             await self._load(weights)
         except Exception as error:
-            is_same = self._failed is not None and self._failed.weights == weights
-            self._failed = _Failed(weights, 1 + (self._failed.num_attempts if is_same else 0), first_line(error))
+            before = self._failed.num_attempts if self._failed and self._failed.weights == weights else 0
+            self._failed = _Failed(weights, before + 1, first_line(error))
             if self._pause_s() is None:
                 kept = self._group.infos["draft"].model
                 log.error("this replica keeps the draft %s: %s", kept, self._failed.reason)
-            elif not is_same:
+            elif not before:
                 log.warning("%s cannot be loaded by this replica yet: %s", weights.model, self._failed.reason)
 
     def _pause_s(self) -> float | None:

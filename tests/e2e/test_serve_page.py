@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,16 @@ from dreamr.tasks.ledger import make_problem
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+
+TRANSFER = """([kind, name, base64]) => {
+    const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], name, { type: "image/png" }));
+    const options = { bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data };
+    const event = kind === "drop" ? new DragEvent(kind, options) : new ClipboardEvent(kind, options);
+    document.getElementById("question").dispatchEvent(event);
+}"""
+"""Drops or pastes a file, as a browser reports it."""
 
 pytestmark = [
     pytest.mark.e2e,
@@ -165,19 +176,27 @@ async def answer_health(status: str, route: Route) -> None:
     await route.fulfill(json={"status": status})
 
 
-async def test_several_images_are_shown_and_sent_and_a_broken_one_is_refused_at_once(
+async def test_several_images_are_added_removed_and_sent_and_a_broken_one_is_refused_at_once(
     browser: Browser, url: str, tmp_path: Path
 ) -> None:
-    page, _ = await open_page(browser, url, 1280)
+    page, problems = await open_page(browser, url, 1280)
+    images = [make_problem("test", seed, 0).prompt.images[0] for seed in range(4)]
     files = [tmp_path / f"{number}.png" for number in range(3)]
-    for seed, file in enumerate(files[:2]):
-        file.write_bytes(make_problem("test", seed, 0).prompt.images[0])
-    files[2].write_bytes(b"no image")
-    await page.set_input_files("#image", files[:2])
-    await expect(page.locator("#previews img")).to_have_count(2)
-    await page.set_input_files("#image", files[2])
-    await expect(page.get_by_role("alert")).to_contain_text("2.png cannot be shown")
-    await expect(page.locator("#previews img")).to_have_count(2)
+    for file, content in zip(files, (*images[:2], b"no image"), strict=True):
+        file.write_bytes(content)
+    shown = page.locator("#previews img")
+    await page.set_input_files("#image", files)  # the whole ones are taken
+    await expect(shown).to_have_count(2)
+    await expect(page.get_by_role("alert")).to_have_text("2.png cannot be shown: it is broken, or no image.")
+    for event, number in (("drop", 2), ("paste", 3)):
+        await page.evaluate(TRANSFER, [event, f"{event}.png", b64encode(images[number]).decode()])
+        await expect(shown).to_have_count(number + 1)
+        await expect(page.get_by_role("alert")).to_be_hidden()
+    await page.get_by_role("button", name="Remove 1.png").click()
+    await expect(page.get_by_role("button", name="Remove drop.png")).to_be_focused()
+    assert await shown.evaluate_all("all => all.map((one) => one.alt)") == ["0.png", "drop.png", "paste.png"]
+    await page.set_input_files("#image", files[1])
+    await expect(shown).to_have_count(4)
     await page.fill("#question", "which?")
     await page.locator("summary").click()
     await page.fill("#max-tokens", "7")
@@ -185,8 +204,11 @@ async def test_several_images_are_shown_and_sent_and_a_broken_one_is_refused_at_
     async with page.expect_request("**/v1/chat/completions") as asked:
         await page.click("#go")
     body = (await asked.value).post_data_json
-    assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "image_url", "text"]
-    assert (body["max_tokens"], body["temperature"]) == (7, 0.5)
+    *sent, text = body["messages"][0]["content"]
+    expected = [images[number] for number in (0, 2, 3, 1)]
+    assert [b64decode(part["image_url"]["url"].partition(",")[2]) for part in sent] == expected
+    assert (text["type"], body["max_tokens"], body["temperature"]) == ("text", 7, 0.5)
+    assert not problems
     await page.close()
 
 

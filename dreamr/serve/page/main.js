@@ -1,46 +1,17 @@
 import { ask, getJson, health } from "./api.js";
+import { imageUrls, listenForImages, showOnly } from "./images.js";
 import { addStep, clearSteps, plainAnswer, showAnswer } from "./steps.js";
 import { Timeline } from "./timeline.js";
 
 const byId = (id) => document.getElementById(id);
 const timeline = new Timeline(byId("timeline"));
-const state = { model: "dreamr", images: [], expected: null, control: null, last: null };
+const state = { model: "dreamr", expected: null, control: null, last: null };
 
 // -- the problem ------------------------------------------------------------------------------------------------------
 
-function setImages(images) {
-  state.images = images.map(({ url }) => url);
-  byId("previews").hidden = byId("clear").hidden = !images.length;
-  byId("drop-text").hidden = Boolean(images.length);
-  byId("previews").replaceChildren(...images.map(({ url, name, preview }) => Object.assign(preview, {
-    alt: name, src: url, className: preview.naturalWidth < 200 ? "small" : "",
-  })));
-}
-
-// An image that the browser can show; raises with the file's name when it cannot.
-async function decoded(url, name) {
-  const preview = Object.assign(new Image(), { src: url });
-  await preview.decode().catch(() => { throw new Error(`${name} cannot be shown: it is broken, or no image.`); });
-  return { url, name, preview };
-}
-
-const read = (file) => new Promise((resolve, reject) => {
-  const reader = new FileReader();
-  reader.onload = () => resolve(reader.result);
-  reader.onerror = () => reject(new Error(`${file.name} cannot be read.`));
-  reader.readAsDataURL(file);
-});
-
-async function takeFiles(files) {
-  const images = await Promise.all([...files].map(async (file) => decoded(await read(file), file.name)));
-  if (!images.length) return;
-  state.expected = null;
-  setImages(images);
-}
-
 async function takeSample() {
   const problem = await getJson("/v1/problems/sample");
-  setImages([await decoded(problem.image, "Six coloured shapes in a grid, each with a number")]);
+  await showOnly(problem.image, "Six coloured shapes in a grid, each with a number");
   byId("question").value = problem.question;
   state.expected = problem.answer;
 }
@@ -49,7 +20,7 @@ async function takeSample() {
 
 function body(method) {
   const content = [{ type: "text", text: byId("question").value }];
-  content.unshift(...state.images.map((url) => ({ type: "image_url", image_url: { url } })));
+  content.unshift(...imageUrls().map((url) => ({ type: "image_url", image_url: { url } })));
   const most = byId("max-tokens").valueAsNumber;
   return {
     model: state.model,
@@ -168,11 +139,6 @@ function say(error) {
   byId("error").hidden = false;
 }
 
-function take(files) {
-  byId("error").hidden = true;
-  takeFiles(files).catch(say);
-}
-
 // One thing at a time: it can be stopped, and says so when it fails.
 async function busy(work) {
   state.control?.abort();
@@ -221,17 +187,14 @@ function listen() {
   byId("sample").addEventListener("click", () => busy(takeSample));
   byId("compare-go").addEventListener("click", () => busy(compare));
   byId("stop").addEventListener("click", () => state.control?.abort());
-  byId("clear").addEventListener("click", () => { state.expected = null; setImages([]); byId("image").value = ""; byId("image").focus(); });
-  byId("image").addEventListener("change", (event) => take(event.target.files));
+  listenForImages(
+    () => { state.expected = null; },
+    (message) => { if (message) say({ message }); else byId("error").hidden = true; },
+  );
   byId("key").addEventListener("change", () => busy(loadMethods));
   byId("alpha").addEventListener("input", (event) => { byId("alpha-value").value = Number(event.target.value).toFixed(2); });
   byId("temperature").addEventListener("input", (event) => { byId("temperature-value").value = event.target.value; });
   byId("window").addEventListener("input", (event) => { byId("window-value").value = event.target.value; });
-  const drop = byId("drop");
-  for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
-  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files); });
-  document.addEventListener("paste", (event) => { if (event.clipboardData.files.length) take(event.clipboardData.files); });
 }
 
 listen();

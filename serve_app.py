@@ -22,6 +22,24 @@ LOAD_WINDOW_S = 10.0
 MAX_QUEUED_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
 
+# Serve replaces a process after three failed health checks in a row, and it begins a check at the earliest when the one
+# before has ended: a hung replica after at most 5 + 3 x 6 s, a hung proxy after 3 x (2 + 5) s. Every check has seconds
+# to be answered, so that load alone does not fail three of them.
+REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 5.0, 6.0
+"""The timeout is above the time for which a replica waits for its actors (`SILENT_AFTER_S`)."""
+CONTROLLER_OPTIONS = {
+    "runtime_env": {
+        "env_vars": {
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
+            "RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S": "2",
+            # At once, and not after `drain_deadline_s`: a replica that hangs ends no answer.
+            "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        }
+    }
+}
+"""For `serve.start`: settings that Serve's controller reads when it starts. They cannot be set per application."""
+
 
 def build(arguments: dict[str, Any] | None = None) -> Application:
     """The application over a configuration file (`{"config": path}`), a `Config`, or the built-in pair (`{}`).
@@ -44,8 +62,8 @@ def build(arguments: dict[str, Any] | None = None) -> Application:
         # An update starts all new replicas before the old ones stop.
         max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
-        health_check_period_s=5,
-        health_check_timeout_s=10,
+        health_check_period_s=REPLICA_CHECK_PERIOD_S,
+        health_check_timeout_s=REPLICA_CHECK_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=limits.drain_deadline_s,
         **_scale(limits),

@@ -15,7 +15,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +31,7 @@ from dreamr.tasks.ledger import Problem, extract_answer, make_problem
 from tools.load_report import Asked, summarise
 from tools.reports import made_by, write
 
+CHAT = "/v1/chat/completions"
 DEADLINE_S = 300.0
 
 
@@ -53,7 +54,7 @@ class LoadTest:
     async def _ask(self, method: str, problem: Problem) -> Asked:
         body = chat_body(self._model, problem) | {"method": method, "cold": True}
         began = time.monotonic()
-        async with self._session.post(f"{self._url}/v1/chat/completions", json=body) as response:
+        async with self._session.post(self._url + CHAT, json=body) as response:
             answer: dict[str, Any] = await response.json()
             ended = time.monotonic()
             if response.status != 200:
@@ -94,6 +95,20 @@ async def measure(
     return rows
 
 
+async def chunks_of(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """The chunks of a streamed answer. Raises ClientError unless it is whole."""
+    response.raise_for_status()
+    async for line in response.content:
+        if line.startswith(b"data: [DONE]"):
+            return
+        if line.startswith(b"data: "):
+            chunk: dict[str, Any] = json.loads(line[6:])
+            if "error" in chunk:
+                raise aiohttp.ClientPayloadError(str(chunk["error"]))
+            yield chunk
+    raise aiohttp.ClientPayloadError("the stream broke off")
+
+
 def chat_body(model: str, problem: Problem) -> dict[str, Any]:
     """The body of a request with this problem."""
     [image] = problem.prompt.images
@@ -110,13 +125,14 @@ def running(config: Config) -> Iterator[str]:
     from ray import serve
 
     from actors.cluster import connected
-    from serve_app import build
+    from serve_app import CONTROLLER_OPTIONS, build
 
     with connected(config.cluster), socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        http = {"host": "127.0.0.1", "port": port}
+        serve.start(proxy_location="HeadOnly", http_options=http, controller_options=CONTROLLER_OPTIONS)
         try:
             serve.run(build({"config": config}), name="dreamr", route_prefix="/")
             yield f"http://127.0.0.1:{port}"

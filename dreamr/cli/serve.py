@@ -23,11 +23,11 @@ def serve(config: Path | None, draft: str | None, *, host: str, port: int, addre
     if address == "local":
         _check_port(host, port)
     notices = Console(stderr=True)
-    ray_serve, app = _application(settled)
+    ray_serve, app, controller_options = _application(settled)
     from actors.cluster import connected
 
     with connected(settled.cluster.model_copy(update={"address": address})):
-        ray_serve.start(http_options={"host": host, "port": port})
+        ray_serve.start(http_options={"host": host, "port": port}, controller_options=controller_options)
         try:
             with notices.status("Loading the models ..."):
                 ray_serve.run(app, name=APP)
@@ -40,15 +40,15 @@ def serve(config: Path | None, draft: str | None, *, host: str, port: int, addre
             ray_serve.delete(APP)
 
 
-def _application(config: Config) -> tuple[Any, Any]:
-    """Ray Serve and the application. Raises BadInput when the packages for serving are missing."""
+def _application(config: Config) -> tuple[Any, Any, Any]:
+    """Ray Serve, the application, and options of Serve's controller. Raises BadInput when a package is missing."""
     try:
         from ray import serve as ray_serve
 
-        from serve_app import build
+        from serve_app import CONTROLLER_OPTIONS, build
     except ImportError as error:
         raise BadInput(f'serving needs further packages ({error}): pip install "dreamr[serve]"') from error
-    return ray_serve, build({"config": config})
+    return ray_serve, build({"config": config}), CONTROLLER_OPTIONS
 
 
 def _check_port(host: str, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import re
@@ -16,16 +17,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ray._common.utils import import_attr
 from ray.serve import Application
+from ray.serve._private import constants
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve.schema import ServeDeploySchema
 from ray.util.metrics import Counter, Histogram, Metric
 from support.serving import LocalGroup, scripted_config
 
+import serve_app
 from dreamr.config import Config, load_config
 from dreamr.config.serve import GroupLimits, ImageLimits, ServeSettings
 from dreamr.serve.errors import ApiError
 from dreamr.serve.load import Load, RequestQueue, with_back_off
 from dreamr.serve.metrics import Metrics, merge
 from dreamr.serve.middleware import JsonFormatter, request_id
+from dreamr.serve.service import SILENT_AFTER_S
 from dreamr.serve.text import AnswerSplitter
 from dreamr.tasks.prompts import PromptConfig, chat_messages
 from dreamr.types import Prompt, Turn
@@ -228,6 +233,24 @@ def test_every_serve_key_is_documented_and_the_ready_configuration_loads() -> No
     assert isinstance(load_config(ROOT / "configs/serve-small.yaml"), Config)
     deployed = yaml.safe_load((ROOT / "deploy/serve.yaml").read_text())
     assert deployed["applications"][0]["import_path"] == "serve_app:build"
+
+
+def test_a_hung_replica_or_proxy_is_found_within_half_a_minute() -> None:
+    given = serve_app.CONTROLLER_OPTIONS["runtime_env"]["env_vars"]
+    source = inspect.getsource(constants)
+    assert all(f'"{name}"' in source for name in given)  # Ray reads these names
+    manifest = yaml.safe_load((ROOT / "deploy/kuberay/rayservice.yaml").read_text())
+    for text in ((ROOT / "deploy/serve.yaml").read_text(), manifest["spec"]["serveConfigV2"]):
+        deployed = ServeDeploySchema.model_validate(yaml.safe_load(text)).controller_options
+        assert deployed.runtime_env == serve_app.CONTROLLER_OPTIONS["runtime_env"]
+    failures = constants.PROXY_HEALTH_CHECK_UNHEALTHY_THRESHOLD
+    proxy = [float(given[f"RAY_SERVE_PROXY_HEALTH_CHECK_{name}_S"]) for name in ("PERIOD", "TIMEOUT")]
+    shutdown_s = float(given["RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S"])
+    replica = serve_app.build()._bound_deployment._deployment_config
+    assert failures * sum(proxy) + shutdown_s < 25  # and seconds to start another
+    assert replica.health_check_timeout_s > SILENT_AFTER_S  # a check waits for the actors
+    failures = constants.REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
+    assert replica.health_check_period_s + failures * replica.health_check_timeout_s < 25
 
 
 def test_groups_and_replicas_of_a_shared_group_exclude_each_other() -> None:

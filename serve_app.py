@@ -22,17 +22,17 @@ LOAD_WINDOW_S = 10.0
 MAX_QUEUED_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
 
-# Serve replaces a process after three failed health checks in a row, and it begins a check at the earliest when the one
-# before has ended: a hung replica after at most 5 + 3 x 6 s, a hung proxy after 3 x (2 + 5) s. Every check has seconds
-# to be answered, so that load alone does not fail three of them.
-REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 5.0, 6.0
+# Serve replaces a process after three failed health checks in a row: a hung proxy after at most 3 x (1 + 4) s, a hung
+# replica after 3 x 6.5 s to 3 + 3 x 6.5 s. Every check has seconds to be answered, so that load alone does not fail
+# three of them. The proxy has to be found first: while it hangs, the replicas that stream to it do not answer either.
+REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 3.0, 6.5
 """The timeout is above the time for which a replica waits for its actors (`SILENT_AFTER_S`)."""
 CONTROLLER_OPTIONS = {
     "runtime_env": {
         "env_vars": {
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
-            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
-            "RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S": "2",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "4",
+            "RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S": "1",
             # At once, and not after `drain_deadline_s`: a replica that hangs ends no answer.
             "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         }

@@ -23,7 +23,7 @@ import typer
 
 from dreamr.config import Config, load_config
 from tools import chaos_report
-from tools.chaos_clients import CHAT, Load
+from tools.chaos_clients import Load
 from tools.chaos_faults import (
     FAULTS,
     NO_FAULT,
@@ -34,7 +34,7 @@ from tools.chaos_faults import (
     several_nodes,
     with_spare_target,
 )
-from tools.load import running
+from tools.load import CHAT, running
 from tools.reports import made_by, write
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-CHAT = "/v1/chat/completions"
+from tools.load import CHAT, chunks_of
+
 ATTEMPT_DEADLINE_S, PAUSE_S, MAX_ATTEMPTS = 20.0, 0.5, 120
 """Longest silence of one attempt, the pause before the next one, attempts in all."""
 
@@ -75,14 +75,6 @@ class Load:
         timeout = aiohttp.ClientTimeout(sock_connect=2, sock_read=ATTEMPT_DEADLINE_S)
         headers = {"Idempotency-Key": key}
         async with self.http.post(self.url + CHAT, json=body, headers=headers, timeout=timeout) as response:
-            response.raise_for_status()
-            async for line in response.content:
-                if line.startswith(b"data: [DONE]"):
-                    return
-                if line.startswith(b"data: "):
-                    chunk = json.loads(line[6:])
-                    if "error" in chunk:
-                        raise aiohttp.ClientPayloadError(str(chunk["error"]))
-                    for choice in chunk["choices"]:
-                        yield (choice["delta"].get("reasoning") or "") + (choice["delta"].get("content") or "")
-            raise aiohttp.ClientPayloadError("the stream broke off")
+            async for chunk in chunks_of(response):
+                for choice in chunk["choices"]:
+                    yield (choice["delta"].get("reasoning") or "") + (choice["delta"].get("content") or "")

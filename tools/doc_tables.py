@@ -17,7 +17,7 @@ from dreamr.bench.rendering import conditions, speedup_cell, time_cell
 from dreamr.bench.report import MethodReport, Report
 from dreamr.markdown import markdown_table, percent
 from pipelines import BASELINE
-from tools import ablation, cells, chaos_report, clients, flips, load_report, sizing, structured
+from tools import ablation, cells, chaos_report, clients, flips, groups, load_report, sizing, structured
 from tools.make_pair import markdown as pair
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +52,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/training.md", "ablation"): lambda: ablation.section(_result(RESULTS / "ablation.json")),
     ("docs/serving.md", "load"): lambda: load_report.table(_result(RESULTS / "load.json")),
     ("docs/serving.md", "chaos"): lambda: _measured(RESULTS / "chaos.json", chaos_report.table),
+    ("docs/serving.md", "groups"): lambda: _measured(RESULTS / "groups.json", groups.table),
     ("docs/serving.md", "structured"): lambda: _measured(RESULTS / "structured.json", structured.table),
     ("docs/models.md", "flips"): lambda: _measured(RESULTS / "flips.json", flips.table),
     ("docs/models.md", "public models"): sizing.models_table,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 import ray
 from ray import serve
 from support.serving import free_port, scripted_config, settled
+from typer.testing import CliRunner
 
 from serve_app import build
+from tools import groups
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -80,3 +84,11 @@ async def test_a_group_is_added_under_load_and_groups_end_with_their_replicas(ra
         await asyncio.to_thread(serve.delete, APP)
     assert not targets()
     serve.shutdown()
+
+
+def test_the_throughput_of_groups_is_measured(ray_cluster: None, tmp_path: Path) -> None:
+    arguments = ["--groups", "1,2", "--seconds", "3", "--warm-up", "3", "--out", str(tmp_path / "groups.json")]
+    result = CliRunner().invoke(groups.app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "groups.json").read_text())["rows"]
+    assert [(row["groups"], row["tokens_per_s"] > 0) for row in rows] == [(1, True), (2, True)]

@@ -45,7 +45,7 @@ class Conversation:
         """Forget everything."""
         self.messages: list[dict[str, Any]] = []
         self.images: list[bytes] = []
-        # The endpoint answers all messages under one id by the actors that have read the earlier ones.
+        # Requests with one id go to the group of actors that has read the earlier messages.
         self._headers = {"X-Session-ID": uuid.uuid4().hex}
 
     def add_image(self, path: Path) -> None:

@@ -36,7 +36,7 @@ INCOMPLETE = "incomplete: the answer reached its budget, or began to repeat itse
 
 @contextmanager
 def client_of(url: str) -> Iterator[openai.OpenAI]:
-    """A client of the endpoint. Raises BadInput for what the endpoint refuses, ConnectionError when none answers."""
+    """A client of the endpoint. Raises BadInput without the package openai."""
     try:
         import openai
     except ImportError as error:
@@ -52,7 +52,7 @@ def client_of(url: str) -> Iterator[openai.OpenAI]:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn errors of the client into sentences. Raises BadInput and ConnectionError, see `client_of`."""
+    """Turn errors of the client into sentences: BadInput for what the endpoint refuses, else ConnectionError."""
     import openai
 
     try:

@@ -118,6 +118,8 @@ class Step:
     """Tokens kept of a rejected drafted step, because the target's own step begins with them."""
     logprobs: tuple[float, ...] = ()
     """Of each token, where `Sampling.logprobs` asked for them."""
+    token_texts: tuple[str, ...] = ()
+    """Of each token, with `logprobs`; a token may hold a part of a character, which has no text."""
     is_sure: bool = False
     """Its confidence is above `Sampling.sure_above`: it is accepted without a verdict."""
 

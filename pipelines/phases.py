@@ -43,11 +43,10 @@ class Reasoning:
     def part_of(self, step: Step) -> Step:
         """The part of the step that belongs to the chain of thought."""
         if self.thought.token in step.tokens:
-            tokens = step.tokens[: step.tokens.index(self.thought.token) + 1]
             text = step.text.partition(END_OF_THOUGHT)[0] + END_OF_THOUGHT
-            return replace(step, tokens=tokens, text=text, finish="delimiter")
+            return replace(_first_tokens(step, step.tokens.index(self.thought.token) + 1), text=text)
         if step.closed and self._answers_always:
-            return replace(step, tokens=step.tokens[:-1], finish="delimiter")
+            return _first_tokens(step, len(step.tokens) - 1)
         return step
 
     def end_after(self, step: Step, end: End | None) -> End | None:
@@ -57,6 +56,11 @@ class Reasoning:
         out_of_budget = self.budget is not None and len(step.end) >= self.budget
         self.ended = in_time and (self.is_closed or out_of_budget or (self._answers_always and end is not None))
         return None if self.ended else end
+
+
+def _first_tokens(step: Step, number: int) -> Step:
+    parts = {name: getattr(step, name)[:number] for name in ("tokens", "logprobs", "token_texts")}
+    return replace(step, **parts, finish="delimiter")
 
 
 async def run_in_phases(session: Session, schedule: Callable[[Session], Awaitable[None]]) -> None:

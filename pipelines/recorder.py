@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from dreamr.errors import Unable
 from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Tokens, Verdict
 from pipelines.calls import Call
 from pipelines.costs import Decision
@@ -98,13 +99,23 @@ class Recorder:
         return self._clock() - self._began
 
     def commit(
-        self, step: Step, source: Literal["draft", "target"], score: float | None, waited_for: list[Call[Any]]
+        self,
+        step: Step,
+        source: Literal["draft", "target"],
+        score: float | None,
+        waited_for: list[Call[Any]],
+        *,
+        is_inserted: bool = False,
     ) -> Step:
-        """Append a step to the answer; the step as it was committed, which the phase of reasoning may shorten."""
+        """Append a step to the answer; the step as it was committed, which the phase of reasoning may shorten.
+
+        `is_inserted`: no model wrote it. Raises Unable when it should have log-probabilities and has none.
+        """
         if self.reasoning:
             step = self.reasoning.part_of(step)
+        logprobs = self._logprobs_of(step, source) if self._request.logprobs and not is_inserted else ()
         committed = CommittedStep(
-            self.num_committed, source, step.tokens, step.text, score, self.now(), step.finish, self.phase
+            self.num_committed, source, step.tokens, step.text, score, self.now(), step.finish, self.phase, logprobs
         )
         self._steps.append(committed)
         self._waits.append(waited_for)
@@ -114,6 +125,14 @@ class Recorder:
         if self._on_commit and self._on_commit(committed):
             self.end = self.end or "enough"
         return step
+
+    def _logprobs_of(self, step: Step, source: Role) -> tuple[tuple[str, float], ...]:
+        if not len(step.tokens) == len(step.logprobs) == len(step.token_texts):
+            method = self._request.settings.method
+            raise Unable(
+                f"the {source} gives no log-probabilities, by its engine or by method {method!r}: leave logprobs out"
+            )
+        return tuple(zip(step.token_texts, step.logprobs, strict=True))
 
     def restore(self) -> None:
         """Take over what an earlier run has committed; its time counts as this run's."""
@@ -148,7 +167,7 @@ class Recorder:
             if len(closing.end) >= self._request.settings.max_tokens:
                 self.end = "budget"  # there is no space for an answer
                 return
-            self.commit(closing, "target", None, [])
+            self.commit(closing, "target", None, [], is_inserted=True)
         self.phase = "answer"
 
     def _end_after(self, step: Step) -> End | None:

@@ -37,6 +37,8 @@ class Request:
     """Steps that an earlier run of the request has committed: the answer continues after them, as that run would."""
     thinks: bool = True
     """The text begins inside the chain of thought. Matters for a schema and a thinking budget only."""
+    logprobs: bool = False
+    """Record the log-probability of every token that is committed."""
 
     @property
     def has_phases(self) -> bool:
@@ -61,7 +63,7 @@ class Request:
             assisted=settings.assisted,
             seed=int.from_bytes(digest[:4], "big"),
             budget=settings.max_tokens,
-            logprobs=sure_above is not None,
+            logprobs=self.logprobs or sure_above is not None,
             sure_above=sure_above,
         )
 
@@ -81,6 +83,8 @@ class CommittedStep:
     finish: Finish = "delimiter"
     phase: Phase | None = None
     """None where reasoning and answer are not written in phases (`Request.has_phases`)."""
+    logprobs: tuple[tuple[str, float], ...] = ()
+    """Text and log-probability of each token, as its author gave them, where `Request.logprobs` asked for them."""
 
 
 OnCommit = Callable[[CommittedStep], bool | None]

@@ -56,7 +56,8 @@ class TextCrossing:
         tokens = self._spelled(text)
         if inner.closed and inner.tokens:
             tokens += (cast(int, self._target.eos_token_id),)
-        return replace(inner, prefix=after.end, tokens=tokens, text=text)
+        # `logprobs` stay, for the step's confidence alone: they belong to other tokens than these.
+        return replace(inner, prefix=after.end, tokens=tokens, text=text, token_texts=())
 
     async def score(
         self,

@@ -86,7 +86,9 @@ class ScriptedEngine:
                 reached = await self._pass(self._config.token_s + first, after=reached, background=background)
             tokens.append(script[len(tokens)])
         step = Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
-        return replace(step, logprobs=self._logprobs(prompt, step)) if sampling.logprobs else step
+        if not sampling.logprobs:
+            return step
+        return replace(step, logprobs=self._logprobs(prompt, step), token_texts=_ENDS.token_texts(tokens))
 
     async def score(
         self,

@@ -53,6 +53,10 @@ class StepEnd:
         shown = tokens[:-1] if tokens and tokens[-1] in self.eos_tokens else tokens
         return self._decode(tuple(shown))
 
+    def token_texts(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Text of each token by itself."""
+        return tuple(self._decode((token,)) for token in tokens)
+
     def _has_line_break(self, token: int) -> bool:
         known = self._breaks_line.get(token)
         if known is None:

@@ -10,16 +10,22 @@ from dreamr.serve.questions import Question
 from dreamr.serve.replies import (
     Answer,
     Choice,
+    ChoiceLogprobs,
     Chunk,
     ChunkChoice,
     Completion,
     Delta,
     RequestMetrics,
+    TokenLogprob,
     Usage,
 )
 from dreamr.serve.service import ActorWorked, Answered, Event, StepCommitted
 from dreamr.serve.text import Piece
 from pipelines import rule_of
+from pipelines.trace import CommittedStep
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""A part of a character decodes to this."""
 
 
 class Encoder:
@@ -57,7 +63,10 @@ class Encoder:
                 yield ChunkChoice(index=event.choice, delta=Delta(), dreamr=event.call)
             case StepCommitted():
                 yield ChunkChoice(
-                    index=event.choice, delta=_delta(event.piece), dreamr=step_info(event.step, self._rule)
+                    index=event.choice,
+                    delta=_delta(event.piece),
+                    logprobs=self._logprobs([event.step]),
+                    dreamr=step_info(event.step, self._rule),
                 )
             case Answered():
                 self._answered.append(event)
@@ -105,9 +114,20 @@ class Encoder:
         return Choice(
             index=answered.choice,
             message=Answer(content=content, reasoning=reasoning, reasoning_content=reasoning),
+            logprobs=self._logprobs(answered.trace.steps),
             finish_reason=finish_reason(answered),
             dreamr=run_info(answered, self._question),
         )
+
+    def _logprobs(self, steps: Sequence[CommittedStep]) -> ChoiceLogprobs | None:
+        if not self._question.logprobs:
+            return None
+        return ChoiceLogprobs(content=[_token_logprob(*token) for step in steps for token in step.logprobs])
+
+
+def _token_logprob(text: str, logprob: float) -> TokenLogprob:
+    whole = None if REPLACEMENT in text else list(text.encode())
+    return TokenLogprob(token=text, bytes=whole, logprob=logprob)
 
 
 def _delta(piece: Piece) -> Delta:

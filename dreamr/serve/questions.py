@@ -47,6 +47,8 @@ class Question:
     """Report the calls of the actors as well."""
     schema: str | None = None
     """A JSON schema, as text, that the answer follows."""
+    logprobs: bool = False
+    """Report the log-probability of every token."""
     call_id: str = ""
     """Prefix of the call ids. Unique even if clients repeat request ids, since calls are stopped by id."""
     content_key: str = ""
@@ -103,6 +105,7 @@ class QuestionReader:
             stop=stop,
             timeline=request.timeline,
             schema=schema,
+            logprobs=bool(request.logprobs),
             call_id=own_id,
             content_key=content_key,
         )

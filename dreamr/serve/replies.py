@@ -116,11 +116,26 @@ class Answer(BaseModel):
     refusal: None = None
 
 
+class TokenLogprob(BaseModel):
+    token: str
+    """Its text by itself."""
+    bytes: list[int] | None
+    """UTF-8; null for a part of a character."""
+    logprob: float
+    top_logprobs: list[None] = []
+
+
+class ChoiceLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    """Every token of the committed steps, those of the chain of thought first."""
+    refusal: None = None
+
+
 class Choice(BaseModel):
     index: int
     message: Answer
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     dreamr: RunInfo
 
 
@@ -145,6 +160,7 @@ class Delta(BaseModel):
 class ChunkChoice(BaseModel):
     index: int
     delta: Delta
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishReason | None = None
     dreamr: StepInfo | RunInfo | dict[str, Any] | None = None
     """A committed step; a call of an actor; with the last chunk of a choice, its `RunInfo`."""

@@ -192,5 +192,5 @@ def key_of(headers: Any) -> str | None:
 def digest_of(question: Question) -> str:
     """Equal for equal questions; the seed does not count, since it may have been drawn."""
     settings = question.settings.model_dump_json(exclude={"seed"})
-    same = (question.content_key, settings, question.num_choices, question.stop, question.schema)
+    same = (question.content_key, settings, question.num_choices, question.stop, question.schema, question.logprobs)
     return hashlib.sha256(repr(same).encode()).hexdigest()

@@ -133,7 +133,6 @@ class _NeutralOnly(Input):
     frequency_penalty: Zero | None = None
     repetition_penalty: One | None = None
     logit_bias: Annotated[dict[str, None], Field(max_length=0)] | None = None
-    logprobs: Literal[False] | None = None
     top_logprobs: Zero | None = None
     tools: Nothing | None = None
     tool_choice: Literal["none", "auto"] | None = None
@@ -174,6 +173,8 @@ class ChatRequest(_NeutralOnly, Hints):
     stop: Annotated[list[StopText], Field(max_length=4), _AS_LIST] | None = None
     """Ends the answer; not looked for in the chain of thought."""
     n: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    """The log-probability of every token, of the chain of thought as well, by the model that wrote the token."""
     response_format: ResponseFormat | None = None
     """The answer, not the chain of thought, follows the schema."""
     reasoning_effort: Effort | None = None

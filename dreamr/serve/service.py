@@ -236,6 +236,7 @@ class Answering:
             schema=question.schema,
             committed=tuple(self._kept[choice].steps),
             thinks=self._settings.thinks,
+            logprobs=question.logprobs,
         )
         if not question.timeline:
             return await run(request, with_back_off(self._handles, self._load), on_commit)

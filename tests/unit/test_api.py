@@ -53,7 +53,7 @@ RESULT = {
     "question", "trace", "plain", "answer", "reasoning", "steps", "wall_s", "acceptance_rate", "coverage",
     "wasted_draft_tokens", "wasted_target_tokens", "speedup", "timeline",
 }  # fmt: skip
-STEP = {"index", "source", "tokens", "text", "score", "at", "finish", "phase"}
+STEP = {"index", "source", "tokens", "text", "score", "at", "finish", "phase", "logprobs"}
 
 
 def test_the_public_names_exist() -> None:

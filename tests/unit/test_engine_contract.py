@@ -144,6 +144,8 @@ async def test_log_probabilities_are_those_of_a_fresh_forward_at_the_sampling_te
     step = await engine.next_step("a", prompt, ROOT, Sampling(temperature, max_tokens=12, seed=3, logprobs=True))
     fresh = reference.logprobs(prompt, step, temperature or 1.0)
     assert list(step.logprobs) == pytest.approx(fresh, abs=kind.logprob_tolerance)
+    assert len(step.token_texts) == len(step.tokens)
+    assert step.text.startswith(step.token_texts[0])
 
 
 async def test_a_step_longer_than_max_tokens_is_cut_there(engine: Engine, reference: Reference) -> None:

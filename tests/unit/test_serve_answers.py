@@ -136,10 +136,36 @@ def test_harmless_fields_change_nothing(endpoint: Endpoint) -> None:
     assert ask(endpoint, **HARMLESS)["choices"][0]["message"] == ask(endpoint)["choices"][0]["message"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"method": "autoregressive"}, {"thinking_token_budget": 5}, json_format()])
+def test_every_written_token_has_its_log_probability(endpoint: Endpoint, changes: dict[str, Any]) -> None:
+    answer = ask(endpoint, logprobs=True, **changes)
+    [choice] = answer["choices"]
+    assert choice["message"] == ask(endpoint, **changes)["choices"][0]["message"]
+    tokens = choice["logprobs"]["content"]
+    num_inserted = 1 if "thinking_token_budget" in changes else 0  # </think>
+    assert len(tokens) == answer["usage"]["completion_tokens"] - num_inserted
+    assert all(token["logprob"] < 0 and bytes(token["bytes"]).decode() == token["token"] for token in tokens)
+    assert all(token["token"] in choice["message"]["reasoning"] for token in tokens[:5])
+    body = {"model": "dreamr", "messages": QUESTION, "logprobs": True, "stream": True} | changes
+    lines = endpoint.http.post(CHAT, json=body).text.splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    parts = [one["logprobs"]["content"] for chunk in chunks for one in chunk["choices"] if "logprobs" in one]
+    assert [token for part in parts for token in part] == tokens
+    assert ask(endpoint, **changes)["choices"][0]["logprobs"] is None
+
+
+def test_a_method_without_log_probabilities_says_so(endpoint: Endpoint) -> None:
+    body = {"model": "dreamr", "messages": QUESTION, "logprobs": True, "method": "token_speculative"}
+    response = endpoint.http.post(CHAT, json=body)
+    assert response.status_code == 400
+    assert "method 'token_speculative': leave logprobs out" in response.json()["error"]["message"]
+    assert not endpoint.group.num_open_calls
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"repetition_penalty": 1.1}, "repetition_penalty"),
     ({"store": True}, "store"),
-    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 2}, "top_logprobs"),
     ({"top_k": -2}, "top_k"),
     ({"min_p": 1.5}, "min_p"),
     ({"thinking_token_budget": -1}, "thinking_token_budget"),

@@ -134,7 +134,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"alpha": 1}, "alpha", "less than 1"),
     ({"window": 99}, "window", "at most 16"),
     ({"tools": [{"type": "function"}]}, "tools", "not supported"),
-    ({"logprobs": True}, "logprobs", "not supported"),
+    ({"top_logprobs": 1}, "top_logprobs", "not supported"),
     ({"best_of": 2}, "best_of", "not known here"),
     ({"stop": ["a"] * 5}, "stop", "at most 4"),
     ({"messages": []}, "messages", "at least 1"),

@@ -222,6 +222,7 @@ class WriteJob(DecodeJob):
             rounds=tuple(self.rounds),
             num_salvaged=self.num_salvaged,
             logprobs=tuple(self.logprobs),
+            token_texts=self._step_end.token_texts(self.tokens) if self.sampling.logprobs else (),
         )
 
     def _use_hint(self) -> None:

@@ -66,8 +66,16 @@ class Writer:
         writing = _Writing(call_id, priority)
         finish = await self._stoppable(writing, prompt, after.end, sampling)
         text = self._step_end.text(writing.tokens)
-        logprobs = tuple(writing.logprobs)
-        return Step(after.end, tuple(writing.tokens), text, finish, started, time.time(), logprobs=logprobs)
+        return Step(
+            after.end,
+            tuple(writing.tokens),
+            text,
+            finish,
+            started,
+            time.time(),
+            logprobs=tuple(writing.logprobs),
+            token_texts=self._step_end.token_texts(writing.tokens) if sampling.logprobs else (),
+        )
 
     def stop(self, call_id: str) -> None:
         """End that call between two tokens; an unknown or ended one is no error."""

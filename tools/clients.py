@@ -27,7 +27,7 @@ from dreamr.bench.summary import speedup
 from dreamr.config import Config, GroupConfig, ScriptedEngineConfig, load_config
 from dreamr.errors import BadInput, reported
 from dreamr.markdown import markdown_table
-from dreamr.types import Prompt
+from dreamr.types import Prompt, Role
 from pipelines import BASELINE, Request, Trace, run
 from pipelines.handles import Handles
 from pipelines.trace import acceptance_rate
@@ -66,13 +66,13 @@ def _local_handles(config: GroupConfig, clock: Callable[[], float]) -> Handles:
     from actors.local import local_handles
     from dreamr.engines.scripted import ScriptedEngine
 
-    engines = {role: ScriptedEngine(engine, clock) for role, engine in _scripted(config).items()}
+    engines = {role: ScriptedEngine(engine, clock) for role, engine in scripted_engines(config).items()}
     return local_handles(engines["draft"], engines["target"], engines.get("verifier", engines["target"]))
 
 
-def _scripted(config: GroupConfig) -> dict[str, ScriptedEngineConfig]:
+def scripted_engines(config: GroupConfig) -> dict[Role, ScriptedEngineConfig]:
     """The engines by role. Raises BadInput when one is no scripted engine."""
-    engines: dict[str, ScriptedEngineConfig] = {}
+    engines: dict[Role, ScriptedEngineConfig] = {}
     for role, actor in config.actors().items():
         if not isinstance(actor.engine, ScriptedEngineConfig):
             raise BadInput(f"--config: group.{role}.engine.kind is '{actor.engine.kind}'; it has to be 'scripted'.")
@@ -173,7 +173,7 @@ def main(
     """Measure the time per answer of each method by the number of clients, and the ideal."""
     with reported():
         settled, origin = load_config(config), made_by("tools.clients")
-        _scripted(settled.group)
+        scripted_engines(settled.group)
         specs = parse_methods(f"{BASELINE},{methods}", None, settled.pipeline)
         document = origin | {
             "group": settled.group.model_dump(mode="json"),

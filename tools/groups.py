@@ -7,7 +7,8 @@
 The engines are scripted and really wait, so groups that outnumber the cores can be measured: what is lost against
 linear growth is the cost of routing, of unequal queues, and of cores that have no time left. There are twice as many
 clients as slots, so that every group has requests in its queue; they begin one after the other, since a burst would all
-go to one group. Tokens count when their step arrives, in a window after a warm-up; bounded by its seconds.
+go to one group. Tokens count when their step arrives, in a window after a warm-up; bounded by its seconds. The engines
+are slowed down, so that the calls of all groups together need a part of the cores only.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from dreamr.config import Config, load_config
 from dreamr.config.serve import GroupLimits, ServeSettings
 from dreamr.errors import BadInput, reported
 from dreamr.markdown import markdown_table
+from tools.clients import DEFAULT, scripted_engines
 from tools.load import CHAT, chunks_of, running
 from tools.reports import conditions, made_by, write
 
-DEFAULT = Path(__file__).parents[1] / "configs/scripted-32b-2b.yaml"
 SLOTS = 4
 """Answers that a group works on at once."""
 CLIENTS_PER_SLOT = 2
+LATENCIES = ("first_token_s", "token_s", "verdict_s")
 NUM_QUESTIONS = 32
 """They are asked over and over, so that every level has the same mixture."""
 
@@ -108,6 +110,15 @@ def measure(config: Config, num_groups: int, seconds: float, warm_up_s: float) -
     return row
 
 
+def slowed(config: Config, factor: float) -> Config:
+    """Longer latencies of all engines. Raises BadInput when one is no scripted engine."""
+    actors, changed = config.group.actors(), {}
+    for role, engine in scripted_engines(config.group).items():
+        latencies = {name: factor * getattr(engine, name) for name in LATENCIES}
+        changed[role] = actors[role].model_copy(update={"engine": engine.model_copy(update=latencies)})
+    return config.model_copy(update={"group": config.group.model_copy(update=changed)})
+
+
 def read_levels(groups: str) -> list[int]:
     """Numbers of groups. Raises BadInput."""
     levels = [int(level) if level.isdecimal() else 0 for level in groups.split(",")]
@@ -144,13 +155,18 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     config: Annotated[Path, typer.Option(help="YAML file whose engines are scripted.")] = DEFAULT,
     groups: Annotated[str, typer.Option(help="Numbers of groups, separated by commas.")] = "1,2,4",
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="Of each measurement.")] = 90,
-    warm_up: Annotated[float, typer.Option(min=0, max=600, help="Seconds before it.")] = 30,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Of each measurement.")] = 180,
+    warm_up: Annotated[float, typer.Option(min=0, max=600, help="Seconds before it.")] = 60,
+    slower: Annotated[float, typer.Option(min=0.01, max=100, help="Factor on the latencies of the engines.")] = 4,
 ) -> None:
     """Measure tokens per second by the number of groups, and their share of linear growth."""
+    from actors.cluster import connected
+
     with reported():
-        settled, origin = load_config(config), made_by("tools.groups")
-        rows = [measure(settled, level, seconds, warm_up) for level in read_levels(groups)]
+        settled, origin = slowed(load_config(config), slower), made_by("tools.groups")
+        levels = read_levels(groups)
+        with connected(settled.cluster):
+            rows = [measure(settled, level, seconds, warm_up) for level in levels]
         report = origin | {"group": settled.group.model_dump(mode="json"), "rows": rows}
         write(report, out)
         typer.echo(table(report))

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from dreamr.config import Config, load_config
+from dreamr.config import ActorConfig, Config, load_config
 from dreamr.config.serve import GroupLimits, ServeSettings
 from dreamr.errors import BadInput, reported
 from dreamr.markdown import markdown_table
@@ -112,7 +112,8 @@ def measure(config: Config, num_groups: int, seconds: float, warm_up_s: float) -
 
 def slowed(config: Config, factor: float) -> Config:
     """Longer latencies of all engines. Raises BadInput when one is no scripted engine."""
-    actors, changed = config.group.actors(), {}
+    actors = config.group.actors()
+    changed: dict[str, ActorConfig] = {}
     for role, engine in scripted_engines(config.group).items():
         latencies = {name: factor * getattr(engine, name) for name in LATENCIES}
         changed[role] = actors[role].model_copy(update={"engine": engine.model_copy(update=latencies)})

@@ -30,6 +30,8 @@ REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 3.0, 6.5
 CONTROLLER_OPTIONS = {
     "runtime_env": {
         "env_vars": {
+            # A proxy that is not ready after three times so long is killed, which a busy machine reaches with Ray's 5.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
             "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "4",
             "RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S": "1",

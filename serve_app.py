@@ -23,9 +23,9 @@ MAX_QUEUED_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
 
 # Serve replaces a process after three failed health checks in a row: a hung proxy after at most 3 x (1 + 4) s, a hung
-# replica after 3 x 6.5 s to 3 + 3 x 6.5 s. Every check has seconds to be answered, so that load alone does not fail
+# replica after 3 x 7.5 s to 2 + 3 x 7.5 s. Every check has seconds to be answered, so that load alone does not fail
 # three of them. The proxy has to be found first: while it hangs, the replicas that stream to it do not answer either.
-REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 3.0, 6.5
+REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 2.0, 7.5
 """The timeout is above the time for which a replica waits for its actors (`SILENT_AFTER_S`)."""
 CONTROLLER_OPTIONS = {
     "runtime_env": {

@@ -88,13 +88,21 @@ class _Planner:
                 plan, first.chain.steps, verdicts.value, waited_s, drafted_ahead=plan.overlaps and before is not None
             )
 
-    async def commit_target(
+    async def commit_needed(
         self, target: Call[Step], rejected: Drafted | None = None, verdict: Verdict | None = None
     ) -> None:
-        """Commit the target's step, and record what it took if it was needed from the beginning."""
+        """Commit a step that the target writes because it is needed, and record what it took."""
         await self._session.commit_target(target, rejected, verdict)
-        if target.priority == "needed" and target.value and target.received is not None:
+        if target.value and target.received is not None:
             self._costs.add_target_step(target.value, target.received - target.submitted)
+
+    async def commit_ahead(self, plan: Plan, target: Call[Step], rejected: Drafted, verdict: Verdict | None) -> None:
+        """Commit a step that the target began before it was needed, and record how far it had come."""
+        needed = self._recorder.now()
+        await self._session.commit_target(target, rejected, verdict)
+        if target.value and target.received is not None:
+            ahead_s, waited_s = needed - target.submitted, target.received - needed
+            self._costs.add_step_ahead(plan, target.value, ahead_s, waited_s)
 
 
 async def auto(session: Session) -> None:
@@ -108,7 +116,7 @@ async def auto(session: Session) -> None:
             if speculates and session.can_speculate:
                 await _commit_until_rejected(session, planner)
             else:
-                await planner.commit_target(session.target_step())
+                await planner.commit_needed(session.target_step())
 
 
 async def _commit_until_rejected(session: Session, planner: _Planner) -> None:
@@ -129,9 +137,10 @@ async def _commit_until_rejected(session: Session, planner: _Planner) -> None:
                 for dropped in (group, *groups):
                     dropped.stop()
                 rejected = Drafted(draft, group.verdicts)
-                if target is None or place > 0:  # the target's step, if any, is for another place
-                    target = session.target_step(hint=rejected.tokens)
-                await planner.commit_target(target, rejected, verdict)
+                if target is not None and place == 0:
+                    await planner.commit_ahead(plan, target, rejected, verdict)
+                else:  # the target's step, if any, is for another place
+                    await planner.commit_needed(session.target_step(hint=rejected.tokens), rejected, verdict)
                 return
             if target is not None and place == 0:
                 target.stop()

@@ -12,12 +12,14 @@ plan is tried as soon as it would be the fastest if nothing slowed it down.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from dreamr.types import Step, Verdict
 from pipelines.means import LinearMean, Mean
-from pipelines.plans import CALLS_PER_ROUND, KINDS, MAX_HORIZON, PLAIN, Estimate, Plan, expected_time, plans, round_s
+from pipelines.plans import CALLS_PER_ROUND, KINDS, MAX_HORIZON, PLAIN, Estimate, Plan, expected_times, plans, round_s
 
 FIRST_CHAIN = 4
 """Most drafted steps of the first plan, which measures drafting and verdicts."""
@@ -31,6 +33,8 @@ PRIOR_STRENGTH = 6.0
 EXPLORE_EVERY = 25
 """Decisions after which the kind of plan that was unused for longest is chosen once, unless it is expected to be much
 slower: this renews old measurements."""
+RECENT_ANSWERS = 50
+"""Answers from whose lengths the number of remaining steps is expected."""
 WORTH_RENEWING = 1.2
 """Most expected time of such a plan, relative to the best one."""
 
@@ -46,7 +50,7 @@ class _Alone:
 
 
 def _factor() -> Mean:
-    return Mean(1.0, weight=2.0, forgetting=STEADY)
+    return Mean(1.0, weight=0.5, forgetting=STEADY)
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class _Slowdown:
     """A verdict forward."""
     round: Mean = field(default_factory=_factor)
     """The wait for verdicts, compared with what follows from the two above and the time of calls."""
+    ahead: Mean = field(default_factory=_factor)
+    """Not a slowdown: see `Estimate.ahead`."""
     last_used: int = -1
 
 
@@ -85,8 +91,11 @@ class Costs:
         self._alone: dict[int, _Alone] = {}
         self._slowdown: dict[tuple[str, int], _Slowdown] = {}
         self._target_s: dict[int, Mean] = {}
+        self._token_s = Mean()
+        """Of a target's step, by its tokens."""
         self._call_s = Mean()
-        self._answer_steps = Mean()
+        self._answers: deque[int] = deque(maxlen=RECENT_ANSWERS)
+        """Numbers of steps."""
         self._accepted, self._judged = Mean(forgetting=STEADY), 0
         self._num_decisions = 0
 
@@ -96,7 +105,13 @@ class Costs:
         """Add a step that the target wrote because it was needed, `waited_s` after it was asked for."""
         seconds = step.ended - step.started
         self._target_s.setdefault(self._load, Mean()).add(seconds)
+        self._token_s.add(seconds / max(1, len(step.tokens)))
         self._call_s.add(max(0.0, waited_s - seconds))
+
+    def add_step_ahead(self, plan: Plan, step: Step, ahead_s: float, waited_s: float) -> None:
+        """Add a step that the target wrote for `ahead_s` before it was known to be needed, and `waited_s` after."""
+        written_s = len(step.tokens) * self._token_s.value - max(0.0, waited_s - self._call_s.value)
+        self._of(plan).ahead.add(min(1.0, max(0.0, written_s / ahead_s)))
 
     def add_round(
         self, plan: Plan, chain: Sequence[Step], verdicts: Sequence[Verdict], waited_s: float, *, drafted_ahead: bool
@@ -131,20 +146,20 @@ class Costs:
         self._judged += 1
 
     def answered(self, num_steps: int) -> None:
-        self._answer_steps.add(num_steps)
+        self._answers.append(num_steps)
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
     def choose_start(self, most: int) -> Decision:
         """Whether a request speculates: its answer is then that of `sequential`, else that of `autoregressive`."""
-        acceptance, horizon = self._acceptance(0, 0), self._horizon(0)
         if not self._target_s:
-            return Decision(0, PLAIN, 0.0, 0.0, acceptance, "the target's own steps are not measured yet")
-        decision, plain_s = self.choose(0, 0, 0, most), self._plain_s(horizon)
+            return Decision(0, PLAIN, 0.0, 0.0, self._acceptance(0, 0), "the target's own steps are not measured yet")
+        decision = self.choose(0, 0, 0, most)
+        plain_s = decision.plain_s
         renews = self._num_decisions % EXPLORE_EVERY == 0 and decision.expected_s < WORTH_RENEWING * plain_s
         if decision.expected_s < plain_s or self._judged < FIRST_VERDICTS or renews:
             return decision
-        return Decision(0, PLAIN, plain_s, plain_s, acceptance, decision.reason)
+        return replace(decision, plan=PLAIN, expected_s=plain_s)
 
     def choose(self, step: int, accepted: int, judged: int, most: int) -> Decision:
         """The plan for the steps from number `step` on, of a request that speculates.
@@ -152,14 +167,14 @@ class Costs:
         `accepted` of `judged` drafted steps of this request were accepted; at most `most` may be drafted ahead.
         """
         self._num_decisions += 1
-        acceptance, horizon = self._acceptance(accepted, judged), self._horizon(step)
-        plain_s = self._plain_s(horizon)
+        acceptance, left = self._acceptance(accepted, judged), self._left(step)
+        plain_s = fmean(left) * (self._estimate(PLAIN).target_s + self._call_s.value)
         if not self._alone:
             first = Plan(max(plan.judged_together for plan in plans(most) if plan.judged_together <= FIRST_CHAIN))
             return self._used(Decision(step, first, 0.0, plain_s, acceptance, "drafting is not measured yet"))
-        expected = {plan: expected_time(plan, self._estimate(plan), acceptance, horizon) for plan in plans(most)}
+        expected = {plan: self._expected_s(plan, acceptance, left) for plan in plans(most)}
         best = min(expected, key=expected.__getitem__)
-        reason = f"{expected[best]:.3g} s expected for {horizon} steps, {plain_s:.3g} s without speculation"
+        reason = f"{expected[best]:.3g} s expected for {fmean(left):.1f} steps, {plain_s:.3g} s without speculation"
         if self._num_decisions % EXPLORE_EVERY == 0:
             stale = min(KINDS, key=lambda kind: self._slowdown_of(kind).last_used)
             renewed = min((plan for plan in expected if plan.kind == stale), key=expected.__getitem__)
@@ -167,8 +182,9 @@ class Costs:
                 best, reason = renewed, "measured again"
         return self._used(Decision(step, best, expected[best], plain_s, acceptance, reason))
 
-    def _plain_s(self, horizon: int) -> float:
-        return horizon * (self._estimate(PLAIN).target_s + self._call_s.value)
+    def _expected_s(self, plan: Plan, acceptance: float, left: Sequence[int]) -> float:
+        times = expected_times(plan, self._estimate(plan), acceptance, max(left))
+        return fmean(times[steps] for steps in left)
 
     def _used(self, decision: Decision) -> Decision:
         self._of(decision.plan).last_used = self._num_decisions
@@ -190,16 +206,19 @@ class Costs:
         group = (self._accepted.value * self._accepted.weight + 1) / (self._accepted.weight + 2)
         return (group * PRIOR_STRENGTH + accepted) / (PRIOR_STRENGTH + judged)
 
-    def _horizon(self, step: int) -> int:
-        """Expected number of remaining steps of the answer."""
-        expected = self._answer_steps.value or MAX_HORIZON
-        return int(min(MAX_HORIZON, max(2, round(expected) - step)))
+    def _left(self, step: int) -> list[int]:
+        """Possible numbers of remaining steps, equally likely: those of recent answers."""
+        left = [min(MAX_HORIZON, answer - step) for answer in self._answers if answer > step]
+        return left or [2 if self._answers else MAX_HORIZON]
 
     def _estimate(self, plan: Plan) -> Estimate:
         """Expected costs under a plan."""
         cost, factor = self._working(plan), self._slowdown_of(plan.kind).round.value
-        return Estimate(
-            cost.draft_s * factor, tuple(one * factor for one in cost.verdict_s), cost.target_s, cost.call_s * factor
+        return replace(
+            cost,
+            draft_s=cost.draft_s * factor,
+            verdict_s=tuple(seconds * factor for seconds in cost.verdict_s),
+            call_s=cost.call_s * factor,
         )
 
     def _working(self, plan: Plan) -> Estimate:
@@ -215,4 +234,5 @@ class Costs:
             verdict_s=tuple(alone.verdict_s.at(size) * slowdown.verdict.value for size in sizes),
             target_s=target_s.value,
             call_s=self._call_s.value,
+            ahead=slowdown.ahead.value,
         )

@@ -52,6 +52,8 @@ class Estimate:
     """Expected seconds of a verdict on 1, 2, ... steps."""
     target_s: float
     call_s: float
+    ahead: float = 1.0
+    """Speed of the target while draft and verifier are at work, as a share of its speed alone."""
 
 
 @cache
@@ -67,20 +69,20 @@ def round_s(cost: Estimate, num_steps: int, *, drafted_ahead: bool) -> float:
     return max(drafting, judging) if drafted_ahead else drafting + judging
 
 
-def expected_time(plan: Plan, cost: Estimate, acceptance: float, horizon: int) -> float:
-    """Expected seconds to commit `horizon` steps.
+def expected_times(plan: Plan, cost: Estimate, acceptance: float, most: int = MAX_HORIZON) -> list[float]:
+    """Expected seconds to commit 0, 1, ..., `most` steps.
 
     Dynamic programming over the steps left, with an empty chain (`fresh`) and with a chain that was drafted while the
     previous verdict was computed (`ready`).
     """
     fresh, ready = [0.0], [0.0]
-    for left in range(1, horizon + 1):
+    for left in range(1, most + 1):
         size = min(plan.judged_together, left)
         first = round_s(cost, size, drafted_ahead=False)
         waited = round_s(cost, size, drafted_ahead=plan.overlaps)
         fresh.append(first + _after_verdicts(plan, cost, acceptance, size, left, first, fresh, ready))
         ready.append(waited + _after_verdicts(plan, cost, acceptance, size, left, waited, fresh, ready))
-    return fresh[horizon]
+    return fresh
 
 
 def _after_verdicts(
@@ -99,7 +101,8 @@ def _after_verdicts(
     for accepted in range(size):
         rest = fresh[left - accepted - 1]
         # Only the step at the frontier was written ahead: the first one that was judged.
-        waiting = max(0.0, target - elapsed) if plan.writes_ahead and accepted == 0 else target
+        is_ahead = plan.writes_ahead and accepted == 0
+        waiting = max(0.0, target - cost.ahead * elapsed) if is_ahead else target
         # The forward over the next group, begun when this one ended, is not cut short: new steps wait for its end.
         occupied = max(0.0, cost.verdict_s[size - 1] - waiting - cost.draft_s) if plan.overlaps else 0.0
         total += acceptance**accepted * (1 - acceptance) * (waiting + occupied + rest)

@@ -28,6 +28,8 @@ FIRST_VERDICTS = 10
 STEADY = 0.98
 """Weight of older values at each new one where they change more slowly than the load of a machine: the acceptance rate
 and the factors of a kind of plan."""
+LARGEST = 4.0
+"""A measured factor of a kind of plan counts as at most this, and as at least its inverse."""
 PRIOR_STRENGTH = 6.0
 """Weight, in judged steps, of the group's acceptance rate at the beginning of a request."""
 EXPLORE_EVERY = 25
@@ -111,7 +113,7 @@ class Costs:
     def add_step_ahead(self, plan: Plan, step: Step, ahead_s: float, waited_s: float) -> None:
         """Add a step that the target wrote for `ahead_s` before it was known to be needed, and `waited_s` after."""
         written_s = len(step.tokens) * self._token_s.value - max(0.0, waited_s - self._call_s.value)
-        self._of(plan).ahead.add(min(1.0, max(0.0, written_s / ahead_s)))
+        self._of(plan).ahead.add(min(1.0, max(0.0, written_s / ahead_s)) if ahead_s > 0 else 1.0)
 
     def add_round(
         self, plan: Plan, chain: Sequence[Step], verdicts: Sequence[Verdict], waited_s: float, *, drafted_ahead: bool
@@ -133,10 +135,10 @@ class Costs:
         alone, slowdown = self._alone.setdefault(self._load, _Alone()), self._of(plan)
         if alone.draft_s.weight:
             if not plan.takes_turns:
-                slowdown.draft.add(step_s / alone.draft_s.value)
-                slowdown.verdict.add(judging_s / alone.verdict_s.at(judged))
+                slowdown.draft.add(_ratio(step_s, alone.draft_s.value))
+                slowdown.verdict.add(_ratio(judging_s, alone.verdict_s.at(judged)))
             expected_s = round_s(self._working(plan), min(len(written), MAX_HORIZON), drafted_ahead=drafted_ahead)
-            slowdown.round.add(waited_s / expected_s)
+            slowdown.round.add(_ratio(waited_s, expected_s))
         alone.draft_s.add(step_s / slowdown.draft.value)
         alone.verdict_s.add(judged, judging_s / slowdown.verdict.value)
 
@@ -236,3 +238,8 @@ class Costs:
             call_s=self._call_s.value,
             ahead=slowdown.ahead.value,
         )
+
+
+def _ratio(seconds: float, expected_s: float) -> float:
+    """Within bounds, so that a pause of the machine counts as one; 1 where nothing is expected."""
+    return min(LARGEST, max(1 / LARGEST, seconds / expected_s)) if expected_s > 0 else 1.0

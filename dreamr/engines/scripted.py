@@ -1,8 +1,9 @@
 """`ScriptedEngine`: an engine without a model, for tests and simulation under a virtual clock.
 
 Its steps depend on its seed and on every token of the prefix, so one wrong prefix changes all that follows. Calls take
-turns at the forward, in the order in which they come, as on a real model; `max_batch` of them share one. All tokens of
-a step take the configured time together: an event loop that notices the end of one late does not delay the next.
+turns at the forward, in the order in which they come, as on a real model. Without `row_s`, `max_batch` forwards run at
+the same time; with it, waiting steps share one (`SharedForwards`). All tokens of a step take the configured time
+together: an event loop that notices the end of one late does not delay the next.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.cores import Cores
+from dreamr.engines.shared_forwards import SharedForwards
 from dreamr.engines.steps import StepEnd
 from dreamr.errors import TooLong
 from dreamr.types import (
@@ -27,6 +29,7 @@ from dreamr.types import (
     Priority,
     Prompt,
     Proposal,
+    Role,
     Sampling,
     Step,
     ThoughtEnd,
@@ -47,15 +50,20 @@ class ScriptedEngine:
     """Draft, target or verifier: two engines with the same seed are the same model with any latencies.
 
     `clock` stamps steps and verdicts; under a virtual clock, give it the event loop's. With `cores`, which other
-    engines may share, all work takes place on these.
+    engines may share, all work takes place on these, as that of `actor`.
     """
 
     def __init__(
-        self, config: ScriptedEngineConfig, clock: Callable[[], float] = time.time, cores: Cores | None = None
+        self,
+        config: ScriptedEngineConfig,
+        clock: Callable[[], float] = time.time,
+        cores: Cores | None = None,
+        actor: Role | None = None,
     ) -> None:
-        self._config, self._now, self._cores = config, clock, cores
+        self._config, self._now, self._cores, self._actor = config, clock, cores, actor
         self._latency = random.Random(f"latency/{config.seed}")
-        self._forward = asyncio.Semaphore(config.max_batch)
+        self._forward = asyncio.Semaphore(config.max_batch if config.row_s is None else 1)
+        self._shared = SharedForwards(self._run_shared, config.max_batch)
         self._stopped: set[str] = set()
         self._promoted: set[str] = set()
         self._arrived: set[str] = set()
@@ -77,13 +85,17 @@ class ScriptedEngine:
         while len(tokens) < len(script):
             if call_id in self._stopped:
                 break
-            waits = self._forward.locked()
-            async with self._forward:
-                reached = self._now() if waits else reached
-                started = started if tokens else self._now()
-                first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
-                background = self._config.background and priority == "speculative" and call_id not in self._promoted
-                reached = await self._pass(self._config.token_s + first, after=reached, background=background)
+            first = 0.0 if tokens else self._config.first_token_s + self._reading(prompt)
+            background = self._config.background and priority == "speculative" and call_id not in self._promoted
+            if self._config.row_s is not None:
+                began = await self._shared.join(self._config.token_s, first, background=background)
+                started = started if tokens else began
+            else:
+                waits = self._forward.locked()
+                async with self._forward:
+                    reached = self._now() if waits else reached
+                    started = started if tokens else self._now()
+                    reached = await self._pass(self._config.token_s + first, after=reached, background=background)
             tokens.append(script[len(tokens)])
         step = Step(after.end, tuple(tokens), _text(tokens), _finish(tokens, script), started, self._now())
         return replace(step, logprobs=self._logprobs(prompt, step)) if sampling.logprobs else step
@@ -98,18 +110,22 @@ class ScriptedEngine:
     ) -> list[Verdict]:
         """See `Engine`. A step that is accepted by one criterion is accepted by all of them, at their default
         thresholds."""
+        config = self._config
         await self._arrive(call_id)
-        async with self._forward:
-            started = self._now()
-            further_s = self._config.verdict_step_s * (len(chain) - 1)
-            await self._pass(self._config.verdict_s + further_s + self._reading(prompt))
-            scale = 9 if criterion in ("digit", "mean_digit") else 1
-            return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
+        if references and config.row_s is not None:
+            alone_s = config.verdict_s if config.compare_s is None else config.compare_s
+            started = await self._shared.join(alone_s)
+        else:
+            async with self._forward:
+                started = self._now()
+                await self._pass(config.verdict_s + config.verdict_step_s * (len(chain) - 1) + self._reading(prompt))
+        scale = 9 if criterion in ("digit", "mean_digit") else 1
+        return [Verdict(scale * self.rho(prompt, step), started, self._now()) for step in chain]
 
     async def next_steps(
         self, call_id: str, prompt: Prompt, chain: Sequence[Step], sampling: Sequence[Sampling]
     ) -> tuple[Step, ...]:
-        """See `BranchWriting`: a token of every step takes as long as one token."""
+        """See `BranchWriting`: tokens of all steps share a forward."""
         await self._arrive(call_id)
         scripts = [self.script(prompt, step.end, one) for step, one in zip(chain, sampling, strict=True)]
         started, written = self._now(), 0
@@ -117,7 +133,8 @@ class ScriptedEngine:
             async with self._forward:
                 started = started if written else self._now()
                 first = 0.0 if written else self._config.first_token_s + self._reading(prompt)
-                await self._pass(self._config.token_s + first)
+                num_open = sum(len(script) > written for script in scripts)
+                await self._pass(self._config.token_s + (num_open - 1) * (self._config.row_s or 0.0) + first)
             written += 1
         return tuple(
             Step(step.end, script[:written], _text(script[:written]), _finish(script[:written], script), started, now)
@@ -132,8 +149,9 @@ class ScriptedEngine:
         started = self._now()
         tokens: list[int] = []
         while len(tokens) < num_tokens and END_OF_ANSWER not in tokens:
+            first = 0.0 if tokens else self._config.first_token_s
             async with self._forward:
-                await self._pass(self._config.token_s + self._reading(prompt))
+                await self._pass(self._config.token_s + first + self._reading(prompt))
             tokens.append(self._imitated(prompt, after, tokens, sampling))
         return Proposal(tuple(tokens), started=started, ended=self._now())
 
@@ -145,7 +163,7 @@ class ScriptedEngine:
         check_s = self._config.token_s if self._config.check_s is None else self._config.check_s
         async with self._forward:
             started = self._now()
-            await self._pass(check_s + self._reading(prompt))
+            await self._pass(self._config.first_token_s + check_s + self._reading(prompt))
         own: list[int] = []
         while END_OF_ANSWER not in own:
             own.append(self._next(prompt, after, own, sampling))
@@ -257,10 +275,18 @@ class ScriptedEngine:
             ends = (self._now() if after is None else after) + seconds
             await asyncio.sleep(max(0.0, ends - self._now()))
         else:
-            await self._cores.work(seconds, background=background)
+            await self._cores.work(seconds, background=background, actor=self._actor)
             ends = self._now()
         self._last_forward = self._now()
         return ends
+
+    async def _run_shared(self, seconds: float, num_rows: int, background: bool) -> float:
+        """One forward for several calls; return when it began."""
+        async with self._forward:
+            began = self._now()
+            further_s = (num_rows - 1) * (self._config.row_s or 0.0)
+            await self._pass(seconds + further_s, background=background)
+            return began
 
     async def _arrive(self, call_id: str) -> None:
         """Spend the time of a call, once for all steps of a chain."""

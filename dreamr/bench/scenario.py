@@ -49,6 +49,8 @@ class Scenario(_Part):
     """Each further step in the same forward."""
     check_s: NonNegativeFloat | None = None
     """The forward that checks proposed tokens; null: as long as one token of the target."""
+    read_step_s: NonNegativeFloat = 0.0
+    """Reading one step that the draft has written, by target and verifier, before the next one or its verdict."""
     compare_s: NonNegativeFloat | None = None
     """A verdict that compares two steps; null: as long as one over one step."""
     call_s: NonNegativeFloat = 0.0
@@ -99,6 +101,7 @@ class Scenario(_Part):
             verdict_s=measured.verdict_s,
             verdict_step_s=measured.verdict_step_s,
             check_s=measured.check_s,
+            read_step_s=measured.verdict_step_s,  # what a further step in a verdict forward adds is its reading
             compare_s=_compare_s(report),
             call_s=measured.call_s,
             num_steps=(measured.steps_low, measured.steps_high),

@@ -116,6 +116,7 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
             token_acceptance=scenario.token_acceptance,
             verdict_s=scenario.verdict_s,
             verdict_step_s=scenario.verdict_step_s,
+            read_step_s=0.0 if role == "draft" else scenario.read_step_s,
             check_s=scenario.check_s,
             compare_s=scenario.compare_s,
             row_s=scenario.row_s,

@@ -138,6 +138,8 @@ class ScriptedEngineConfig(Strict):
     """Time of one verdict forward over one step."""
     verdict_step_s: float = Field(default=0.0, ge=0)
     """Time of each further step in the same verdict forward."""
+    read_step_s: float = Field(default=0.0, ge=0)
+    """Time to read one step that another engine has written, before the next one or its verdict."""
     check_s: float | None = Field(default=None, ge=0)
     """Time of the forward that checks proposed tokens; None: as long as one token."""
     compare_s: float | None = Field(default=None, ge=0)

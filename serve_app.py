@@ -22,18 +22,18 @@ LOAD_WINDOW_S = 10.0
 MAX_QUEUED_AT_PROXY = 100
 """Requests that may wait at a proxy when no replica takes any more."""
 
-# Serve replaces a process after three failed health checks in a row: a hung proxy after at most 3 x (1 + 4) s, a hung
-# replica after 3 x 7.5 s to 2 + 3 x 7.5 s. Every check has seconds to be answered, so that load alone does not fail
-# three of them. The proxy has to be found first: while it hangs, the replicas that stream to it do not answer either.
-REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 2.0, 7.5
+# Serve replaces a process after three failed health checks in a row: a hung proxy after at most 3 x (2 + 6) s, a hung
+# replica after 3 x 10 s to 5 + 3 x 10 s. Every check has seconds to be answered, so that load alone does not fail three
+# of them. The proxy is found first: while one was stopped, checks of the replicas that streamed to it failed as well.
+REPLICA_CHECK_PERIOD_S, REPLICA_CHECK_TIMEOUT_S = 5.0, 10.0
 """The timeout is above the time for which a replica waits for its actors (`SILENT_AFTER_S`)."""
 CONTROLLER_OPTIONS = {
     "runtime_env": {
         "env_vars": {
             # A proxy that is not ready after three times so long is killed, which a busy machine reaches with Ray's 5.
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "4",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "6",
             "RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S": "1",
             # At once, and not after `drain_deadline_s`: a replica that hangs ends no answer.
             "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",

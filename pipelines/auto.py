@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dreamr.types import Verdict
+from dreamr.types import Step, Verdict
 from pipelines.calls import Call, ChainedCall, Drafted, Verdicts
-from pipelines.plans import PLAIN, Plan
+from pipelines.plans import Plan
 from pipelines.session import Session
 
 
@@ -43,17 +43,17 @@ class _Planner:
 
     def __init__(self, session: Session) -> None:
         self._session, self._costs, self._recorder = session, session.costs, session.recorder
-        self._num_learnt = len(self._recorder.calls)
-        """Calls whose costs have been recorded."""
+        self._first: Plan | None = None
+        """The plan with which the request was found to be worth speculating."""
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Count this request among those that share the actors, and record the costs of its calls."""
+        """Count this request among those that share the actors."""
         self._costs.num_running += 1
         try:
             yield
-            self._learn()
-            self._costs.answered(self._session.next_index)
+            if self._recorder.end == "answered":
+                self._costs.answered(self._session.next_index)
         finally:
             self._costs.num_running -= 1
 
@@ -65,22 +65,44 @@ class _Planner:
             return any(step.score is not None or step.source == "draft" for step in committed)
         decision = self._costs.choose_start(self._session.window)
         self._recorder.decisions.append(decision)
+        self._first = decision.plan
         return decision.plan.judged_together > 0
 
     def plan(self) -> Plan:
         """The plan for the steps from the frontier on; it is noted in the trace."""
-        self._learn()
+        if self._first:
+            first, self._first = self._first, None
+            return first
         accepted, judged = self._recorder.num_accepted, self._recorder.num_judged
         decision = self._costs.choose(self._session.next_index, accepted, judged, self._session.window)
         self._recorder.decisions.append(decision)
         return decision.plan
 
-    def _learn(self) -> None:
-        """Record the costs of the calls that were made under the last plan."""
-        decisions = self._recorder.decisions
-        plan = decisions[-1].plan if decisions else PLAIN
-        self._costs.account(plan, self._recorder.calls[self._num_learnt :])
-        self._num_learnt = len(self._recorder.calls)
+    def add_round(self, plan: Plan, group: _Group, before: _Group | None) -> None:
+        """Record what a group took whose verdicts are known; `before` is the group that was judged before it."""
+        first, verdicts = group.drafts[0], group.verdicts
+        if first.chain.steps and verdicts.value and verdicts.received is not None:
+            begun = before.verdicts.received if before and plan.overlaps else first.submitted
+            waited_s = verdicts.received - (first.submitted if begun is None else begun)
+            self._costs.add_round(
+                plan, first.chain.steps, verdicts.value, waited_s, drafted_ahead=plan.overlaps and before is not None
+            )
+
+    async def commit_needed(
+        self, target: Call[Step], rejected: Drafted | None = None, verdict: Verdict | None = None
+    ) -> None:
+        """Commit a step that the target writes because it is needed, and record what it took."""
+        await self._session.commit_target(target, rejected, verdict)
+        if target.value and target.received is not None:
+            self._costs.add_target_step(target.value, target.received - target.submitted)
+
+    async def commit_ahead(self, plan: Plan, target: Call[Step], rejected: Drafted, verdict: Verdict | None) -> None:
+        """Commit a step that the target began before it was needed, and record how far it had come."""
+        needed = self._recorder.now()
+        await self._session.commit_target(target, rejected, verdict)
+        if target.value and target.received is not None:
+            ahead_s, waited_s = needed - target.submitted, target.received - needed
+            self._costs.add_step_ahead(plan, target.value, ahead_s, waited_s)
 
 
 async def auto(session: Session) -> None:
@@ -92,13 +114,15 @@ async def auto(session: Session) -> None:
             session.prefill_verifier()
         while not session.ended:
             if speculates and session.can_speculate:
-                await _commit_until_rejected(session, planner.plan())
+                await _commit_until_rejected(session, planner)
             else:
-                await session.commit_target(session.target_step())
+                await planner.commit_needed(session.target_step())
 
 
-async def _commit_until_rejected(session: Session, plan: Plan) -> None:
+async def _commit_until_rejected(session: Session, planner: _Planner) -> None:
+    plan = planner.plan()
     groups: deque[_Group] = deque()
+    before: _Group | None = None
     while not session.ended:
         _extend(session, plan, groups)
         if not groups:  # draft or verifier were lost
@@ -107,18 +131,22 @@ async def _commit_until_rejected(session: Session, plan: Plan) -> None:
         target = session.target_step(priority="speculative") if plan.writes_ahead else None
         for place, draft in enumerate(group.drafts):
             verdict = await _verdict(session, group, place)
+            if place == 0:
+                planner.add_round(plan, group, before)
             if verdict is None or not session.commit_if_accepted(draft, verdict, [*group.drafts, group.verdicts]):
                 for dropped in (group, *groups):
                     dropped.stop()
                 rejected = Drafted(draft, group.verdicts)
-                if target is None or place > 0:  # the target's step, if any, is for another place
-                    target = session.target_step(hint=rejected.tokens)
-                await session.commit_target(target, rejected, verdict)
+                if target is not None and place == 0:
+                    await planner.commit_ahead(plan, target, rejected, verdict)
+                else:  # the target's step, if any, is for another place
+                    await planner.commit_needed(session.target_step(hint=rejected.tokens), rejected, verdict)
                 return
             if target is not None and place == 0:
                 target.stop()
             if session.ended:
                 return
+        before = group
 
 
 def _extend(session: Session, plan: Plan, groups: deque[_Group]) -> None:

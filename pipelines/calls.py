@@ -155,6 +155,11 @@ class Drafted:
         return self.draft, self.verdict
 
     @property
+    def awaited(self) -> tuple[Call[Any], ...]:
+        """The calls that the verdict waits for, and its own."""
+        return self.calls if self.target is None else (*self.calls, self.target)
+
+    @property
     def tokens(self) -> Tokens:
         """Tokens of the drafted step, as far as it is known."""
         return self.draft.value.tokens if self.draft.value else ()

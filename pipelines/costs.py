@@ -5,72 +5,68 @@
                         │
     plans ──────────────┴▶ expected seconds for the rest of the answer, per plan ─▶ the plan with the fewest
 
-Costs are kept per kind of plan and level of load, since work that shares cores or devices slows other work down.
+Seconds are kept per level of load and shared by all plans, as if one actor of the request worked at a time. Actors that
+work at the same time slow each other down: factors per kind of plan, which are 1 until they are measured. So a kind of
+plan is tried as soon as it would be the fastest if nothing slowed it down.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from dreamr.types import Step, Verdict
-from pipelines.plans import MAX_HORIZON, PLAIN, SPECULATIVE, Estimate, Plan, expected_time, plans
+from pipelines.means import LinearMean, Mean
+from pipelines.plans import CALLS_PER_ROUND, KINDS, MAX_HORIZON, PLAIN, Estimate, Plan, expected_times, plans, round_s
 
-if TYPE_CHECKING:
-    from pipelines.calls import Call
-
-FORGETTING = 0.95
-"""Weight of older measurements at each new one."""
+FIRST_CHAIN = 4
+"""Most drafted steps of the first plan, which measures drafting and verdicts."""
+FIRST_VERDICTS = 10
+"""Verdicts at the frontier before which every request speculates, since the acceptance rate says too little."""
+STEADY = 0.98
+"""Weight of older values at each new one where they change more slowly than the load of a machine: the acceptance rate
+and the factors of a kind of plan."""
+LARGEST = 4.0
+"""A measured factor of a kind of plan counts as at most this, and as at least its inverse."""
 PRIOR_STRENGTH = 6.0
 """Weight, in judged steps, of the group's acceptance rate at the beginning of a request."""
 EXPLORE_EVERY = 25
 """Decisions after which the kind of plan that was unused for longest is chosen once, unless it is expected to be much
 slower: this renews old measurements."""
+RECENT_ANSWERS = 50
+"""Answers from whose lengths the number of remaining steps is expected."""
 WORTH_RENEWING = 1.2
 """Most expected time of such a plan, relative to the best one."""
 
 
 @dataclass(slots=True)
-class Mean:
-    """An exponentially weighted mean."""
-
-    value: float = 0.0
-    weight: float = 0.0
-
-    def add(self, value: float) -> None:
-        self.weight = self.weight * FORGETTING + 1
-        self.value += (value - self.value) / self.weight
-
-
-@dataclass(slots=True)
-class LinearMean:
-    """Seconds as a line over a size, by weighted least squares."""
-
-    size: Mean = field(default_factory=Mean)
-    seconds: Mean = field(default_factory=Mean)
-    square: Mean = field(default_factory=Mean)
-    product: Mean = field(default_factory=Mean)
-
-    def add(self, size: float, seconds: float) -> None:
-        self.size.add(size)
-        self.seconds.add(seconds)
-        self.square.add(size * size)
-        self.product.add(size * seconds)
-
-    def at(self, size: float) -> float:
-        spread = self.square.value - self.size.value**2
-        slope = (self.product.value - self.size.value * self.seconds.value) / spread if spread > 1e-9 else 0.0
-        low = self.seconds.value / 2  # a forward over fewer steps costs most of one over many
-        return max(low, self.seconds.value + max(0.0, slope) * (size - self.size.value))
-
-
-@dataclass(slots=True)
-class _Measured:
-    """Costs under one kind of plan and one level of load."""
+class _Alone:
+    """Seconds at one level of load, as if one actor of the request worked at a time."""
 
     draft_s: Mean = field(default_factory=Mean)
+    """A drafted step."""
     verdict_s: LinearMean = field(default_factory=LinearMean)
+    """A verdict forward, by the number of steps that it judges."""
+
+
+def _factor() -> Mean:
+    return Mean(1.0, weight=0.5, forgetting=STEADY)
+
+
+@dataclass(slots=True)
+class _Slowdown:
+    """How many times as long something takes under one kind of plan and level of load."""
+
+    draft: Mean = field(default_factory=_factor)
+    """A drafted step."""
+    verdict: Mean = field(default_factory=_factor)
+    """A verdict forward."""
+    round: Mean = field(default_factory=_factor)
+    """The wait for verdicts, compared with what follows from the two above and the time of calls."""
+    ahead: Mean = field(default_factory=_factor)
+    """Not a slowdown: see `Estimate.ahead`."""
     last_used: int = -1
 
 
@@ -81,7 +77,7 @@ class Decision:
     step: int
     plan: Plan
     expected_s: float
-    """Seconds expected for the next `horizon` steps under the plan; 0 while its kind is measured for the first time."""
+    """Seconds expected for the next steps under the plan; 0 while something is measured for the first time."""
     plain_s: float
     """The same without speculation."""
     acceptance: float
@@ -94,51 +90,78 @@ class Costs:
     def __init__(self) -> None:
         self.num_running = 0
         """Requests that use the actors now; `running` counts."""
-        self._measured: dict[tuple[str, int], _Measured] = {}
+        self._alone: dict[int, _Alone] = {}
+        self._slowdown: dict[tuple[str, int], _Slowdown] = {}
         self._target_s: dict[int, Mean] = {}
+        self._token_s = Mean()
+        """Of a target's step, by its tokens."""
         self._call_s = Mean()
-        self._answer_steps = Mean()
-        self._accepted, self._judged = 0.0, 0.0
+        self._answers: deque[int] = deque(maxlen=RECENT_ANSWERS)
+        """Numbers of steps."""
+        self._accepted, self._judged = Mean(forgetting=STEADY), 0
         self._num_decisions = 0
 
     # -- measurements ----------------------------------------------------------------------------------------------
 
-    def account(self, plan: Plan, calls: Sequence[Call[Any]]) -> None:
-        """Add the costs of finished calls, which were made under `plan`."""
-        for call in calls:
-            match call.value:
-                case Step(finish="stopped") | None:
-                    continue
-                case Step() as step if call.role == "draft":
-                    self._of(plan).draft_s.add(step.ended - step.started)
-                case Step() as step if call.received is not None:
-                    self._target_s.setdefault(self._load, Mean()).add(step.ended - step.started)
-                    if call.priority == "needed":
-                        self._call_s.add(max(0.0, call.received - call.submitted - (step.ended - step.started)))
-                case (Verdict() as first, *rest) if first.judged:
-                    judged = sum(verdict.judged for verdict in (first, *rest))
-                    self._of(plan).verdict_s.add(judged, first.ended - first.started)
+    def add_target_step(self, step: Step, waited_s: float) -> None:
+        """Add a step that the target wrote because it was needed, `waited_s` after it was asked for."""
+        seconds = step.ended - step.started
+        self._target_s.setdefault(self._load, Mean()).add(seconds)
+        self._token_s.add(seconds / max(1, len(step.tokens)))
+        self._call_s.add(max(0.0, waited_s - seconds))
+
+    def add_step_ahead(self, plan: Plan, step: Step, ahead_s: float, waited_s: float) -> None:
+        """Add a step that the target wrote for `ahead_s` before it was known to be needed, and `waited_s` after."""
+        written_s = len(step.tokens) * self._token_s.value - max(0.0, waited_s - self._call_s.value)
+        self._of(plan).ahead.add(min(1.0, max(0.0, written_s / ahead_s)) if ahead_s > 0 else 1.0)
+
+    def add_round(
+        self, plan: Plan, chain: Sequence[Step], verdicts: Sequence[Verdict], waited_s: float, *, drafted_ahead: bool
+    ) -> None:
+        """Add a drafted chain and its verdicts; `waited_s` and `drafted_ahead` as in `round_s`."""
+        written = [step for step in chain if step.tokens and step.finish != "stopped"]
+        judged = sum(verdict.judged for verdict in verdicts)
+        if not written or not judged:
+            return
+        # The draft reads the prompt before the first step of a request. So does the verifier, at the same time, which
+        # takes longer than one step.
+        begins = not written[0].prefix
+        later = written[1:] if begins and len(written) > 1 else written
+        step_s = (later[-1].ended - later[0].started) / len(later)
+        judging_s = verdicts[0].ended - verdicts[0].started
+        if plan.takes_turns and not (begins and len(written) == 1):
+            working_s = written[-1].ended - written[0].started + judging_s
+            self._call_s.add(max(0.0, waited_s - working_s) / CALLS_PER_ROUND)
+        alone, slowdown = self._alone.setdefault(self._load, _Alone()), self._of(plan)
+        if alone.draft_s.weight:
+            if not plan.takes_turns:
+                slowdown.draft.add(_ratio(step_s, alone.draft_s.value))
+                slowdown.verdict.add(_ratio(judging_s, alone.verdict_s.at(judged)))
+            expected_s = round_s(self._working(plan), min(len(written), MAX_HORIZON), drafted_ahead=drafted_ahead)
+            slowdown.round.add(_ratio(waited_s, expected_s))
+        alone.draft_s.add(step_s / slowdown.draft.value)
+        alone.verdict_s.add(judged, judging_s / slowdown.verdict.value)
 
     def decided(self, accepted: bool) -> None:
         """Add a verdict at the frontier to the acceptance rate."""
-        self._accepted = self._accepted * FORGETTING + accepted
-        self._judged = self._judged * FORGETTING + 1
+        self._accepted.add(accepted)
+        self._judged += 1
 
     def answered(self, num_steps: int) -> None:
-        self._answer_steps.add(num_steps)
+        self._answers.append(num_steps)
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
     def choose_start(self, most: int) -> Decision:
         """Whether a request speculates: its answer is then that of `sequential`, else that of `autoregressive`."""
-        acceptance, horizon = self._acceptance(0, 0), self._horizon(0)
         if not self._target_s:
-            return Decision(0, PLAIN, 0.0, 0.0, acceptance, "the target's own steps are not measured yet")
-        plain_s = self._plain_s(horizon)
-        plan, expected_s = self._best(acceptance, horizon, most)
-        if self._is_untried(most) is not None or expected_s < plain_s:
-            return self._used(Decision(0, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
-        return self._used(Decision(0, PLAIN, plain_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
+            return Decision(0, PLAIN, 0.0, 0.0, self._acceptance(0, 0), "the target's own steps are not measured yet")
+        decision = self.choose(0, 0, 0, most)
+        plain_s = decision.plain_s
+        renews = self._num_decisions % EXPLORE_EVERY == 0 and decision.expected_s < WORTH_RENEWING * plain_s
+        if decision.expected_s < plain_s or self._judged < FIRST_VERDICTS or renews:
+            return decision
+        return replace(decision, plan=PLAIN, expected_s=plain_s)
 
     def choose(self, step: int, accepted: int, judged: int, most: int) -> Decision:
         """The plan for the steps from number `step` on, of a request that speculates.
@@ -146,72 +169,77 @@ class Costs:
         `accepted` of `judged` drafted steps of this request were accepted; at most `most` may be drafted ahead.
         """
         self._num_decisions += 1
-        acceptance, horizon = self._acceptance(accepted, judged), self._horizon(step)
-        plain_s = self._plain_s(horizon)
-        if untried := self._is_untried(most):
-            return self._used(Decision(step, untried, 0.0, plain_s, acceptance, "not measured yet"))
-        plan, expected_s = self._best(acceptance, horizon, most)
+        acceptance, left = self._acceptance(accepted, judged), self._left(step)
+        plain_s = fmean(left) * (self._estimate(PLAIN).target_s + self._call_s.value)
+        if not self._alone:
+            first = Plan(max(plan.judged_together for plan in plans(most) if plan.judged_together <= FIRST_CHAIN))
+            return self._used(Decision(step, first, 0.0, plain_s, acceptance, "drafting is not measured yet"))
+        expected = {plan: self._expected_s(plan, acceptance, left) for plan in plans(most)}
+        best = min(expected, key=expected.__getitem__)
+        reason = f"{expected[best]:.3g} s expected for {fmean(left):.1f} steps, {plain_s:.3g} s without speculation"
         if self._num_decisions % EXPLORE_EVERY == 0:
-            stale = min(SPECULATIVE, key=self._last_used)
-            stale_s = expected_time(stale, self._estimate(stale), acceptance, horizon)
-            if stale.judged_together <= most and stale_s < WORTH_RENEWING * expected_s:
-                return self._used(Decision(step, stale, stale_s, plain_s, acceptance, "measured again"))
-        return self._used(Decision(step, plan, expected_s, plain_s, acceptance, _reason(expected_s, plain_s, horizon)))
+            stale = min(KINDS, key=lambda kind: self._slowdown_of(kind).last_used)
+            renewed = min((plan for plan in expected if plan.kind == stale), key=expected.__getitem__)
+            if expected[renewed] < WORTH_RENEWING * expected[best]:
+                best, reason = renewed, "measured again"
+        return self._used(Decision(step, best, expected[best], plain_s, acceptance, reason))
 
-    def _best(self, acceptance: float, horizon: int, most: int) -> tuple[Plan, float]:
-        """The speculative plan with the fewest expected seconds for `horizon` steps."""
-        expected = {plan: expected_time(plan, self._estimate(plan), acceptance, horizon) for plan in plans(most)}
-        best = min(expected, key=lambda plan: expected[plan])
-        return best, expected[best]
-
-    def _is_untried(self, most: int) -> Plan | None:
-        """A kind of plan that was never chosen. Under load, costs without load are used until there are others."""
-        tried = {kind for kind, _ in self._measured}
-        return next((plan for plan in SPECULATIVE if plan.kind not in tried and plan.judged_together <= most), None)
-
-    def _plain_s(self, horizon: int) -> float:
-        return horizon * (self._estimate(PLAIN).target_s + self._call_s.value)
+    def _expected_s(self, plan: Plan, acceptance: float, left: Sequence[int]) -> float:
+        times = expected_times(plan, self._estimate(plan), acceptance, max(left))
+        return fmean(times[steps] for steps in left)
 
     def _used(self, decision: Decision) -> Decision:
         self._of(decision.plan).last_used = self._num_decisions
         return decision
+
+    def _of(self, plan: Plan) -> _Slowdown:
+        return self._slowdown.setdefault((plan.kind, self._load), _Slowdown())
+
+    def _slowdown_of(self, kind: str) -> _Slowdown:
+        return self._slowdown.get((kind, self._load), _Slowdown())
 
     @property
     def _load(self) -> int:
         """0 for one running request, 1 for two, 2 for up to four, ..."""
         return max(0, self.num_running - 1).bit_length()
 
-    def _last_used(self, plan: Plan) -> int:
-        measured = self._measured.get((plan.kind, self._load))
-        return measured.last_used if measured else -1
-
-    def _of(self, plan: Plan) -> _Measured:
-        return self._measured.setdefault((plan.kind, self._load), _Measured())
-
     def _acceptance(self, accepted: int, judged: int) -> float:
         """Mean of the Beta posterior: the group's rate as the prior, updated by the request's own verdicts."""
-        group = (self._accepted + 1) / (self._judged + 2)
+        group = (self._accepted.value * self._accepted.weight + 1) / (self._accepted.weight + 2)
         return (group * PRIOR_STRENGTH + accepted) / (PRIOR_STRENGTH + judged)
 
-    def _horizon(self, step: int) -> int:
-        """Expected number of remaining steps of the answer."""
-        expected = self._answer_steps.value or MAX_HORIZON
-        return int(min(MAX_HORIZON, max(2, round(expected) - step)))
+    def _left(self, step: int) -> list[int]:
+        """Possible numbers of remaining steps, equally likely: those of recent answers."""
+        left = [min(MAX_HORIZON, answer - step) for answer in self._answers if answer > step]
+        return left or [2 if self._answers else MAX_HORIZON]
 
     def _estimate(self, plan: Plan) -> Estimate:
-        """Costs at the present load, else at the nearest lower one that was measured: an optimistic
-        estimate, so that plans which are unmeasured at this load get tried."""
+        """Expected costs under a plan."""
+        cost, factor = self._working(plan), self._slowdown_of(plan.kind).round.value
+        return replace(
+            cost,
+            draft_s=cost.draft_s * factor,
+            verdict_s=tuple(seconds * factor for seconds in cost.verdict_s),
+            call_s=cost.call_s * factor,
+        )
+
+    def _working(self, plan: Plan) -> Estimate:
+        """Costs under a plan as far as they follow from the time of its calls. At the present load, else at the nearest
+        lower one that was measured: an optimistic estimate, so that plans which are unmeasured at this load get tried.
+        """
         loads = range(self._load, -1, -1)
-        measured = [self._measured[plan.kind, load] for load in loads if (plan.kind, load) in self._measured]
-        known = next((one for one in measured if one.verdict_s.seconds.weight), _Measured())
-        target = next((self._target_s[load] for load in loads if load in self._target_s), Mean())
+        alone = next((self._alone[load] for load in loads if load in self._alone), _Alone())
+        target_s = next((self._target_s[load] for load in loads if load in self._target_s), Mean())
+        slowdown, sizes = self._slowdown_of(plan.kind), range(1, MAX_HORIZON + 1)
         return Estimate(
-            draft_s=known.draft_s.value,
-            verdict_s=tuple(known.verdict_s.at(count) for count in range(1, MAX_HORIZON + 1)),
-            target_s=target.value,
+            draft_s=alone.draft_s.value * slowdown.draft.value,
+            verdict_s=tuple(alone.verdict_s.at(size) * slowdown.verdict.value for size in sizes),
+            target_s=target_s.value,
             call_s=self._call_s.value,
+            ahead=slowdown.ahead.value,
         )
 
 
-def _reason(expected_s: float, plain_s: float, horizon: int) -> str:
-    return f"{expected_s:.3g} s expected for {horizon} steps, {plain_s:.3g} s without speculation"
+def _ratio(seconds: float, expected_s: float) -> float:
+    """Within bounds, so that a pause of the machine counts as one; 1 where nothing is expected."""
+    return min(LARGEST, max(1 / LARGEST, seconds / expected_s)) if expected_s > 0 else 1.0

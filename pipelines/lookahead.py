@@ -52,7 +52,7 @@ async def lookahead(session: Session) -> None:
             _drop(chain)
         first = chain.popleft() if chain else None
         verdict = await _verdict_in_time(session, target, first.drafted) if first else None
-        if first and verdict and session.commit_if_accepted(first.drafted.draft, verdict, first.drafted.calls):
+        if first and verdict and session.commit_if_accepted(first.drafted.draft, verdict, first.drafted.awaited):
             target.stop()
             target = first.target
         else:

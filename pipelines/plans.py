@@ -21,6 +21,11 @@ class Plan:
     """The target writes its step at the frontier before it is known to be needed."""
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether draft and verifier never work at the same time, nor the target beside them."""
+        return not self.overlaps and not self.writes_ahead
+
+    @property
     def kind(self) -> str:
         """Plans of a kind load the actors alike."""
         if self.judged_together == 0:
@@ -32,13 +37,10 @@ class Plan:
 
 
 PLAIN = Plan(0)
-SPECULATIVE = (
-    Plan(1, overlaps=True, writes_ahead=True),
-    Plan(1),
-    Plan(1, overlaps=True),
-    Plan(1, writes_ahead=True),
-)
-"""One plan of each other kind, in the order in which they are tried first."""
+KINDS = tuple(Plan(1, overlaps, ahead).kind for overlaps in (False, True) for ahead in (False, True))
+"""The kinds of plans that speculate."""
+CALLS_PER_ROUND = 2
+"""One drafts a chain, one judges it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Estimate:
     """Expected seconds of a verdict on 1, 2, ... steps."""
     target_s: float
     call_s: float
+    ahead: float = 1.0
+    """Speed of the target while draft and verifier are at work, as a share of its speed alone."""
 
 
 @cache
@@ -58,21 +62,27 @@ def plans(most: int) -> tuple[Plan, ...]:
     return tuple(Plan(size, overlaps, ahead) for size in sizes for overlaps in (False, True) for ahead in (False, True))
 
 
-def expected_time(plan: Plan, cost: Estimate, acceptance: float, horizon: int) -> float:
-    """Expected seconds to commit `horizon` steps.
+def round_s(cost: Estimate, num_steps: int, *, drafted_ahead: bool) -> float:
+    """Expected seconds until the verdicts on a chain are known: since it was begun, or, if its drafting overlapped the
+    verdicts on the chain before, since those were known."""
+    drafting, judging = num_steps * cost.draft_s + cost.call_s, cost.verdict_s[num_steps - 1] + cost.call_s
+    return max(drafting, judging) if drafted_ahead else drafting + judging
+
+
+def expected_times(plan: Plan, cost: Estimate, acceptance: float, most: int = MAX_HORIZON) -> list[float]:
+    """Expected seconds to commit 0, 1, ..., `most` steps.
 
     Dynamic programming over the steps left, with an empty chain (`fresh`) and with a chain that was drafted while the
     previous verdict was computed (`ready`).
     """
     fresh, ready = [0.0], [0.0]
-    for left in range(1, horizon + 1):
+    for left in range(1, most + 1):
         size = min(plan.judged_together, left)
-        judging = cost.verdict_s[size - 1] + cost.call_s
-        first = size * cost.draft_s + cost.call_s + judging
-        waited = max(size * cost.draft_s, judging) if plan.overlaps else first
+        first = round_s(cost, size, drafted_ahead=False)
+        waited = round_s(cost, size, drafted_ahead=plan.overlaps)
         fresh.append(first + _after_verdicts(plan, cost, acceptance, size, left, first, fresh, ready))
         ready.append(waited + _after_verdicts(plan, cost, acceptance, size, left, waited, fresh, ready))
-    return fresh[horizon]
+    return fresh
 
 
 def _after_verdicts(
@@ -91,7 +101,8 @@ def _after_verdicts(
     for accepted in range(size):
         rest = fresh[left - accepted - 1]
         # Only the step at the frontier was written ahead: the first one that was judged.
-        waiting = max(0.0, target - elapsed) if plan.writes_ahead and accepted == 0 else target
+        is_ahead = plan.writes_ahead and accepted == 0
+        waiting = max(0.0, target - cost.ahead * elapsed) if is_ahead else target
         # The forward over the next group, begun when this one ended, is not cut short: new steps wait for its end.
         occupied = max(0.0, cost.verdict_s[size - 1] - waiting - cost.draft_s) if plan.overlaps else 0.0
         total += acceptance**accepted * (1 - acceptance) * (waiting + occupied + rest)

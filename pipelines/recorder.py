@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dreamr.errors import Unable
-from dreamr.types import ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Tokens, Verdict
+from dreamr.types import NO_VERDICT, ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Tokens, Verdict
 from pipelines.calls import Call
 from pipelines.costs import Decision
 from pipelines.phases import Reasoning
@@ -230,10 +230,12 @@ class Recorder:
                 yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score, num_kept)
 
     def _interval(self, call: Call[Any]) -> tuple[float, float]:
+        """When a model was at work for the call; blank steps of a chain were not judged."""
         parts = call.value if isinstance(call.value, tuple) else (call.value,)
-        if not parts:
+        worked = [part for part in parts if part != NO_VERDICT]
+        if not worked:
             return 0.0, 0.0
-        return parts[0].started - self._began, parts[-1].ended - self._began
+        return min(part.started for part in worked) - self._began, max(part.ended for part in worked) - self._began
 
     def _orchestration_s(self) -> float:
         """Between two commits, the time in which none of the calls that the second one waited for was computing."""

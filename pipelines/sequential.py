@@ -33,7 +33,7 @@ async def _commit_next(session: Session) -> None:
     target = session.target_step() if session.rule.compares else None
     drafted = session.draft_and_judge(session.next_index, session.frontier, target)
     verdict = await session.verdict(drafted)
-    if verdict and session.commit_if_accepted(drafted.draft, verdict, drafted.calls):
+    if verdict and session.commit_if_accepted(drafted.draft, verdict, drafted.awaited):
         if target:
             target.stop()
     else:

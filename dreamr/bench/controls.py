@@ -1,16 +1,14 @@
 """Control measurements: whether the target accepts its own steps, and the times that the simulator needs.
 
 Step, verdict and call times come from the runs of two methods in which one model works at a time, so that
-they are the times of each actor alone; forwards over several steps or tokens, and the slowdown of two actors at once,
-are measured separately.
+they are the times of each actor alone; forwards over several steps or tokens are measured separately, and so is the
+slowdown of two actors at once (`dreamr.bench.side_by_side`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,18 +16,20 @@ import numpy as np
 
 from dreamr.bench.interleaved import Measurement
 from dreamr.bench.report import Measured, StepTime
+from dreamr.bench.side_by_side import Slowdown
 from dreamr.config import PipelineSettings
 from dreamr.errors import ActorLost
 from dreamr.tasks.images import cold_copy
-from dreamr.types import ROOT, Criterion, Prompt, Proposal, Sampling, Step, Tokens
+from dreamr.types import ROOT, Criterion, Proposal, Sampling, Step, Tokens
 from pipelines import BASELINE, Trace, rule_of
-from pipelines.handles import Handles, Writer
+from pipelines.handles import Handles
 from pipelines.trace import CommittedStep, Span, acceptance_rate
 
 log = logging.getLogger(__name__)
 
 CRITERIA: tuple[Criterion, ...] = ("rho", "digit")
-NUM_ALTERNATIONS = 12
+NUM_REPETITIONS = 12
+NUM_ROWS = 4
 SEQUENTIAL = "sequential"
 
 
@@ -66,69 +66,25 @@ def _chain(steps: Sequence[CommittedStep]) -> tuple[Step, ...]:
     return tuple(chain)
 
 
-async def slowdown_together(handles: Handles, settings: PipelineSettings, prompt: Prompt) -> float | None:
-    """How much longer a step of the target takes while the draft writes as well.
-
-    1 when they share nothing; more when they share cores, caches or memory. None when an actor is lost.
-    """
-    sampling = Sampling(max_tokens=settings.max_step_tokens)
-    try:
-        ratios = [
-            await _slowdown(handles, str(number), cold_copy(prompt, f"together {number}"), sampling)
-            for number in range(NUM_ALTERNATIONS)
-        ]
-    except ActorLost as error:
-        log.warning("no measured latencies, since a control could not be measured: %s", error)
-        return None
-    return max(1.0, statistics.median(ratios))
-
-
-async def _slowdown(handles: Handles, name: str, prompt: Prompt, sampling: Sampling) -> float:
-    await asyncio.gather(handles.target.prefill(f"fill {name}", prompt), handles.draft.prefill(f"fill {name}", prompt))
-    alone = await _write(handles.target, f"alone {name}", prompt, sampling)
-    draft = asyncio.create_task(_keep_busy(handles.draft, f"busy {name}", prompt, sampling))
-    try:
-        beside = await _write(handles.target, f"beside {name}", prompt, sampling)
-    finally:
-        draft.cancel()
-        (ended,) = await asyncio.gather(draft, return_exceptions=True)
-    if isinstance(ended, Exception):  # the draft did not write throughout
-        raise ended
-    return beside / alone
-
-
-async def _write(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> float:
-    """Seconds of the first step, after the prompt was read."""
-    began = time.time()
-    await writer.next_step(call_id, prompt, ROOT, sampling)
-    return time.time() - began
-
-
-async def _keep_busy(writer: Writer, call_id: str, prompt: Prompt, sampling: Sampling) -> None:
-    """Write the same step repeatedly until cancelled."""
-    number = 0
-    while True:
-        await writer.next_step(f"{call_id}/{number}", prompt, ROOT, sampling)
-        number += 1
-
-
 @dataclass(frozen=True, slots=True)
 class ForwardTimes:
     """Seconds of the target's forwards over several steps or tokens."""
 
     verdict_step_s: float = 0.0
     check_s: float | None = None
+    row_s: float | None = None
 
 
 async def forward_times(
     handles: Handles, settings: PipelineSettings, measurements: Sequence[Measurement]
 ) -> ForwardTimes:
-    """Judge one and several steps of the measured answers, and check as many tokens as a proposal has.
+    """Judge one and several steps of the measured answers, check as many tokens as a proposal has, and write one and
+    several steps at once.
 
     Each forward is measured on a copy of the prompt that was read, with no step cached.
     """
-    further, checks = [], []
-    for number, one in enumerate(measurements[:NUM_ALTERNATIONS]):
+    further, checks, rows = [], [], []
+    for number, one in enumerate(measurements[:NUM_REPETITIONS]):
         chain = _chain(one.trace.steps)
         try:
             if len(chain) > 1:
@@ -136,12 +92,14 @@ async def forward_times(
                 together_s = await _judged_s(handles, f"all/{number}", one, chain)
                 further.append((together_s - alone_s) / (len(chain) - 1))
             checks.append(await _checked_s(handles, f"check/{number}", one, settings))
+            rows.append(await _row_s(handles, f"rows/{number}", one, settings))
         except (ValueError, ActorLost) as error:  # an engine may lack token-level speculation
             log.warning("no measured times of forwards over several steps or tokens: %s", error)
             break
     return ForwardTimes(
         verdict_step_s=max(0.0, statistics.median(further)) if further else 0.0,
         check_s=statistics.median(checks) if checks else None,
+        row_s=max(0.0, statistics.median(rows)) if rows else None,
     )
 
 
@@ -160,7 +118,21 @@ async def _checked_s(handles: Handles, name: str, one: Measurement, settings: Pi
     return checked.ended - checked.started
 
 
-def measured(measurements: Sequence[Measurement], together: float, forwards: ForwardTimes) -> Measured | None:
+async def _row_s(handles: Handles, name: str, one: Measurement, settings: PipelineSettings) -> float:
+    """Seconds that each further row adds to a forward of the target which writes several steps."""
+    prompt = cold_copy(one.question.prompt, name)
+    await handles.target.prefill(f"fill {name}", prompt)
+    sampling = Sampling(max_tokens=settings.max_step_tokens)
+    prefixes = [ROOT, *_chain(one.trace.steps)[: NUM_ROWS - 1]]
+    (alone,) = await handles.target.next_steps(f"{name}/alone", prompt, prefixes[:1], [sampling])
+    steps = await handles.target.next_steps(f"{name}/all", prompt, prefixes, [sampling] * len(prefixes))
+    lengths = [len(step.tokens) for step in steps]
+    token_s = (alone.ended - alone.started) / len(alone.tokens)
+    together_s = max(step.ended for step in steps) - min(step.started for step in steps)
+    return (together_s - max(lengths) * token_s) / max(1, sum(lengths) - max(lengths))
+
+
+def measured(measurements: Sequence[Measurement], slowdown: Slowdown, forwards: ForwardTimes) -> Measured | None:
     """Times from the autoregressive and the sequential method; None when one of them was not measured."""
     alone = [one.trace for one in measurements if one.method == BASELINE]
     taking_turns = [one.trace for one in measurements if one.method == SEQUENTIAL]
@@ -174,11 +146,13 @@ def measured(measurements: Sequence[Measurement], together: float, forwards: For
         verdict_s=statistics.mean(verdicts),
         verdict_step_s=forwards.verdict_step_s,
         check_s=forwards.check_s,
+        row_s=forwards.row_s,
         call_s=_call_s(alone),
         steps_low=min(lengths),
         steps_high=max(lengths),
         acceptance=_acceptance(measurements),
-        together=together,
+        together=slowdown.get("target", {}).get("draft", 1.0),
+        slowdown=slowdown,
     )
 
 

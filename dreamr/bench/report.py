@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dreamr.types import Role
 from pipelines.trace import End
 
 
@@ -183,7 +184,12 @@ class Measured(_Part):
     acceptance: dict[str, float]
     """Acceptance rate by method, named as in `methods`."""
     together: float
-    """How much longer draft and target take when both run at once: 1 when they share no cores."""
+    """How much longer the target takes while the draft writes: 1 when they share nothing."""
+    slowdown: dict[Role, dict[Role, float]] = {}
+    """The same for every role beside each other one; a control."""
+    row_s: float | None = None
+    """How much longer a forward of the target takes for each further step that it writes at the same time; a control.
+    Null for engines without this."""
 
 
 class Machine(_Part):

@@ -12,7 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from dreamr.bench.report import Measured, Report, StepTime
 from dreamr.config import PipelineSettings, first_problem
 from dreamr.errors import ConfigError
+from dreamr.types import Role
 from pipelines import rule_of
+
+MAX_BATCH = 64
+"""Most steps in one forward of a measured engine."""
 
 PRESETS = ("q32b-q2b", "q32b-q4b", "q32b-q2b-fitted")
 
@@ -45,6 +49,10 @@ class Scenario(_Part):
     """Each further step in the same forward."""
     check_s: NonNegativeFloat | None = None
     """The forward that checks proposed tokens; null: as long as one token of the target."""
+    read_step_s: NonNegativeFloat = 0.0
+    """Reading one step that the draft has written, by target and verifier, before the next one or its verdict."""
+    compare_s: NonNegativeFloat | None = None
+    """A verdict that compares two steps; null: as long as one over one step."""
     call_s: NonNegativeFloat = 0.0
     """Time of a call without the model's work."""
     num_steps: tuple[PositiveInt, PositiveInt]
@@ -54,13 +62,17 @@ class Scenario(_Part):
     token_acceptance: float = Field(default=0.8, ge=0, le=1)
     """Share of drafted tokens that are the target's own."""
     max_batch: PositiveInt = 1
-    """Steps that the target writes at the same time without slowing each other down."""
+    """Steps that the target writes at the same time: without slowing each other down, unless `row_s` is given."""
+    row_s: NonNegativeFloat | None = None
+    """Tokens of several steps of the target share one forward, which each of them makes so much longer."""
     cores: PositiveInt | None = None
     """Cores that all three share; null: each has a separate device."""
     background: bool = False
     """A speculative step of the target gets only the core time that the others leave."""
     together: float = Field(default=1.0, ge=1)
     """How much longer work on shared cores takes when two or more actors run at once."""
+    slowdown: dict[Role, dict[Role, float]] = {}
+    """The same for one role beside another, where it was measured."""
     paper: dict[str, float] = {}
     """Speedups that the paper reports."""
 
@@ -89,6 +101,8 @@ class Scenario(_Part):
             verdict_s=measured.verdict_s,
             verdict_step_s=measured.verdict_step_s,
             check_s=measured.check_s,
+            read_step_s=measured.verdict_step_s,  # what a further step in a verdict forward adds is its reading
+            compare_s=_compare_s(report),
             call_s=measured.call_s,
             num_steps=(measured.steps_low, measured.steps_high),
             acceptance=_acceptance(measured, settings_of(report)),
@@ -96,6 +110,9 @@ class Scenario(_Part):
             cores=None if group["target"]["num_gpus"] else report.machine.cores,
             background=group["target"]["engine"].get("background", False),
             together=measured.together,
+            slowdown=measured.slowdown,
+            row_s=measured.row_s or 0.0,
+            max_batch=MAX_BATCH,
         )
 
 
@@ -129,6 +146,18 @@ def _acceptance(measured: Measured, settings: PipelineSettings) -> dict[str, flo
             kind = rule_of(settings.model_copy(update={"method": method})).kind
             rates.setdefault(kind, measured.acceptance[method])
     return rates
+
+
+def _compare_s(report: Report) -> float | None:
+    """Mean time of a verdict that compares two steps, from the first method that was measured with such verdicts.
+
+    Equal texts take none, and how many are equal depends on the draft.
+    """
+    for name in ("lookahead", "lookahead_batch"):
+        one, judged = report.method(name), sum(row.num_judged for row in report.problems if row.method == name)
+        if one and judged:
+            return one.busy_s.get("verifier", 0.0) / judged
+    return None
 
 
 def _token_acceptance(report: Report) -> float:

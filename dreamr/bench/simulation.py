@@ -21,7 +21,7 @@ from dreamr.config import PipelineSettings, ScriptedEngineConfig
 from dreamr.engines.cores import Cores
 from dreamr.engines.scripted import ScriptedEngine
 from dreamr.errors import ConfigError
-from dreamr.types import Prompt
+from dreamr.types import Prompt, Role
 from pipelines import BASELINE, Request, Trace, check, rule_of, run
 from pipelines.costs import Costs
 from pipelines.handles import Handles
@@ -50,7 +50,7 @@ def predict(
 ) -> Iterator[Prediction | None]:
     """A prediction per method; None for one that the settings do not allow, or whose kind of verdict has no acceptance
     rate in the scenario."""
-    free = scenario.model_copy(update={"call_s": 0.0, "cores": None, "together": 1.0})
+    free = scenario.model_copy(update={"call_s": 0.0, "cores": None})
     plain, plain_free = (_walls(_runs(one, settings, BASELINE, num_problems)) for one in (scenario, free))
     for method in methods:
         if not _predictable(scenario, settings, method):
@@ -103,10 +103,10 @@ async def _run(scenario: Scenario, settings: PipelineSettings, prompt: Prompt, c
 def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles:
     """Draft, target and verifier of a scenario; use them in the running event loop."""
     loop = asyncio.get_running_loop()
-    cores = Cores(scenario.cores, scenario.together) if scenario.cores else None
+    cores = Cores(scenario.cores, scenario.together, scenario.slowdown) if scenario.cores else None
     acceptance = scenario.acceptance.get(rule_of(settings).kind, 0.0)
 
-    def engine(seed: int, writing: Writing, max_batch: int = 1) -> ScriptedEngine:
+    def engine(role: Role, seed: int, writing: Writing, max_batch: int = 1) -> ScriptedEngine:
         config = ScriptedEngineConfig(
             kind="scripted",
             seed=seed,
@@ -116,16 +116,20 @@ def simulated_handles(scenario: Scenario, settings: PipelineSettings) -> Handles
             token_acceptance=scenario.token_acceptance,
             verdict_s=scenario.verdict_s,
             verdict_step_s=scenario.verdict_step_s,
+            read_step_s=0.0 if role == "draft" else scenario.read_step_s,
             check_s=scenario.check_s,
+            compare_s=scenario.compare_s,
+            row_s=scenario.row_s,
             call_s=scenario.call_s,
             background=scenario.background,
             max_batch=max_batch,
             **writing.model_dump(),
         )
-        return ScriptedEngine(config, loop.time, cores)
+        return ScriptedEngine(config, loop.time, cores, role)
 
     draft = scenario.draft
     if settings.method == "token_speculative":  # it proposes the target's tokens, and so steps of the target's lengths
         draft = draft.model_copy(update={"step_tokens": scenario.target.step_tokens})
-    target = engine(TARGET, scenario.target, scenario.max_batch)
-    return local_handles(engine(DRAFT, draft), target, verifier=engine(TARGET, scenario.target))
+    target = engine("target", TARGET, scenario.target, scenario.max_batch)
+    verifier = engine("verifier", TARGET, scenario.target, 1 if scenario.row_s is None else scenario.max_batch)
+    return local_handles(engine("draft", DRAFT, draft), target, verifier)

@@ -72,7 +72,8 @@ def bench(
 
     async def measure(group: ActorGroup) -> Report:
         from dreamr.bench.actors import BenchActors
-        from dreamr.bench.controls import forward_times, measured, self_acceptance, slowdown_together
+        from dreamr.bench.controls import forward_times, measured, self_acceptance
+        from dreamr.bench.side_by_side import slowdown
 
         async with BenchActors(group, settled.group, specs, machine.cores) as actors:
             run = InterleavedRun(actors.methods, questions)
@@ -85,10 +86,10 @@ def bench(
         with notices.status("Measuring the controls ..."):
             alone = [one for one in measurements if one.method == "autoregressive"]
             accepted = await self_acceptance(group.handles, settled.pipeline, alone)
-            together = await slowdown_together(group.handles, settled.pipeline, run.questions[0].prompt)
+            slower = await slowdown(group.handles, settled.pipeline, run.questions[0].prompt)
             drafted = [one for one in measurements if one.method == "sequential"]
             forwards = await forward_times(group.handles, settled.pipeline, drafted)
-        found = measured(measurements, together, forwards) if together else None
+        found = measured(measurements, slower, forwards) if slower else None
         return report.model_copy(update={"self_acceptance": accepted, "measured": found})
 
     report = run_with_actors(settled, notices, measure)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -94,8 +95,9 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 def _print(
     console: Console, scenario: Scenario, predictions: list[Prediction], source: str, references: dict[str, float]
 ) -> None:
-    titles = ("predicted", source, f"predicted / {source}", "ideal", f"{source} / ideal", "acceptance", "coverage")
-    table = Table("", *titles)
+    titles = ("predicted", source, "ratio", "ideal", "reached", "accepted", "coverage")
+    table = Table("", *titles, header_style="bold", box=box.SIMPLE, padding=0)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for one in predictions:
@@ -111,6 +113,7 @@ def _print(
             percent(one.coverage),
         )
     console.print(table)
+    console.print(f"ratio: predicted / {source}; reached: {source} / ideal", style="dim", highlight=False)
     for assumption in scenario.assumptions:
         console.print(f"- {assumption}", style="dim", highlight=False)
 

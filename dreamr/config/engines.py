@@ -138,8 +138,12 @@ class ScriptedEngineConfig(Strict):
     """Time of one verdict forward over one step."""
     verdict_step_s: float = Field(default=0.0, ge=0)
     """Time of each further step in the same verdict forward."""
+    read_step_s: float = Field(default=0.0, ge=0)
+    """Time to read one step that another engine has written, before the next one or its verdict."""
     check_s: float | None = Field(default=None, ge=0)
     """Time of the forward that checks proposed tokens; None: as long as one token."""
+    compare_s: float | None = Field(default=None, ge=0)
+    """Time of a verdict that compares two steps; None: as long as one over one step."""
     max_positions: int = Field(default=0, ge=0)
     """Most words of a prompt, and tokens of its answer, together; 0: no limit."""
     prompt_s: float = Field(default=0.0, ge=0)
@@ -149,7 +153,9 @@ class ScriptedEngineConfig(Strict):
     background: bool = False
     """As for kind `hf`, on simulated cores."""
     max_batch: PositiveInt = 1
-    """Calls that are computed at the same time without slowing each other down."""
+    """Calls that are computed at the same time: without slowing each other down, unless `row_s` is given."""
+    row_s: float | None = Field(default=None, ge=0)
+    """Tokens of several steps, or several comparisons, share one forward, which each of them makes so much longer."""
     jitter: float = Field(default=0.0, ge=0, lt=1)
     """Every latency is multiplied by a random factor within 1 - jitter .. 1 + jitter."""
 

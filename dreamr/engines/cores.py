@@ -3,13 +3,16 @@
 2 cores, 3 pieces of work          each gets 2/3 of a core
 2 cores, 2 normal, 1 background    the normal ones get a core each, the background one waits
 2 cores, 1 normal, 1 background    each gets a core
-two at once on cores that share    each is slower by the factor `together`
+two at once on cores that share    each is slower by a factor, for caches and memory that they share too
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from dreamr.types import Role
 
 TICK_S = 1e-6
 """Work with less than this left counts as done: a virtual clock does not advance by less."""
@@ -20,6 +23,7 @@ class _Work:
     left: float
     """Seconds that it would take alone."""
     background: bool
+    actor: Role | None
     done: asyncio.Future[None]
     rate: float = 0.0
 
@@ -27,17 +31,21 @@ class _Work:
 class Cores:
     """Divides its cores again whenever a piece of work begins or ends. Use it from one event loop."""
 
-    def __init__(self, num_cores: int, together: float = 1.0) -> None:
-        self._num_cores, self._together = num_cores, together
+    def __init__(
+        self, num_cores: int, together: float = 1.0, slowdown: Mapping[Role, Mapping[Role, float]] | None = None
+    ) -> None:
+        """`slowdown[one][other]`: how many times as long actor `one` takes beside `other`; `together` where it is not
+        given."""
+        self._num_cores, self._together, self._slowdown = num_cores, together, slowdown or {}
         self._work: list[_Work] = []
         self._at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def work(self, seconds: float, *, background: bool = False) -> None:
-        """Return when so many seconds of work are done; a cancelled piece is removed at once."""
+    async def work(self, seconds: float, *, background: bool = False, actor: Role | None = None) -> None:
+        """Return when so many seconds of an actor's work are done; a cancelled piece is removed at once."""
         if seconds <= 0:
             return
-        piece = _Work(seconds, background, asyncio.get_running_loop().create_future())
+        piece = _Work(seconds, background, actor, asyncio.get_running_loop().create_future())
         self._advance()
         self._work.append(piece)
         self._share()
@@ -59,14 +67,23 @@ class Cores:
     def _share(self) -> None:
         normal = [piece for piece in self._work if not piece.background]
         background = [piece for piece in self._work if piece.background]
-        slower = self._together if len(self._work) > 1 and self._num_cores > 1 else 1.0
         free = float(self._num_cores)
         for pieces in (normal, background):
             share = min(1.0, free / len(pieces)) if pieces else 0.0
             free -= share * len(pieces)
             for piece in pieces:
-                piece.rate = share / slower
+                piece.rate = share
+        running = [piece for piece in self._work if piece.rate > 0] if self._num_cores > 1 else []
+        slower = [max((self._beside(piece, other) for other in running if other is not piece), default=1.0)
+                  for piece in running]  # fmt: skip
+        for piece, factor in zip(running, slower, strict=True):
+            piece.rate /= factor
         self._wait_for_the_next_end()
+
+    def _beside(self, one: _Work, other: _Work) -> float:
+        if one.actor is None or other.actor is None:
+            return self._together
+        return self._slowdown.get(one.actor, {}).get(other.actor, self._together)
 
     def _wait_for_the_next_end(self) -> None:
         if self._timer is not None:

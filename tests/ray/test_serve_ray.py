@@ -22,7 +22,7 @@ from support.toy_group import process_ended, toy_actor, toy_group
 
 from dreamr.config import Config
 from dreamr.config.serve import ServeSettings
-from dreamr.engines.scripted import END_OF_ANSWER, ScriptedEngine
+from dreamr.engines.script import END_OF_ANSWER, Script
 from dreamr.serve.replica import named
 from dreamr.types import Prompt, Sampling, Step
 from pipelines import Request, run
@@ -45,11 +45,11 @@ class Endpoint:
     def allows(self, asked: Asked) -> bool:
         """Whether every step is the target's on its prefix, or a draft's that the verifier accepts there."""
         prompt, prefix, rest = Prompt(asked.question), (), asked.text
-        draft, target = (ScriptedEngine(self.config.group.actors()[role].engine) for role in ("draft", "target"))
+        draft, target = (Script(self.config.group.actors()[role].engine) for role in ("draft", "target"))
         sampling = Sampling(max_tokens=self.config.pipeline.max_step_tokens)
         while rest:
-            drafted = Step(prefix, draft.script(prompt, prefix, sampling))
-            own = Step(prefix, target.script(prompt, prefix, sampling))
+            drafted = Step(prefix, draft.step(prompt, prefix, sampling))
+            own = Step(prefix, target.step(prompt, prefix, sampling))
             choices = [own, drafted] if target.rho(prompt, drafted) > self.config.pipeline.alpha else [own]
             step = next((step for step in choices if rest.startswith(text(step))), None)
             if step is None:

@@ -128,9 +128,9 @@ def check_steps(world: World, trace: Trace, **settings: Any) -> None:
         assert step.index == index
         writer = world.draft if step.source == "draft" else world.target
         own, draft = (request.sampling(index, role).within_budget(len(prefix)) for role in (step.source, "draft"))
-        assert step.tokens == writer.engine.script(PROMPT, prefix, own)
-        drafted = world.draft.engine.script(PROMPT, prefix, draft)
+        assert step.tokens == writer.engine.script.step(PROMPT, prefix, own)
+        drafted = world.draft.engine.script.step(PROMPT, prefix, draft)
         if step.score is not None:
-            assert step.score == scale * world.verifier.engine.rho(PROMPT, Step(prefix, drafted))
+            assert step.score == scale * world.verifier.engine.script.rho(PROMPT, Step(prefix, drafted))
         assert (step.source == "draft") == (step.score is not None and rule.accepts(Verdict(step.score)))
         prefix += step.tokens

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.scripted import World
 
 from dreamr.bench.simulation import virtual
-from dreamr.types import Prompt
-from pipelines.costs import Costs, LinearMean, Mean
-from pipelines.plans import PLAIN, SPECULATIVE, Estimate, Plan, expected_time
+from dreamr.types import Prompt, Step, Verdict
+from pipelines.costs import Costs
+from pipelines.means import LinearMean, Mean
+from pipelines.plans import PLAIN, Estimate, Plan, expected_times
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -54,7 +56,7 @@ def test_auto_is_about_as_fast_as_the_best_fixed_schedule(
     async def compare() -> tuple[float, dict[str, float]]:
         latencies = {"token_s": token_s, "verdict_s": verdict_s, "draft": {"token_s": draft_token_s}}
         world = World.make(1, acceptance=acceptance, **latencies, **STEADY)
-        await walls(world, "auto", range(100, 130))  # every kind of plan is measured once
+        await walls(world, "auto", range(100, 130))  # measures
         fixed = {name: await walls(world, name, range(40)) for name in
                  ("autoregressive", "sequential", "fpsr", "parallel_prefix")}  # fmt: skip
         return await walls(world, "auto", range(40)), fixed
@@ -78,30 +80,64 @@ def test_requests_at_once_do_not_mix_and_all_plans_end() -> None:
     virtual(run())
 
 
-def test_every_kind_of_plan_is_measured_before_one_is_preferred() -> None:
-    async def run() -> list[str]:
-        world = World.make(3, acceptance=0.4, num_steps=(12, 12))
-        traces = [await world.run("auto", Prompt(f"q{number}")) for number in range(6)]
-        return [decision.plan.kind for trace in traces for decision in trace.decisions]
-
-    assert set(virtual(run())) >= {plan.kind for plan in SPECULATIVE}
-
-
 def test_decisions_say_what_was_expected() -> None:
     costs = Costs()
     first = costs.choose_start(most=4)
     assert (first.plan, first.reason) == (PLAIN, "the target's own steps are not measured yet")
-    assert costs.choose(0, accepted=0, judged=0, most=4).reason == "not measured yet"
+    assert costs.choose(0, accepted=0, judged=0, most=4).reason == "drafting is not measured yet"
+
+
+def add_round(costs: Costs, plan: Plan, *, step_s: float, verdict_s: float, num_blank: int = 0, at: int = 1) -> None:
+    """A round of the plan whose work takes so long, at the step number `at`; calls take no time."""
+    num_steps = plan.judged_together
+    chain = [Step((1,) * (at + place), (1,), started=place * step_s, ended=(place + 1) * step_s)
+             for place in range(num_steps)]  # fmt: skip
+    blank = [Step(chain[-1].end, finish="eos", started=chain[-1].ended, ended=chain[-1].ended)] * num_blank
+    verdicts = [Verdict(1.0, started=0.0, ended=verdict_s)] * num_steps
+    drafting_s = num_steps * step_s
+    waited_s = max(drafting_s, verdict_s) if plan.overlaps else drafting_s + verdict_s
+    costs.add_round(plan, [*chain, *blank], verdicts, waited_s, drafted_ahead=plan.overlaps)
+    for _ in chain:
+        costs.decided(True)
+
+
+def measured(num_blank: int = 0) -> Costs:
+    """The costs after one step of the target and one round."""
+    costs = Costs()
+    costs.add_target_step(Step(tokens=(1,) * 10, started=0.0, ended=0.5), waited_s=0.5)
+    add_round(costs, Plan(2), step_s=0.02, verdict_s=0.04, num_blank=num_blank)
+    return costs
+
+
+def test_blank_steps_after_the_end_of_an_answer_do_not_make_drafting_look_faster() -> None:
+    assert measured(num_blank=6).choose(0, 0, 0, most=8) == measured().choose(0, 0, 0, most=8)
+
+
+@pytest.mark.parametrize("drift", [1.0, 3.0])
+@pytest.mark.parametrize(("slower", "overlaps"), [(1.0, True), (2.5, False)])
+def test_a_kind_of_plan_that_slows_the_actors_down_is_tried_and_left(
+    slower: float, overlaps: bool, drift: float
+) -> None:
+    costs, chosen = measured(), []
+    for number in range(120):
+        plan = costs.choose(0, 0, 0, most=2).plan
+        factor = (slower if plan.overlaps else 1.0) * (drift if number > 60 else 1.0)
+        add_round(costs, plan, step_s=0.02 * factor, verdict_s=0.04 * factor)
+        chosen.append(plan.overlaps)
+    assert any(chosen)
+    assert chosen[20:].count(overlaps) > 90
 
 
 COST = Estimate(draft_s=0.01, verdict_s=tuple(0.02 + 0.002 * count for count in range(10)), target_s=0.1, call_s=0.0)
 
 
 def test_expected_times_of_plans_whose_result_is_certain() -> None:
-    assert expected_time(Plan(4), COST, acceptance=1.0, horizon=8) == pytest.approx(2 * (4 * 0.01 + 0.026))
-    assert expected_time(Plan(4, overlaps=True), COST, 1.0, 8) == pytest.approx(4 * 0.01 + 0.026 + 0.04)
-    assert expected_time(Plan(1), COST, acceptance=0.0, horizon=3) == pytest.approx(3 * (0.03 + 0.1))
-    assert expected_time(Plan(1, writes_ahead=True), COST, 0.0, 3) == pytest.approx(3 * 0.1)
+    assert expected_times(Plan(4), COST, acceptance=1.0)[8] == pytest.approx(2 * (4 * 0.01 + 0.026))
+    assert expected_times(Plan(4, overlaps=True), COST, 1.0)[8] == pytest.approx(4 * 0.01 + 0.026 + 0.04)
+    assert expected_times(Plan(1), COST, acceptance=0.0)[3] == pytest.approx(3 * (0.03 + 0.1))
+    assert expected_times(Plan(1, writes_ahead=True), COST, 0.0)[3] == pytest.approx(3 * 0.1)
+    half = replace(COST, ahead=0.5)  # of 0.1 s, 0.015 s were worked off in the 0.03 s before
+    assert expected_times(Plan(1, writes_ahead=True), half, 0.0)[3] == pytest.approx(3 * 0.115)
 
 
 def test_means_forget_and_lines_are_learnt() -> None:

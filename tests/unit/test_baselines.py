@@ -242,3 +242,12 @@ def test_a_coin_accepts_its_share_and_decides_the_same_way_again() -> None:
     numbers = asyncio.run(toss(1))
     assert numbers == asyncio.run(toss(1)) != asyncio.run(toss(2))
     assert sum(number > 0.7 for number in numbers) / 2000 == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize("method", ["parallel_prefix", "lookahead", "lookahead_batch", "auto"])
+def test_work_that_a_commit_waits_for_is_no_orchestration(method: str) -> None:
+    """Calls take no time here. Chains end in steps that are not judged; steps of a batch end at different times."""
+    latencies = {"first_token_s": 0.01, "token_s": 0.01, "verdict_s": 0.05, "jitter": 0.0}
+    world = World.make(1, shared=False, acceptance=1.0, num_steps=(3, 3), draft={"token_s": 0.002}, **latencies)
+    trace = virtual(world.run(method, PROMPT, window=8))
+    assert trace.orchestration_s == pytest.approx(0.0, abs=1e-6)

@@ -11,9 +11,10 @@ from rich.console import Console
 from support.scripted import PROMPT, World
 
 from dreamr.bench.actors import BenchActors
-from dreamr.bench.controls import self_acceptance, slowdown_together, step_time
+from dreamr.bench.controls import self_acceptance, step_time
 from dreamr.bench.interleaved import InterleavedRun, LedgerQuestions, Measurement, Question
 from dreamr.bench.methods import MethodSpec, ScheduleMethod, parse_methods, with_assistant
+from dreamr.bench.side_by_side import slowdown
 from dreamr.bench.simulation import virtual
 from dreamr.bench.summary import summarise
 from dreamr.cli.bench import answer_all
@@ -138,7 +139,7 @@ def test_controls_survive_the_loss_of_an_actor() -> None:
         world.draft.lose()
         measurement = Measurement.of(0, Question(PROMPT, AnswerKey("ledger", ("0",))), "autoregressive", trace)
         accepted = await self_acceptance(world.handles, PipelineSettings(), [measurement])
-        return accepted, await slowdown_together(world.handles, PipelineSettings(), PROMPT)
+        return accepted, await slowdown(world.handles, PipelineSettings(), PROMPT)
 
     assert virtual(measure()) == ({}, None)
 

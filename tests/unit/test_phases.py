@@ -11,7 +11,7 @@ from support.scripted import World
 
 from dreamr.bench.simulation import virtual
 from dreamr.config import PipelineSettings
-from dreamr.engines.scripted import END_OF_ANSWER, JSON_VALUE, THOUGHT_END
+from dreamr.engines.script import END_OF_ANSWER, JSON_VALUE, THOUGHT_END
 from dreamr.types import END_OF_THOUGHT, Prompt
 from pipelines import SCHEDULES, Request, Trace, run
 

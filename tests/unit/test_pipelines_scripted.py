@@ -137,7 +137,7 @@ def test_the_step_that_reaches_the_budget_is_the_last_and_is_kept(method: str) -
 def test_two_equal_steps_end_the_answer(method: str) -> None:
     async def run() -> None:
         world = World.make(1, num_steps=(50, 50), acceptance=0.0)
-        world.target.engine.script = lambda *_: (5, 0)  # type: ignore[method-assign]
+        world.target.engine.script.step = lambda *_: (5, 0)  # type: ignore[method-assign]
         trace = await world.run(method, PROMPT)  # type: ignore[arg-type]
         assert trace.end == "loop"
         assert [step.tokens for step in trace.steps] == [(5, 0), (5, 0)]

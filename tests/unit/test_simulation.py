@@ -11,9 +11,11 @@ import pytest
 from dreamr.bench.scenario import PRESETS, Scenario, Writing
 from dreamr.bench.simulation import predict, virtual
 from dreamr.cli.simulate import simulate
-from dreamr.config import PipelineSettings, load_config
+from dreamr.config import PipelineSettings, ScriptedEngineConfig, load_config
 from dreamr.engines.cores import Cores
+from dreamr.engines.scripted import ScriptedEngine
 from dreamr.errors import ConfigError
+from dreamr.types import ROOT, Prompt, Role, Sampling, Step
 from tools.fit_preset import bisect, speedup_of
 
 WRITES = Writing(token_s=0.01, step_tokens=(10, 10))
@@ -62,6 +64,53 @@ def test_two_cores_are_shared_out(pieces: list[tuple[float, float, bool]], ends:
 def test_cores_that_share_something_are_slower_together() -> None:
     assert virtual(finished_at(Cores(2, together=1.5), (0, 1, False), (1.5, 1, False))) == [1, 2.5]
     assert virtual(finished_at(Cores(2, together=1.5), (0, 1, False), (0, 1, False))) == [1.5, 1.5]
+
+
+def test_each_actor_has_its_slowdown_beside_each_other_one() -> None:
+    async def run() -> tuple[float, float]:
+        cores, loop = Cores(2, slowdown={"verifier": {"target": 1.5}}), asyncio.get_running_loop()
+        ends: list[float] = []
+
+        async def work(actor: Role) -> None:
+            await cores.work(1.0, actor=actor)
+            ends.append(round(loop.time(), 6))
+
+        await asyncio.gather(work("verifier"), work("target"))
+        return ends[0], ends[1]
+
+    assert virtual(run()) == (1.0, pytest.approx(1 + 1 / 3))  # the last third of the verdict is computed alone
+
+
+@pytest.mark.parametrize(("row_s", "seconds"), [(None, 0.3), (0.0, 0.1), (0.002, 0.14)])
+def test_steps_that_wait_together_share_a_forward(row_s: float | None, seconds: float) -> None:
+    async def run() -> float:
+        loop = asyncio.get_running_loop()
+        config = ScriptedEngineConfig(
+            kind="scripted", token_s=0.01, step_tokens=(10, 10), row_s=row_s, max_batch=1 if row_s is None else 8
+        )
+        engine = ScriptedEngine(config, loop.time)
+        prompts = [Prompt(f"question {number}") for number in range(3)]
+        await asyncio.gather(*(engine.next_step(one.key, one, ROOT, Sampling(max_tokens=96)) for one in prompts))
+        return loop.time()
+
+    assert virtual(run()) == pytest.approx(seconds)
+
+
+def test_steps_that_another_model_has_written_are_read_once() -> None:
+    async def run() -> list[float]:
+        loop, sampling = asyncio.get_running_loop(), Sampling(max_tokens=96)
+        config = ScriptedEngineConfig(kind="scripted", token_s=0.01, step_tokens=(10, 10), read_step_s=0.3)
+        engine, prompt, seconds = ScriptedEngine(config, loop.time), Prompt("question"), []
+        first = await engine.next_step("0", prompt, ROOT, sampling)
+        drafted = Step(first.end, (5, 0))
+        for number, after in enumerate([first, Step(drafted.end, (6, 0)), Step(drafted.end, (7, 0))]):
+            began = loop.time()
+            await engine.next_step(f"{number + 1}", prompt, after, sampling)
+            seconds.append(round(loop.time() - began, 6))
+        return seconds
+
+    # Nothing to read after its own step; then two steps; then one, since the first of the two is known.
+    assert virtual(run()) == [0.1, 0.7, 0.4]
 
 
 def test_cancelled_work_leaves_the_core_to_others() -> None:
@@ -198,3 +247,15 @@ def test_a_scenario_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=problem):
             Scenario.read(source)
+
+
+def test_the_table_fits_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    simulate("", measured_report(tmp_path), 1, None, out=None, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (titles,) = [line.split() for line in lines if "predicted" in line and "measured" in line and "/" not in line]
+    assert titles == ["predicted", "measured", "ratio", "ideal", "reached", "accepted", "coverage"]
+    assert {"fpsr", "parallel_prefix", "token_speculative"} <= {line.split()[0] for line in lines if line.split()}

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from dreamr.errors import Unable
-from dreamr.types import NO_VERDICT, ROOT, Checked, Prefill, Proposal, Role, Step, ThoughtEnd, Tokens, Verdict
+from dreamr.types import NO_VERDICT, ROOT, Role, Step, ThoughtEnd, Tokens, Verdict
+from pipelines.accounting import (
+    Counts,
+    by_token,
+    checks_of,
+    covered_s,
+    outcome_of,
+    steps_of,
+    token_counts,
+    verdicts_of,
+    wasted_tokens,
+)
 from pipelines.calls import Call
 from pipelines.costs import Decision
 from pipelines.phases import Reasoning
-from pipelines.trace import CommittedStep, End, OnCommit, Outcome, Phase, Request, Span, Trace
+from pipelines.trace import CommittedStep, End, OnCommit, Phase, Request, Span, Trace
 
 MARKERS = ("boxed", "Answer:", "ANSWER:")
 """Texts that end an answer in the published SpecReason (`stop_at_marker`)."""
@@ -46,17 +57,6 @@ def _repeats(tokens: Tokens, longer_than: int) -> bool:
             if all(tokens[end - (turn + 1) * length : end - turn * length] == last for turn in range(1, LOOPS)):
                 return True
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """In steps, or in tokens where speculation goes by tokens."""
-
-    drafted: int
-    judged: int
-    accepted: int
-    from_draft: int
-    committed: int
 
 
 class Recorder:
@@ -182,7 +182,7 @@ class Recorder:
         """The finished request, all of whose calls have ended."""
         assert self.end is not None, "a trace is made of a request that has ended"
         calls = self.calls
-        counts = _token_counts(calls) if _by_token(calls) else self._step_counts()
+        counts = token_counts(calls) if by_token(calls) else self._step_counts()
         return Trace(
             request_id=self._request.id,
             method=self._request.settings.method,
@@ -196,20 +196,20 @@ class Recorder:
             num_accepted=counts.accepted,
             coverage=counts.from_draft / counts.committed,
             drafted_tokens=sum(call.num_tokens for call in calls if call.role == "draft"),
-            wasted_draft_tokens=_wasted(calls, "draft"),
-            wasted_target_tokens=_wasted(calls, "target"),
+            wasted_draft_tokens=wasted_tokens(calls, "draft"),
+            wasted_target_tokens=wasted_tokens(calls, "target"),
             num_losses=self.num_losses,
             num_skipped=self.num_skipped,
-            checks=tuple(_checks(calls)),
-            salvaged_tokens=sum(step.num_salvaged for call in calls for step in _written(call)),
+            checks=tuple(checks_of(calls)),
+            salvaged_tokens=sum(step.num_salvaged for call in calls for step in steps_of(call)),
             verdict_masses=tuple(
-                verdict.mass for call in calls for verdict in _verdicts(call) if verdict.mass is not None
+                verdict.mass for call in calls for verdict in verdicts_of(call) if verdict.mass is not None
             ),
             decisions=tuple(self.decisions),
         )
 
-    def _step_counts(self) -> _Counts:
-        return _Counts(
+    def _step_counts(self) -> Counts:
+        return Counts(
             drafted=sum(call.role == "draft" and call.num_tokens > 0 for call in self.calls),
             judged=self.num_judged,
             accepted=self.num_accepted,
@@ -227,7 +227,7 @@ class Recorder:
             if call.num_tokens or (end > start and not wrote_nothing):  # else no model was at work
                 score = call.value.score if isinstance(call.value, Verdict) else None
                 num_kept = call.num_tokens - call.num_wasted
-                yield Span(call.role, start, end, _outcome(call), call.step, call.num_tokens, score, num_kept)
+                yield Span(call.role, start, end, outcome_of(call), call.step, call.num_tokens, score, num_kept)
 
     def _interval(self, call: Call[Any]) -> tuple[float, float]:
         """When a model was at work for the call; blank steps of a chain were not judged."""
@@ -245,67 +245,6 @@ class Recorder:
             previous = self._steps[num_restored - 1].at
         for step, waits in zip(self._steps[num_restored:], self._waits[num_restored:], strict=True):
             busy = [self._interval(call) for call in waits if call.value is not None]
-            idle += (step.at - previous) - _covered(busy, previous, step.at)
+            idle += (step.at - previous) - covered_s(busy, previous, step.at)
             previous = step.at
         return idle
-
-
-def _outcome(call: Call[Any]) -> Outcome:
-    match call.value:
-        case Prefill():
-            return "prefill"
-        case Verdict() | (Verdict(), *_):
-            return "verdict"
-        case Step(finish="stopped"):
-            return "stopped"
-        case _:
-            return call.outcome
-
-
-def _wasted(calls: Iterable[Call[Any]], role: Role) -> int:
-    return sum(call.num_wasted for call in calls if call.role == role)
-
-
-def _by_token(calls: Iterable[Call[Any]]) -> bool:
-    return any(isinstance(call.value, Checked) for call in calls)
-
-
-def _token_counts(calls: Sequence[Call[Any]]) -> _Counts:
-    proposed = sum(call.num_tokens for call in calls if call.role == "draft")
-    kept = {role: sum(call.num_kept or 0 for call in calls if call.role == role) for role in ("draft", "target")}
-    return _Counts(proposed, proposed, kept["draft"], kept["draft"], kept["draft"] + kept["target"])
-
-
-def _checks(calls: Iterable[Call[Any]]) -> Iterator[tuple[int, int]]:
-    num_proposed = 0
-    for call in calls:
-        match call.value:
-            case Proposal(tokens=tokens):
-                num_proposed = len(tokens)
-            case Checked(num_accepted=num_accepted) if num_proposed:
-                yield num_proposed, num_accepted
-                num_proposed = 0
-            case _:
-                for step in _written(call):
-                    yield from step.rounds
-
-
-def _written(call: Call[Any]) -> list[Step]:
-    """The steps that a call of the draft or the target gave."""
-    several = call.value if isinstance(call.value, tuple) else (call.value,)
-    return [one for one in several if isinstance(one, Step)]
-
-
-def _verdicts(call: Call[Any]) -> list[Verdict]:
-    several = call.value if isinstance(call.value, tuple) else (call.value,)
-    return [one for one in several if isinstance(one, Verdict)]
-
-
-def _covered(intervals: list[tuple[float, float]], low: float, high: float) -> float:
-    """Length of the part of low..high that the intervals cover together."""
-    covered, reached = 0.0, low
-    for start, end in sorted(intervals):
-        new = min(end, high) - max(start, reached)
-        if new > 0:
-            covered, reached = covered + new, min(end, high)
-    return covered

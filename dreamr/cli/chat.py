@@ -99,7 +99,7 @@ def chat(url: str, settings: Mapping[str, object]) -> None:
         conversation = Conversation(client, url, model, settings, screen)
         while (line := _line()) is not None:
             try:
-                _obey(line, conversation, screen)
+                _handle(line, conversation, screen)
             except (ValueError, ConnectionError) as error:
                 screen.print(Text(str(error), "yellow"))
             except KeyboardInterrupt:
@@ -123,7 +123,7 @@ def _line() -> str | None:
             return line
 
 
-def _obey(line: str, conversation: Conversation, screen: Console) -> None:
+def _handle(line: str, conversation: Conversation, screen: Console) -> None:
     command, _, argument = line.partition(" ")
     match command:
         case "/image":

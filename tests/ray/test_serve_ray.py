@@ -30,7 +30,8 @@ from serve_app import build
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
-BACK_WITHIN_S = 10.0
+BACK_WITHIN_S = 60.0
+"""Far above what it takes on an idle machine, which `tools.chaos` measures."""
 APP = "pair"
 
 
@@ -180,7 +181,6 @@ async def test_a_killed_replica_fails_its_own_requests_only_and_the_next_one_fin
         streams, tasks = await ask_many(client, "kill replica", 8)
         victim = streams[0].replica
         os.kill(endpoint.replica(victim), signal.SIGKILL)
-        killed = time.monotonic()
         for asked in await asyncio.gather(*tasks):
             right = await endpoint.right_answer(asked.question)
             if asked.replica == victim:
@@ -188,10 +188,10 @@ async def test_a_killed_replica_fails_its_own_requests_only_and_the_next_one_fin
             else:
                 assert (asked.error, asked.text) == (None, right)
         replicas: set[str] = set()
-        while len(replicas - {victim}) < 2:
-            asked = await ask(client, Asked("again"))
-            replicas |= {asked.replica} if asked.error is None else set()
-        assert time.monotonic() - killed < BACK_WITHIN_S
+        async with asyncio.timeout(BACK_WITHIN_S):
+            while len(replicas - {victim}) < 2:
+                asked = await ask(client, Asked("again"))
+                replicas |= {asked.replica} if asked.error is None else set()
     assert {role: endpoint.process(role) for role in actors} == actors
 
 

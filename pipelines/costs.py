@@ -12,7 +12,7 @@ plan is tried as soon as it would be the fastest if nothing slowed it down.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -91,7 +91,7 @@ class Costs:
         self.num_running = 0
         """Requests that use the actors now; `running` counts."""
         self._alone: dict[int, _Alone] = {}
-        self._slowdown: dict[tuple[str, int], _Slowdown] = {}
+        self._slowdown: defaultdict[tuple[str, int], _Slowdown] = defaultdict(_Slowdown)
         self._target_s: dict[int, Mean] = {}
         self._token_s = Mean()
         """Of a target's step, by its tokens."""
@@ -113,7 +113,7 @@ class Costs:
     def add_step_ahead(self, plan: Plan, step: Step, ahead_s: float, waited_s: float) -> None:
         """Add a step that the target wrote for `ahead_s` before it was known to be needed, and `waited_s` after."""
         written_s = len(step.tokens) * self._token_s.value - max(0.0, waited_s - self._call_s.value)
-        self._of(plan).ahead.add(min(1.0, max(0.0, written_s / ahead_s)) if ahead_s > 0 else 1.0)
+        self._slowdown_of(plan.kind).ahead.add(min(1.0, max(0.0, written_s / ahead_s)) if ahead_s > 0 else 1.0)
 
     def add_round(
         self, plan: Plan, chain: Sequence[Step], verdicts: Sequence[Verdict], waited_s: float, *, drafted_ahead: bool
@@ -132,12 +132,12 @@ class Costs:
         if plan.takes_turns and not (begins and len(written) == 1):
             working_s = written[-1].ended - written[0].started + judging_s
             self._call_s.add(max(0.0, waited_s - working_s) / CALLS_PER_ROUND)
-        alone, slowdown = self._alone.setdefault(self._load, _Alone()), self._of(plan)
+        alone, slowdown = self._alone.setdefault(self._load, _Alone()), self._slowdown_of(plan.kind)
         if alone.draft_s.weight:
             if not plan.takes_turns:
                 slowdown.draft.add(_ratio(step_s, alone.draft_s.value))
                 slowdown.verdict.add(_ratio(judging_s, alone.verdict_s.at(judged)))
-            expected_s = round_s(self._working(plan), min(len(written), MAX_HORIZON), drafted_ahead=drafted_ahead)
+            expected_s = round_s(self._working(plan.kind), min(len(written), MAX_HORIZON), drafted_ahead=drafted_ahead)
             slowdown.round.add(_ratio(waited_s, expected_s))
         alone.draft_s.add(step_s / slowdown.draft.value)
         alone.verdict_s.add(judged, judging_s / slowdown.verdict.value)
@@ -170,11 +170,15 @@ class Costs:
         """
         self._num_decisions += 1
         acceptance, left = self._acceptance(accepted, judged), self._left(step)
-        plain_s = fmean(left) * (self._estimate(PLAIN).target_s + self._call_s.value)
+        plain_s = fmean(left) * (self._estimate(PLAIN.kind).target_s + self._call_s.value)
         if not self._alone:
             first = Plan(max(plan.judged_together for plan in plans(most) if plan.judged_together <= FIRST_CHAIN))
             return self._used(Decision(step, first, 0.0, plain_s, acceptance, "drafting is not measured yet"))
-        expected = {plan: self._expected_s(plan, acceptance, left) for plan in plans(most)}
+        estimates, longest = {kind: self._estimate(kind) for kind in KINDS}, max(left)
+        expected = {}
+        for plan in plans(most):
+            times = expected_times(plan, estimates[plan.kind], acceptance, longest)
+            expected[plan] = fmean(times[steps] for steps in left)
         best = min(expected, key=expected.__getitem__)
         reason = f"{expected[best]:.3g} s expected for {fmean(left):.1f} steps, {plain_s:.3g} s without speculation"
         if self._num_decisions % EXPLORE_EVERY == 0:
@@ -184,19 +188,12 @@ class Costs:
                 best, reason = renewed, "measured again"
         return self._used(Decision(step, best, expected[best], plain_s, acceptance, reason))
 
-    def _expected_s(self, plan: Plan, acceptance: float, left: Sequence[int]) -> float:
-        times = expected_times(plan, self._estimate(plan), acceptance, max(left))
-        return fmean(times[steps] for steps in left)
-
     def _used(self, decision: Decision) -> Decision:
-        self._of(decision.plan).last_used = self._num_decisions
+        self._slowdown_of(decision.plan.kind).last_used = self._num_decisions
         return decision
 
-    def _of(self, plan: Plan) -> _Slowdown:
-        return self._slowdown.setdefault((plan.kind, self._load), _Slowdown())
-
     def _slowdown_of(self, kind: str) -> _Slowdown:
-        return self._slowdown.get((kind, self._load), _Slowdown())
+        return self._slowdown[kind, self._load]
 
     @property
     def _load(self) -> int:
@@ -213,9 +210,9 @@ class Costs:
         left = [min(MAX_HORIZON, answer - step) for answer in self._answers if answer > step]
         return left or [2 if self._answers else MAX_HORIZON]
 
-    def _estimate(self, plan: Plan) -> Estimate:
-        """Expected costs under a plan."""
-        cost, factor = self._working(plan), self._slowdown_of(plan.kind).round.value
+    def _estimate(self, kind: str) -> Estimate:
+        """Expected costs under a kind of plan."""
+        cost, factor = self._working(kind), self._slowdown_of(kind).round.value
         return replace(
             cost,
             draft_s=cost.draft_s * factor,
@@ -223,14 +220,15 @@ class Costs:
             call_s=cost.call_s * factor,
         )
 
-    def _working(self, plan: Plan) -> Estimate:
-        """Costs under a plan as far as they follow from the time of its calls. At the present load, else at the nearest
-        lower one that was measured: an optimistic estimate, so that plans which are unmeasured at this load get tried.
+    def _working(self, kind: str) -> Estimate:
+        """Costs under a kind of plan as far as they follow from the time of its calls. At the present load, else at the
+        nearest lower one that was measured: an optimistic estimate, so that plans which are unmeasured at this load get
+        tried.
         """
         loads = range(self._load, -1, -1)
         alone = next((self._alone[load] for load in loads if load in self._alone), _Alone())
         target_s = next((self._target_s[load] for load in loads if load in self._target_s), Mean())
-        slowdown, sizes = self._slowdown_of(plan.kind), range(1, MAX_HORIZON + 1)
+        slowdown, sizes = self._slowdown_of(kind), range(1, MAX_HORIZON + 1)
         return Estimate(
             draft_s=alone.draft_s.value * slowdown.draft.value,
             verdict_s=tuple(alone.verdict_s.at(size) * slowdown.verdict.value for size in sizes),

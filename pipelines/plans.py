@@ -72,16 +72,17 @@ def round_s(cost: Estimate, num_steps: int, *, drafted_ahead: bool) -> float:
 def expected_times(plan: Plan, cost: Estimate, acceptance: float, most: int = MAX_HORIZON) -> list[float]:
     """Expected seconds to commit 0, 1, ..., `most` steps.
 
-    Dynamic programming over the steps left, with an empty chain (`fresh`) and with a chain that was drafted while the
-    previous verdict was computed (`ready`).
+    Dynamic programming over the steps left, with an empty chain (`fresh`) and, where drafting overlaps verdicts, with a
+    chain that was drafted while the previous verdict was computed (`ready`).
     """
     fresh, ready = [0.0], [0.0]
     for left in range(1, most + 1):
         size = min(plan.judged_together, left)
         first = round_s(cost, size, drafted_ahead=False)
-        waited = round_s(cost, size, drafted_ahead=plan.overlaps)
         fresh.append(first + _after_verdicts(plan, cost, acceptance, size, left, first, fresh, ready))
-        ready.append(waited + _after_verdicts(plan, cost, acceptance, size, left, waited, fresh, ready))
+        if plan.overlaps:
+            waited = round_s(cost, size, drafted_ahead=True)
+            ready.append(waited + _after_verdicts(plan, cost, acceptance, size, left, waited, fresh, ready))
     return fresh
 
 

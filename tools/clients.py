@@ -111,14 +111,14 @@ def measure(
     return rows
 
 
-def read_levels(clients: str) -> list[int]:
-    """Numbers of clients. Raises BadInput."""
+def read_levels(numbers: str, option: str = "--clients", most: int = 256) -> list[int]:
+    """The numbers that an option gives, such as those of clients. Raises BadInput."""
     try:
-        levels = [int(level) for level in clients.split(",")]
+        levels = [int(level) for level in numbers.split(",")]
     except ValueError:
         levels = [0]
-    if not all(1 <= level <= 256 for level in levels):
-        raise BadInput(f"--clients {clients}: numbers from 1 to 256, separated by commas.")
+    if not all(1 <= level <= most for level in levels):
+        raise BadInput(f"{option} {numbers}: numbers from 1 to {most}, separated by commas.")
     return levels
 
 

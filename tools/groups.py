@@ -27,15 +27,16 @@ import typer
 
 from dreamr.config import ActorConfig, Config, load_config
 from dreamr.config.serve import GroupLimits, ServeSettings
-from dreamr.errors import BadInput, reported
+from dreamr.errors import reported
 from dreamr.markdown import markdown_table
-from tools.clients import DEFAULT, scripted_engines
+from tools.clients import DEFAULT, read_levels, scripted_engines
 from tools.load import CHAT, chunks_of, running
 from tools.reports import conditions, made_by, write
 
 SLOTS = 4
 """Answers that a group works on at once."""
 CLIENTS_PER_SLOT = 2
+MAX_GROUPS = 16
 LATENCIES = ("first_token_s", "token_s", "verdict_s")
 NUM_QUESTIONS = 32
 """They are asked over and over, so that every level has the same mixture."""
@@ -120,14 +121,6 @@ def slowed(config: Config, factor: float) -> Config:
     return config.model_copy(update={"group": config.group.model_copy(update=changed)})
 
 
-def read_levels(groups: str) -> list[int]:
-    """Numbers of groups. Raises BadInput."""
-    levels = [int(level) if level.isdecimal() else 0 for level in groups.split(",")]
-    if not all(1 <= level <= 16 for level in levels):
-        raise BadInput(f"--groups {groups}: numbers from 1 to 16, separated by commas.")
-    return levels
-
-
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
     rows = [["groups", "clients", "tokens/s", "of each group", "answers/s", "share of linear growth", "load average"]]
@@ -165,7 +158,7 @@ def main(
 
     with reported():
         settled, origin = slowed(load_config(config), slower), made_by("tools.groups")
-        levels = read_levels(groups)
+        levels = read_levels(groups, "--groups", MAX_GROUPS)
         with connected(settled.cluster):
             rows = [measure(settled, level, seconds, warm_up) for level in levels]
         report = origin | {"group": settled.group.model_dump(mode="json"), "rows": rows}

@@ -74,10 +74,8 @@ class Cores:
             for piece in pieces:
                 piece.rate = share
         running = [piece for piece in self._work if piece.rate > 0] if self._num_cores > 1 else []
-        slower = [max((self._beside(piece, other) for other in running if other is not piece), default=1.0)
-                  for piece in running]  # fmt: skip
-        for piece, factor in zip(running, slower, strict=True):
-            piece.rate /= factor
+        for piece in running:
+            piece.rate /= max((self._beside(piece, other) for other in running if other is not piece), default=1.0)
         self._wait_for_the_next_end()
 
     def _beside(self, one: _Work, other: _Work) -> float:

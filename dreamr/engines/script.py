@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 
 from dreamr.config import ScriptedEngineConfig
 from dreamr.engines.steps import StepEnd
@@ -54,8 +55,9 @@ class Script:
             return _SLIP
         config = self._config
         slip = random.Random(f"slip/{config.seed}/{prompt.key}/{after.end}/{written}").random()
-        return self._model().next_token(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
+        return self._model.next_token(prompt, after, written, sampling) if slip < config.token_acceptance else _SLIP
 
+    @cached_property
     def _model(self) -> Script:
         """The script of the imitated engine, or this one."""
         config = self._config
@@ -64,7 +66,7 @@ class Script:
     def logprobs(self, prompt: Prompt, step: Step) -> tuple[float, ...]:
         """Low ones mostly where the imitated engine rejects the step, so that confidence predicts verdicts."""
         doubt = random.Random(f"doubt/{self._config.seed}/{prompt.key}/{step.end}").random()
-        rejected = self._model().rho(prompt, step) < 0.5
+        rejected = self._model.rho(prompt, step) < 0.5
         return (-doubt - 0.8 * rejected,) * len(step.tokens)
 
     def next_token(self, prompt: Prompt, after: Step, written: list[int], sampling: Sampling) -> int:
